@@ -1,0 +1,1 @@
+"""medseg: segment medical scans from the command line and from Python."""

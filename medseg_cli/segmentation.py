@@ -1,0 +1,56 @@
+"""`Segmentation`: a label map that cannot exist off its scan's grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg_cli.scan import Scan
+
+
+@dataclass(frozen=True)
+class Label:
+    """One value of a label map.
+
+    Args:
+        value: integer > 0 in the mask.
+        name: what it is, in plain words.
+        color: (r, g, b), 0 to 255.
+        snomed: SNOMED CT concept id, empty when none is known.
+    """
+
+    value: int
+    name: str
+    color: tuple[int, int, int] = (255, 64, 64)
+    snomed: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """A label map on the grid of `scan`.
+
+    Args:
+        mask: (I, J, K) uint8 or uint16, 0 = background, same shape as the scan.
+        labels: one per value; every value in the mask must be named.
+        scan: the scan it belongs to.
+        provenance: what made it (preset, weights, prompts, device...), JSON-serialisable.
+        notes: what the user should know about this result, one sentence each (empty mask, minus clicks...).
+    """
+
+    mask: NDArray[np.unsignedinteger[Any]]
+    labels: tuple[Label, ...]
+    scan: Scan
+    provenance: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.mask.shape != self.scan.shape:
+            raise ValueError(f"mask is {self.mask.shape}, its scan {self.scan.shape}")
+        if self.mask.dtype not in (np.uint8, np.uint16):
+            raise ValueError(f"mask must be uint8 or uint16, got {self.mask.dtype}")
+        unnamed = set(np.unique(self.mask).tolist()) - {0} - {label.value for label in self.labels}
+        if unnamed:
+            raise ValueError(f"mask values without a name: {sorted(unnamed)}")
