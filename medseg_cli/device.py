@@ -132,9 +132,9 @@ def _device(name: str) -> torch.device:
     exist = available()
     if word == "auto":
         return torch.device(exist[0])
-    kind, _, index = word.partition(":")
+    kind, colon, index = word.partition(":")
     kind = "cuda" if kind == "gpu" else kind
-    if kind not in ("cpu", "cuda", "mps") or (index and (kind != "cuda" or not index.isdecimal())):
+    if kind not in ("cpu", "cuda", "mps") or (colon and (kind != "cuda" or not index.isdecimal())):
         raise UsageError(f"unknown device '{name}'", "use auto, cpu, cuda, cuda:N or mps")
     wanted = f"cuda:{int(index or 0)}" if kind == "cuda" else kind
     if wanted not in exist:
@@ -160,7 +160,11 @@ def _precision(name: str, device: torch.device) -> Precision:
     if word not in PRECISIONS:
         raise UsageError(f"unknown precision '{name}'", f"use auto, {', '.join(PRECISIONS)}")
     if word == "bf16" and not bf16:
-        raise DeviceError(f"{device} has no bfloat16 arithmetic", "use --precision fp16 or fp32")
+        major, minor = BF16_CAPABILITY
+        raise DeviceError(
+            f"bf16 runs on CPUs and on CUDA devices from compute capability {major}.{minor} on, not on {device}",
+            "use --precision fp16 or fp32",
+        )
     if word == "fp16" and device.type == "cpu":
         raise DeviceError("fp16 is too slow and too coarse on a CPU", "use --precision fp32 or bf16")
     return next(precision for precision in PRECISIONS if precision == word)
