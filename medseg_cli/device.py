@@ -50,7 +50,9 @@ class Runtime:
         if self.deterministic:
             # cuBLAS reads this when its first handle is made and refuses to be deterministic without it.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(self.deterministic)
+        # Setting it at all imports torch's compiler (seconds), so only a change is worth it.
+        if torch.are_deterministic_algorithms_enabled() != self.deterministic:
+            torch.use_deterministic_algorithms(self.deterministic)
         torch.backends.cudnn.benchmark = False
 
     def autocast(self) -> AbstractContextManager[object]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -12,25 +10,16 @@ from medseg_cli import device
 from medseg_cli.errors import DeviceError, UsageError
 
 
-@pytest.fixture(autouse=True)
-def torch_state() -> Iterator[None]:
-    """`select` sets torch's deterministic mode for the process: put it back."""
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.fixture
 def cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(device, "available", lambda: ("cpu",))
 
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """A machine with two CUDA devices; the list holds the compute capability that both report."""
     capability = [(8, 0)]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(device, "available", lambda: ("cuda:0", "cuda:1", "cpu"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability[0])
     return capability
 
@@ -132,6 +121,13 @@ def test_deterministic_sets_torch_and_its_absence_unsets_it():
 def test_memory_is_within_the_machine():
     free, total = device.select("cpu").memory()
     assert 0 < free <= total
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_without_a_gpu_the_real_machine_says_so():
+    assert device.available()[-1] == "cpu"
+    with pytest.raises(DeviceError, match="torch"):
+        device.select("cuda")
 
 
 @pytest.mark.gpu
