@@ -1,0 +1,25 @@
+"""Multi-head attention without bias: o = softmax(q kᵀ / sqrt(d)) v, per head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def attention_reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The formula, term by term. Shapes as `attention`."""
+    weights = torch.softmax((q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5, dim=-1)
+    return weights @ v
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Scaled dot-product attention.
+
+    Args:
+        q: (B, heads, N, d).
+        k, v: (B, heads, M, d).
+
+    Returns:
+        (B, heads, N, d), dtype of q.
+    """
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v)

@@ -1,0 +1,36 @@
+"""Networks by name. A model takes tensors and returns tensors; files, scans and prompts live elsewhere."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medseg_cli.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MODELS = {"3dsam-adapter": "medseg_cli.models.sam3d.checkpoint:build"}
+"""name → "module:function" taking (checkpoint path or None, configuration) and returning a ready module."""
+
+
+def load_model(name: str, checkpoint: str | PathLike[str] | None = None, **config: Any) -> nn.Module:
+    """Build a network and load its weights strictly.
+
+    Args:
+        name: a key of `MODELS`.
+        checkpoint: official file or safetensors; None gives seeded random weights (for training and tests).
+        **config: sizes that differ from the published model, by the names of the model's configuration class.
+
+    Returns:
+        The module in eval mode on the CPU; its `forward` documents shapes and axis order.
+
+    Raises:
+        ModelError: unknown name or configuration, unreadable or misfitting checkpoint.
+    """
+    if name not in MODELS:
+        raise ModelError(f"unknown model '{name}'", f"known models: {', '.join(sorted(MODELS))}")
+    module, function = MODELS[name].split(":")
+    return getattr(import_module(module), function)(None if checkpoint is None else Path(checkpoint), config)
