@@ -1,0 +1,242 @@
+"""What a preset may say: the pydantic models behind one YAML file, without reading or finding any."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    PrivateAttr,
+    Tag,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+NAME = r"^[a-z0-9][a-z0-9._-]*$"
+UNION_TAGS = frozenset({"zscore", "clip-zscore", "percentile", "shipped", "catalogue"})
+OWN_ERRORS = frozenset({"unknown_key", "snomed", "order", "labels"})
+
+Name = Annotated[str, Field(pattern=NAME, max_length=64)]
+Text = Annotated[str, Field(min_length=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    """A frozen mapping that refuses keys it does not know and says which ones it does."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        unknown = [str(key) for key in data if key not in cls.model_fields]
+        if unknown:
+            close = difflib.get_close_matches(unknown[0], cls.model_fields, n=1)
+            raise PydanticCustomError(
+                "unknown_key",
+                "unknown key {keys}{close}; allowed: {allowed}",
+                {
+                    "keys": ", ".join(repr(key) for key in unknown),
+                    "close": f" (did you mean '{close[0]}'?)" if close else "",
+                    "allowed": ", ".join(cls.model_fields),
+                },
+            )
+        return data
+
+
+class ShippedWeights(_Section):
+    """Weights in a file beside the preset.
+
+    Attributes:
+        file: safetensors file, relative to the preset's folder (or absolute).
+        sha256: its SHA-256; None only while a preset is being made: the file is then used unverified.
+    """
+
+    file: Annotated[str, Field(pattern=r"\.safetensors$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+
+class CatalogueWeights(_Section):
+    """Weights in the local store, by the name that `medseg weights list` shows."""
+
+    name: Name
+
+
+def _weights_kind(value: Any) -> str:
+    if isinstance(value, dict):
+        return "catalogue" if "name" in value and "file" not in value else "shipped"
+    return "catalogue" if isinstance(value, CatalogueWeights) else "shipped"
+
+
+Weights = Annotated[
+    Annotated[ShippedWeights, Tag("shipped")] | Annotated[CatalogueWeights, Tag("catalogue")],
+    Discriminator(_weights_kind),
+]
+
+
+class ZScore(_Section):
+    """Subtract the mean and divide by the standard deviation of what the network sees."""
+
+    method: Literal["zscore"]
+
+
+class ClipZScore(_Section):
+    """Clip to [low, high], subtract `mean`, divide by `std`; all in the scan's own units (HU for CT)."""
+
+    method: Literal["clip-zscore"]
+    low: Finite
+    high: Finite
+    mean: Finite
+    std: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ClipZScore:
+        if self.low >= self.high:
+            raise PydanticCustomError("order", f"low {self.low:g} must be below high {self.high:g}")
+        return self
+
+
+class Percentile(_Section):
+    """Map the `low`-th and `high`-th percentile (0..100) of the intensities to 0 and 1, clipped."""
+
+    method: Literal["percentile"]
+    low: Annotated[float, Field(ge=0, le=100)]
+    high: Annotated[float, Field(ge=0, le=100)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Percentile:
+        if self.low >= self.high:
+            raise PydanticCustomError("order", f"low {self.low:g} must be below high {self.high:g}")
+        return self
+
+
+Intensity = Annotated[ZScore | ClipZScore | Percentile, Field(discriminator="method")]
+Millimetres = Annotated[float, Field(gt=0)]
+
+
+class Preprocessing(_Section):
+    """How a scan becomes the network's input.
+
+    Attributes:
+        spacing: voxel size in mm along the axes of `orientation`; None keeps the scan's own.
+        orientation: three-letter code that the voxel axes point to, such as "RAS"; None keeps the scan's own.
+        intensity: how intensities are normalised.
+    """
+
+    spacing: tuple[Millimetres, Millimetres, Millimetres] | None = None
+    orientation: Annotated[str, Field(pattern="^[RL][AP][SI]$")] | None = None
+    intensity: Intensity
+
+
+class Prompts(_Section):
+    """Which prompts the pipeline takes; `minus` says whether it understands clicks outside the object."""
+
+    kinds: Annotated[tuple[Literal["point", "box", "text", "mask"], ...], Field(min_length=1)]
+    minus: bool = False
+
+
+_P = (1, 5, 7, 6, 2, 8, 3, 0, 9, 4)
+
+
+def _dihedral(a: int, b: int) -> int:
+    """Product of two elements of the dihedral group of order 10, numbered as Verhoeff's scheme does."""
+    if a < 5:
+        return (a + b) % 5 if b < 5 else 5 + (a + b) % 5
+    return 5 + (a - b) % 5 if b < 5 else (a - b) % 5
+
+
+def _snomed(code: str) -> str:
+    """SNOMED CT identifiers end in a Verhoeff check digit: a mistyped code is refused."""
+    check = 0
+    for position, digit in enumerate(reversed(code)):
+        value = int(digit)
+        for _ in range(position % 8):
+            value = _P[value]
+        check = _dihedral(check, value)
+    if check:
+        raise PydanticCustomError("snomed", f"'{code}' is no SNOMED CT identifier (its check digit does not fit)")
+    return code
+
+
+class Label(_Section):
+    """One value of the mask. `color` is "#rrggbb"; `snomed` a SNOMED CT concept identifier where one exists."""
+
+    value: Annotated[int, Field(ge=1, le=65535)]
+    name: Text
+    color: Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
+    snomed: Annotated[str, Field(pattern="^[1-9][0-9]{5,17}$"), AfterValidator(_snomed)] | None = None
+
+
+class Postprocessing(_Section):
+    """What is done to each object's mask: parts kept, smallest part in mm3, holes filled."""
+
+    keep: Literal["all", "clicked", "largest"] = "all"
+    min_mm3: Annotated[float, Field(ge=0)] = 0.0
+    fill_holes: bool = False
+
+
+class Accuracy(_Section):
+    """One measured number: what, how much, on which data, and the command that measured it."""
+
+    metric: Text
+    value: Finite
+    data: Text
+    command: Text
+
+
+class Preset(_Section):
+    """One validated preset.
+
+    Attributes:
+        model: constructor arguments of `medseg_cli.load_model(pipeline, ...)`.
+        options: knobs of the pipeline, validated by the pipeline's own `Options`.
+        licence, source, citation: of the weights.
+    """
+
+    name: Name
+    title: Text
+    pipeline: Name
+    modality: Annotated[tuple[Text, ...], Field(min_length=1)]
+    dims: Literal[2, 3]
+    model: dict[str, JsonValue] = {}
+    weights: Weights
+    preprocessing: Preprocessing
+    prompts: Prompts
+    labels: Annotated[tuple[Label, ...], Field(min_length=1)]
+    postprocessing: Postprocessing = Postprocessing()
+    options: dict[str, JsonValue] = {}
+    licence: Text
+    source: Text
+    citation: str = ""
+    accuracy: tuple[Accuracy, ...] = ()
+
+    _path: Path | None = PrivateAttr(default=None)
+
+    @property
+    def path(self) -> Path | None:
+        """The YAML file it was read from; None for a preset made in memory."""
+        return self._path
+
+    @property
+    def weights_file(self) -> Path | None:
+        """Where the weights beside the preset are expected; None when they are in the local store."""
+        if not isinstance(self.weights, ShippedWeights):
+            return None
+        folder = self._path.parent if self._path else Path()
+        return folder / self.weights.file
+
+    @model_validator(mode="after")
+    def _distinct_labels(self) -> Preset:
+        for what, seen in (("value", [x.value for x in self.labels]), ("name", [x.name for x in self.labels])):
+            if len(set(seen)) != len(seen):
+                raise PydanticCustomError("labels", f"labels: every {what} must be used once, found {seen}")
+        return self
