@@ -1,0 +1,121 @@
+"""Option types that commands share. Heavy imports have no place here: `medseg --help` loads this file."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from medseg_cli.readers.options import ReadOptions
+
+READING, COMPUTING, TALKING, WRITING = "Reading", "Computing", "Messages", "Writing"
+
+Coords = Annotated[
+    Literal["ijk", "ras", "lps"],
+    typer.Option(help="Frame of the clicks: voxel index, or mm as NIfTI and Slicer (ras) or DICOM and ITK (lps) give."),
+]
+PresetName = Annotated[
+    str,
+    typer.Option("--preset", "-p", metavar="NAME|PATH", help="Preset, as `medseg presets list` shows, or its YAML."),
+]
+Series = Annotated[
+    str | None,
+    typer.Option(metavar="UID|NUMBER", help="DICOM series, as `medseg info` lists them.", rich_help_panel=READING),
+]
+Channel = Annotated[int | None, typer.Option(min=0, help="Volume of a 4-D file, from 0.", rich_help_panel=READING)]
+Spacing = Annotated[
+    str | None,
+    typer.Option(metavar="X,Y[,Z]", help="Pixel size in mm of an image that states none.", rich_help_panel=READING),
+]
+OnGap = Annotated[
+    Literal["error", "resample"],
+    typer.Option(help="DICOM slices that are missing or unevenly spaced.", rich_help_panel=READING),
+]
+OnTilt = Annotated[Literal["error", "shear"], typer.Option(help="DICOM with a tilted gantry.", rich_help_panel=READING)]
+OnDuplicate = Annotated[
+    Literal["error", "first", "last"],
+    typer.Option(
+        help="Two DICOM slices in one place: refuse, or keep one by instance number.", rich_help_panel=READING
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option("--device", "-d", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=COMPUTING),
+]
+Precision = Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(rich_help_panel=COMPUTING)]
+Seed = Annotated[int, typer.Option(min=0, help="Start of every random number.", rich_help_panel=COMPUTING)]
+Deterministic = Annotated[
+    bool,
+    typer.Option("--deterministic/--no-deterministic", help="Same bits on every run.", rich_help_panel=COMPUTING),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite/--no-overwrite", help="Replace outputs that exist.", rich_help_panel=WRITING),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the report to stdout.", rich_help_panel=WRITING)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.", rich_help_panel=TALKING)]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Inner stages and warnings of libraries.", rich_help_panel=TALKING)
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Everything, and tracebacks.", rich_help_panel=TALKING)]
+LogJson = Annotated[
+    str,
+    typer.Option(
+        metavar="PATH|-",
+        help="Append log records as JSON lines to a file; - writes them to stderr instead of messages.",
+        rich_help_panel=TALKING,
+    ),
+]
+PromptFile = Annotated[
+    Path | None,
+    typer.Option("--prompts", metavar="CSV", help="Table of clicks on many objects: id,label,x,y,z,sign,coords."),
+]
+
+
+def start_talking(
+    quiet: bool, verbose: bool, debug: bool, log_json: str
+) -> Literal["quiet", "normal", "verbose", "debug"]:
+    """Set up logging from the options of a command; the result says how much to tell.
+
+    Raises:
+        UsageError: --quiet together with --verbose or --debug.
+    """
+    from medseg_cli import logs, report
+    from medseg_cli.errors import UsageError
+
+    if quiet and (verbose or debug):
+        raise UsageError("--quiet contradicts --verbose and --debug", "give one of them")
+    talk: logs.Talk = "debug" if debug else "verbose" if verbose else "quiet" if quiet else "normal"
+    logs.configure(report.ConsoleLog(), talk, log_json)
+    return talk
+
+
+def read_options(
+    series: str | None,
+    channel: int | None,
+    spacing: str | None,
+    on_gap: Literal["error", "resample"],
+    on_tilt: Literal["error", "shear"],
+    on_duplicate: Literal["error", "first", "last"],
+) -> ReadOptions:
+    """The options of group "Reading" as `readers.ReadOptions`.
+
+    Raises:
+        UsageError: --spacing is not two or three positive numbers.
+    """
+    from medseg_cli.errors import UsageError
+    from medseg_cli.readers.options import ReadOptions
+
+    size: tuple[float, float, float] | None = None
+    if spacing is not None:
+        try:
+            numbers = [float(part) for part in spacing.split(",")]
+        except ValueError:
+            numbers = []
+        if len(numbers) not in (2, 3) or not all(0 < number < math.inf for number in numbers):
+            raise UsageError(f"--spacing '{spacing}' is not X,Y or X,Y,Z in mm", "for example --spacing 0.2,0.2")
+        size = (numbers[0], numbers[1], numbers[2] if len(numbers) == 3 else 1.0)
+    return ReadOptions(channel, series, size, on_duplicate, on_gap, on_tilt)

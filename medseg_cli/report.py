@@ -1,0 +1,128 @@
+"""All talking to people: progress, notes, the result, errors. Everything goes to stderr; stdout is for data."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
+
+from medseg_cli.logs import LEVELS, Talk
+from medseg_cli.stages import Stage
+
+
+def stderr() -> Console:
+    """A console on stderr as it is now; plain lines of any length where it is no terminal."""
+    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+class ConsoleLog(logging.Handler):
+    """Log records for people: "error: ..." and "hint: ..."; tracebacks only where the level is DEBUG."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        console = stderr()
+        word = record.levelname.lower()
+        style = {"error": "bold red", "warning": "yellow"}.get(word, "dim")
+        try:
+            if record.exc_info and self.level <= logging.DEBUG:
+                console.print("".join(traceback.format_exception(*record.exc_info)), style="dim", end="")
+            if record.name.split(".")[0] != "medseg" and self.level > logging.INFO:
+                return
+            console.print(Text.assemble((f"{word}: ", style), _one_line(record.getMessage())))
+            hint = getattr(record, "fields", {}).get("hint")
+            if hint:
+                console.print(Text.assemble(("hint: ", "bold"), hint))
+        except OSError:
+            self.handleError(record)
+
+
+class Progress:
+    """Shows the stages of a run: a spinner on a terminal, one line per finished stage everywhere.
+
+    Args:
+        talk: "quiet" shows nothing, "normal" the outer stages, "verbose" and "debug" the inner ones too.
+    """
+
+    def __init__(self, talk: Talk) -> None:
+        self._console = stderr()
+        self._depth = {"quiet": 0, "normal": 1}.get(talk, 99)
+        self._open: list[str] = []
+        self._spinner: Status | None = None
+
+    def __enter__(self) -> Progress:
+        if self._console.is_terminal and self._depth:
+            self._spinner = self._console.status("starting")
+            self._spinner.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        if self._spinner:
+            self._spinner.stop()
+
+    def __call__(self, name: str, stage: Stage | None) -> None:
+        """`Stages.on_stage`."""
+        if stage is None:
+            self._open.append(name)
+        else:
+            self._open.pop()
+            if len(self._open) < self._depth:
+                self._console.print(f"{stage.stage}: {stage.seconds:.1f} s{_memory(stage)}", style="dim")
+        if self._spinner and self._open:
+            self._spinner.update(" > ".join(self._open))
+
+
+def note(text: str, talk: Talk) -> None:
+    """Something the user should know that is no error."""
+    if LEVELS[talk] < logging.ERROR:
+        stderr().print(Text.assemble(("note: ", "yellow"), _one_line(text)))
+
+
+def summary(report: dict[str, Any], files: list[str], talk: Talk) -> None:
+    """The result of one segmentation: a table on a terminal, a line per object elsewhere; then where it was written."""
+    if LEVELS[talk] >= logging.ERROR:
+        return
+    console = stderr()
+    if console.is_terminal:
+        table = Table("label", "volume", "voxels", "centroid (ras mm)", "remarks")
+        for label in report["labels"]:
+            table.add_row(*_cells(label))
+        console.print(table)
+    else:
+        for label in report["labels"]:
+            name, size, voxels, centroid, remarks = _cells(label)
+            where = f", centroid {centroid} (ras mm)" if centroid != "-" else ""
+            console.print(f"{name}: {size}, {voxels} voxels{where}{'; ' + remarks if remarks else ''}")
+    device = report["run"]["device"]
+    console.print(f"{report['seconds']:.1f} s on {device}, {report['run']['precision']}; wrote {', '.join(files)}")
+    if report["random_weights"]:
+        console.print("RANDOM WEIGHTS: this mask means nothing", style="bold red")
+    empty = [label["name"] for label in report["labels"] if label["empty"]]
+    if empty:
+        console.print(f"EMPTY: nothing was segmented for {', '.join(empty)}", style="bold yellow")
+
+
+def _cells(label: dict[str, Any]) -> tuple[str, str, str, str, str]:
+    if label["volume_ml"] is not None:
+        size = f"{label['volume_ml']:.3f} mL"
+    elif label["area_mm2"] is not None:
+        size = f"{label['area_mm2']:.1f} mm²"
+    else:
+        size = "size unknown"
+    centroid = label["centroid_ras_mm"]
+    remarks = "EMPTY" if label["empty"] else "touches the edge of the scan" if label["touches_border"] else ""
+    where = ", ".join(f"{value:.1f}" for value in centroid) if centroid else "-"
+    return label["name"], size, str(label["voxels"]), where, remarks
+
+
+def _memory(stage: Stage) -> str:
+    rss = f", {stage.peak_rss_mib:.0f} MiB" if stage.peak_rss_mib and stage.peak_rss_scope == "stage" else ""
+    return rss + (f", {stage.peak_cuda_mib:.0f} MiB CUDA" if stage.peak_cuda_mib else "")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

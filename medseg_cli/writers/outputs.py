@@ -1,0 +1,159 @@
+"""Where the files of one segmentation go, and how they all appear at once or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg_cli.errors import InputError, UsageError
+
+MASK_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+"""Mask formats; each holds the whole geometry in one file."""
+
+SCAN_SUFFIXES = (".nii.gz", ".img.gz", ".tar.gz")
+"""Double suffixes that are dropped as one from a case's name; any other suffix is single."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files of one segmentation.
+
+    Args:
+        mask: the label map.
+        report: JSON beside it.
+        preview: PNG beside it; None if none is wanted.
+    """
+
+    mask: Path
+    report: Path
+    preview: Path | None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of them, the mask last: where the mask is, the rest is too."""
+        return (*([self.preview] if self.preview else []), self.report, self.mask)
+
+
+def case_name(scan: Path) -> str:
+    """What a scan is called: its file or folder name without the format's suffix."""
+    scan = scan.resolve()
+    if scan.name.upper() == "DICOMDIR":
+        return scan.parent.name
+    if scan.is_dir():
+        return scan.name or "scan"
+    for suffix in SCAN_SUFFIXES:
+        if scan.name.lower().endswith(suffix):
+            return scan.name[: -len(suffix)]
+    return scan.stem
+
+
+def plan(scan: Path, output: str, *, preview: bool = True) -> Outputs:
+    """The files that `-o output` means for `scan`.
+
+    Args:
+        scan: file or folder that is segmented.
+        output: a mask file, or a folder: one that exists, or any text that ends in a slash. In a folder the mask is
+            called `<case>_seg.nii.gz`.
+        preview: whether a picture is wanted.
+
+    Raises:
+        UsageError: the file has no suffix of a mask format.
+    """
+    folder = Path(output)
+    if output.endswith(("/", os.sep)) or folder.is_dir():
+        mask, stem = folder / f"{case_name(scan)}_seg.nii.gz", f"{case_name(scan)}_seg"
+    else:
+        mask = folder
+        suffix = next((each for each in MASK_SUFFIXES if mask.name.lower().endswith(each)), None)
+        stem = mask.name[: -len(suffix)] if suffix else ""
+        if not stem:
+            raise UsageError(
+                f"output {output} does not end in {', '.join(MASK_SUFFIXES)}",
+                "name a mask file such as mask.nii.gz, or a folder with a slash at the end",
+            )
+    return Outputs(mask, mask.with_name(f"{stem}.json"), mask.with_name(f"{stem}.png") if preview else None)
+
+
+def check(outputs: Outputs, inputs: tuple[Path, ...], *, overwrite: bool) -> None:
+    """Find out before the work whether the outputs can be written.
+
+    Args:
+        outputs: what is to be written; a folder that ends in a slash need not exist yet.
+        inputs: files that must not be overwritten, whatever the user says.
+        overwrite: whether existing outputs may be replaced.
+
+    Raises:
+        InputError: names the path and the reason.
+    """
+    kept = {path.resolve() for path in inputs}
+    for path in outputs.files:
+        if path.resolve() in kept:
+            raise InputError(f"output {path} is an input of this run", "choose another output name")
+        if path.is_dir():
+            raise InputError(f"output {path} is a folder", "choose another output name")
+        if path.exists() and not overwrite:
+            raise InputError(f"output {path} exists", "add --overwrite, or choose another name")
+    folder = outputs.mask.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(outputs.mask, error) from error
+
+
+@contextmanager
+def staged(outputs: Outputs, *, overwrite: bool) -> Iterator[Outputs]:
+    """Yield stand-ins for the outputs; move them to their places when the block ends well, else leave nothing.
+
+    The stand-ins have the final names and lie in a hidden folder beside the final places, so that the moves are plain
+    renames. The mask comes last, and signals wait until all are done.
+
+    Raises:
+        InputError: no permission, no space, or an output has appeared meanwhile; nothing is left then.
+    """
+    final = outputs.mask.parent
+    try:
+        final.mkdir(parents=True, exist_ok=True)
+        hidden = Path(tempfile.mkdtemp(prefix=".medseg-", dir=final))
+    except OSError as error:
+        raise _unwritable(outputs.mask, error) from error
+    try:
+        preview = hidden / outputs.preview.name if outputs.preview else None
+        stand_ins = Outputs(hidden / outputs.mask.name, hidden / outputs.report.name, preview)
+        yield stand_ins
+        check(outputs, (), overwrite=overwrite)
+        with _signals_wait():
+            for source, target in zip(stand_ins.files, outputs.files, strict=True):
+                source.replace(target)
+    except OSError as error:
+        raise _unwritable(outputs.mask, error) from error
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM come after the block; Windows has no way to make them wait."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"cannot write {path}: {error.strerror or error}",
+        "choose a folder that exists, may be written to and has space (a folder with a slash at the end is created)",
+    )

@@ -1,0 +1,286 @@
+"""The picture beside a mask: axial, coronal and sagittal planes through the object, its outline over the scan.
+
+Radiological convention: the patient's right is on the left of axial and coronal panels, anterior on the left of sagittal
+ones; superior is up, anterior is up in axial panels. Planes are the scan's own slices nearest to the anatomical ones, so
+an oblique scan is shown along its own axes, with the letters of the nearest directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from medseg_cli.measure import Measurement
+from medseg_cli.segmentation import Segmentation
+
+PANEL = 460
+"""Longer side of the field of view in pixels."""
+FIELD_MM = 120.0
+"""Smallest field of view, where the scan is larger than that."""
+MARGIN, HEADER, LINE = 10, 26, 20
+INK, PAPER, WARNING = (235, 235, 235), (0, 0, 0), (255, 196, 0)
+SOFT_TISSUE = (-160.0, 240.0)
+"""HU window of CT whose object lies in it: level 40, width 400."""
+
+RGB = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class _View:
+    """How a plane is drawn.
+
+    Args:
+        across: anatomical letter at the left and the right edge of the panel.
+        down: anatomical letter at the top and the bottom edge.
+    """
+
+    title: str
+    across: str
+    down: str
+
+
+VIEWS = (_View("axial", "RL", "AP"), _View("coronal", "RL", "SI"), _View("sagittal", "AP", "SI"))
+
+
+@dataclass(frozen=True)
+class _Panel:
+    title: str
+    edges: str  # letters at left, right, top, bottom
+    image: Image.Image
+    outlines: list[tuple[RGB, NDArray[np.bool_]]]
+
+
+def write(
+    segmentation: Segmentation,
+    measurements: Sequence[Measurement],
+    path: Path,
+    *,
+    focus: tuple[float, float, float] | None = None,
+    stamp: str = "",
+) -> None:
+    """Draw the picture as PNG.
+
+    Args:
+        segmentation: what to draw.
+        measurements: of the same segmentation; they choose the planes and go into the legend.
+        path: where to.
+        focus: voxel ijk that the planes pass through if the mask is empty, such as a click; else the scan's middle.
+        stamp: warning across the top.
+    """
+    draw(segmentation, measurements, focus=focus, stamp=stamp).save(path, format="PNG", optimize=True)
+
+
+def draw(
+    segmentation: Segmentation,
+    measurements: Sequence[Measurement],
+    *,
+    focus: tuple[float, float, float] | None = None,
+    stamp: str = "",
+) -> Image.Image:
+    """The picture as an RGB image; see `write`."""
+    center = _center(segmentation, measurements, focus)
+    first, last = _field(segmentation, measurements, center)
+    scale = PANEL / max(
+        (stop - start + 1) * mm for start, stop, mm in zip(first, last, segmentation.scan.spacing, strict=True)
+    )
+    window = _window(segmentation, measurements, center)
+    views = VIEWS if min(segmentation.scan.shape) > 1 else _flat_views(segmentation)
+    panels = [_panel(segmentation, view, center, (first, last), scale, window) for view in views]
+    return _compose(panels, segmentation, measurements, scale, stamp)
+
+
+def _center(
+    segmentation: Segmentation, measurements: Sequence[Measurement], focus: tuple[float, float, float] | None
+) -> tuple[int, int, int]:
+    """The voxel of the largest object that is nearest to its centroid; `focus` if all objects are empty."""
+    shape = np.array(segmentation.scan.shape)
+    largest = max(measurements, key=lambda each: each.voxels, default=None)
+    if largest is None or largest.empty or largest.first_ijk is None or largest.last_ijk is None:
+        point = np.array(focus if focus is not None else (shape - 1) / 2)
+        i, j, k = (int(v) for v in np.clip(np.rint(point), 0, shape - 1))
+        return (i, j, k)
+    box = tuple(slice(a, b + 1) for a, b in zip(largest.first_ijk, largest.last_ijk, strict=True))
+    inside = np.argwhere(segmentation.mask[box] == largest.label.value) + np.array(largest.first_ijk)
+    millimetres = (inside - np.array(largest.centroid_ijk)) * np.array(segmentation.scan.spacing)
+    i, j, k = (int(v) for v in inside[np.argmin((millimetres**2).sum(axis=1))])
+    return (i, j, k)
+
+
+def _field(
+    segmentation: Segmentation, measurements: Sequence[Measurement], center: tuple[int, int, int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """First and last voxel of the field of view: all objects and some surroundings, inside the scan."""
+    spacing, size = np.array(segmentation.scan.spacing), np.array(segmentation.scan.shape)
+    found = [(each.first_ijk, each.last_ijk) for each in measurements if each.first_ijk and each.last_ijk]
+    low = np.min([first for first, _ in found], axis=0) if found else np.array(center)
+    high = np.max([last for _, last in found], axis=0) if found else np.array(center)
+    extent = (high - low + 1) * spacing
+    side = FIELD_MM if segmentation.scan.spacing_known else float((size * spacing).max())
+    side = max(side, 2.2 * float(extent.max()))
+    middle = (low + high) / 2
+    half = side / spacing / 2
+    # A field that would leave the scan moves inwards before it is cut.
+    start = np.clip(np.floor(middle - half), 0, np.maximum(0, size - np.ceil(2 * half)))
+    stop = np.minimum(start + np.ceil(2 * half), size) - 1
+    return tuple(int(v) for v in start), tuple(int(v) for v in stop)
+
+
+def _window(
+    segmentation: Segmentation, measurements: Sequence[Measurement], center: tuple[int, int, int]
+) -> tuple[float, float]:
+    """Grey values shown as black and white."""
+    scan = segmentation.scan
+    i, j, k = center
+    planes = (scan.voxels[:, i], scan.voxels[:, :, j], scan.voxels[:, :, :, k])
+    seen = np.concatenate([plane.ravel() for plane in planes])
+    seen = seen[np.isfinite(seen)]
+    if not seen.size:
+        return (0.0, 1.0)
+    if scan.modality == "CT" and seen.min() < -500 and SOFT_TISSUE[0] <= scan.voxels[0, i, j, k] <= SOFT_TISSUE[1]:
+        return SOFT_TISSUE
+    low, high = (float(value) for value in np.percentile(seen, (0.5, 99.5)))
+    return (low, high) if high > low else (low - 1.0, low + 1.0)
+
+
+def _flat_views(segmentation: Segmentation) -> tuple[_View, ...]:
+    """The one plane of a scan that is one voxel thick; a plain image is shown as stored, without letters."""
+    thin = int(np.argmin(segmentation.scan.shape))
+    letter = segmentation.scan.orientation[thin]
+    if segmentation.scan.provenance.format == "image":
+        return (_View("image", "", ""),)
+    return tuple(view for view in VIEWS if letter not in view.across + view.down)
+
+
+def _panel(
+    segmentation: Segmentation,
+    view: _View,
+    center: tuple[int, int, int],
+    field: tuple[tuple[int, ...], tuple[int, ...]],
+    scale: float,
+    window: tuple[float, float],
+) -> _Panel:
+    scan = segmentation.scan
+    codes = scan.orientation
+    horizontal = next((axis for axis in range(3) if codes[axis] in view.across), 0)
+    vertical = next((axis for axis in range(3) if codes[axis] in view.down), 1)
+    through = 3 - horizontal - vertical
+    crop = [slice(first, last + 1) for first, last in zip(*field, strict=True)]
+    crop[through] = slice(center[through], center[through] + 1)
+    box = tuple(crop)
+    order = (vertical, horizontal, through)
+    grey = np.moveaxis(scan.voxels[(slice(None), *box)], [axis + 1 for axis in order], [1, 2, 3])[..., 0]
+    mask = np.transpose(segmentation.mask[box], order)[..., 0]
+    # An axis that points to the left or top edge's letter runs against the picture.
+    if view.across and codes[horizontal] == view.across[0]:
+        grey, mask = grey[:, :, ::-1], mask[:, ::-1]
+    if view.down and codes[vertical] == view.down[0]:
+        grey, mask = grey[:, ::-1], mask[::-1]
+    size = (
+        max(1, round(mask.shape[1] * scan.spacing[horizontal] * scale)),
+        max(1, round(mask.shape[0] * scan.spacing[vertical] * scale)),
+    )
+    image = Image.fromarray(_eight_bit(grey, window)).convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    outlines = []
+    for label in segmentation.labels:
+        flat = Image.fromarray((mask == label.value).astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
+        outlines.append((label.color, _outline(np.asarray(flat) > 0)))
+    return _Panel(view.title, view.across + view.down, image, outlines)
+
+
+def _eight_bit(grey: NDArray[np.float32], window: tuple[float, float]) -> NDArray[np.uint8]:
+    """(C, H, W) → (H, W) or (H, W, 3) uint8."""
+    low, high = window
+    shades = np.clip((np.nan_to_num(grey, nan=low) - low) / (high - low), 0, 1) * 255
+    planes = np.ascontiguousarray(np.moveaxis(shades.astype(np.uint8), 0, -1))
+    return planes[..., :3] if planes.shape[-1] >= 3 else np.ascontiguousarray(planes[..., 0])
+
+
+def _outline(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(H, W): the outermost two pixels inside an object, so that the line never hides what lies outside it."""
+    core = inside
+    for _ in range(2):
+        padded = np.pad(core, 1)
+        core = core & padded[2:, 1:-1] & padded[:-2, 1:-1] & padded[1:-1, 2:] & padded[1:-1, :-2]
+    return inside & ~core
+
+
+def _compose(
+    panels: list[_Panel], segmentation: Segmentation, measurements: Sequence[Measurement], scale: float, stamp: str
+) -> Image.Image:
+    height = max(panel.image.height for panel in panels)
+    width = max(MARGIN + sum(panel.image.width + MARGIN for panel in panels), PANEL)
+    legend = HEADER + height + MARGIN
+    picture = Image.new("RGB", (width, legend + LINE * max(1, len(measurements)) + MARGIN), PAPER)
+    pen = ImageDraw.Draw(picture)
+    left = MARGIN
+    for panel in panels:
+        top = HEADER + (height - panel.image.height) // 2
+        pixels = np.asarray(panel.image).copy()
+        for color, line in panel.outlines:
+            pixels[line] = color
+        picture.paste(Image.fromarray(pixels), (left, top))
+        _annotate(pen, panel, left, top)
+        if segmentation.scan.spacing_known:
+            _scale_bar(pen, panel, left, top, scale)
+        left += panel.image.width + MARGIN
+    for row, each in enumerate(measurements):
+        y = legend + row * LINE
+        pen.rectangle((MARGIN, y + 3, MARGIN + 12, y + 15), fill=each.label.color)
+        pen.text((MARGIN + 20, y), legend_text(each), fill=INK, font=_font(14))
+    if stamp:
+        pen.rectangle((0, 0, width, HEADER - 2), fill=WARNING)
+        pen.text((width / 2, (HEADER - 2) / 2), stamp, fill=PAPER, font=_font(16), anchor="mm")
+    return picture
+
+
+def legend_text(measurement: Measurement) -> str:
+    """One line about an object: name and size."""
+    if measurement.empty:
+        return f"{measurement.label.name}: EMPTY, nothing was segmented"
+    if measurement.volume_mm3 is not None:
+        size = f"{measurement.volume_mm3 / 1000:.3g} mL"
+    elif measurement.area_mm2 is not None:
+        size = f"{measurement.area_mm2:.4g} mm²"
+    else:
+        size = f"{measurement.voxels} pixels"
+    cut = ", touches the edge of the scan" if measurement.touches_border else ""
+    return f"{measurement.label.name}: {size}{cut}"
+
+
+def _annotate(pen: ImageDraw.ImageDraw, panel: _Panel, left: int, top: int) -> None:
+    wide, high = panel.image.size
+    _text(pen, (left + 4, top + 3), panel.title, "la", 13)
+    places = (
+        (left + 4, top + high / 2, "lm"),
+        (left + wide - 4, top + high / 2, "rm"),
+        (left + wide / 2, top + 3, "ma"),
+        (left + wide / 2, top + high - 4, "md"),
+    )
+    for letter, (x, y, anchor) in zip(panel.edges, places, strict=False):
+        _text(pen, (x, y), letter, anchor, 18)
+
+
+def _scale_bar(pen: ImageDraw.ImageDraw, panel: _Panel, left: int, top: int, scale: float) -> None:
+    """A bar of a round number of mm, at most a third of the panel."""
+    room = panel.image.width / scale / 3
+    length = max((mm for mm in (1, 2, 5, 10, 20, 50, 100, 200) if mm <= room), default=0)
+    if not length:
+        return
+    right, y = left + panel.image.width - 8, top + panel.image.height - 10
+    start = right - length * scale
+    pen.line((start - 1, y, right + 1, y), fill=PAPER, width=5)
+    pen.line((start, y, right, y), fill=INK, width=3)
+    _text(pen, ((start + right) / 2, y - 6), f"{length} mm", "md", 13)
+
+
+def _text(pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, anchor: str, size: int) -> None:
+    pen.text(place, text, fill=INK, font=_font(size), anchor=anchor, stroke_width=2, stroke_fill=PAPER)
+
+
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)

@@ -1,0 +1,204 @@
+"""The JSON beside a mask: what was segmented, with what, where, and what came out. Documented in `docs/outputs.md`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata, util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medseg_cli.measure import Measurement
+from medseg_cli.prompt import Click, Prompt, locate
+from medseg_cli.scan import Scan
+from medseg_cli.segmentation import Segmentation
+
+if TYPE_CHECKING:
+    from medseg_cli.device import Runtime
+    from medseg_cli.preset import Preset
+    from medseg_cli.stages import Stages
+
+SCHEMA = "medseg-segmentation/1"
+LIBRARIES = ("torch", "triton", "monai", "numpy", "nibabel", "SimpleITK", "pydicom", "safetensors")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a report says about the run besides its result.
+
+    Args:
+        preset: what was run.
+        prompt: what the user pointed at.
+        runtime: where it computed.
+        stages: what it cost.
+        command: the command line, or () when called from Python.
+        random_weights: True stamps the report: the mask means nothing.
+        notes: what the user should know about this run, besides the scan's and the segmentation's own notes.
+    """
+
+    preset: Preset
+    prompt: Prompt
+    runtime: Runtime
+    stages: Stages
+    command: tuple[str, ...] = ()
+    random_weights: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def describe(segmentation: Segmentation, measurements: Sequence[Measurement], run: Run) -> dict[str, Any]:
+    """The whole report as JSON-ready data; values that do not exist are None and have a reason beside them."""
+    scan = segmentation.scan
+    empty = [each.empty for each in measurements]
+    return {
+        "schema": SCHEMA,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "status": "empty" if all(empty) else "partly empty" if any(empty) else "ok",
+        "random_weights": run.random_weights,
+        "notes": [*scan.provenance.notes, *run.notes, *segmentation.notes],
+        "input": _input(scan),
+        "prompts": _prompts(run.prompt, scan),
+        "labels": [_label(each) for each in measurements],
+        "preset": {
+            "name": run.preset.name,
+            "pipeline": run.preset.pipeline,
+            "file": str(run.preset.path) if run.preset.path else None,
+            "sha256": sha256(run.preset.path) if run.preset.path else None,
+        },
+        "pipeline": segmentation.provenance,
+        "run": {
+            "device": run.runtime.describe(),
+            "precision": run.runtime.precision,
+            "seed": run.runtime.seed,
+            "deterministic": run.runtime.deterministic,
+            "command": list(run.command),
+            "working_directory": str(Path.cwd()),
+        },
+        "seconds": round(run.stages.seconds, 3),
+        "stages": run.stages.records,
+        "software": {**versions(), "platform": platform.platform()},
+    }
+
+
+def write(report: dict[str, Any], path: Path) -> None:
+    """Write a report as indented UTF-8 JSON; NaN and infinity are refused because JSON has neither."""
+    path.write_text(to_json(report) + "\n", encoding="utf-8")
+
+
+def to_json(report: dict[str, Any]) -> str:
+    """A report as text. Short lists of numbers stay on one line, so that people can read it."""
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+    number = r"-?[0-9][0-9.eE+-]*"
+    return re.sub(rf"\[\s+((?:{number},\s+)*{number})\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text)
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions() -> dict[str, str | None]:
+    """medseg, Python and the libraries that decide the result, by name; None where one is not installed.
+
+    Nothing is imported for it.
+    """
+    found: dict[str, str | None] = {"medseg": version("medseg-cli"), "python": platform.python_version()}
+    for name in LIBRARIES:
+        found[name.lower()] = version(name)
+    found["cuda"] = cuda_version()
+    return found
+
+
+def version(distribution: str) -> str | None:
+    """Version of an installed distribution; of medseg from its own source when it runs from a checkout."""
+    module = sys.modules.get(distribution.lower())
+    own = getattr(module, "__version__", None)
+    if isinstance(own, str):  # torch: "2.10.0+cu128" where its metadata may say "2.10.0"
+        return own
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def cuda_version() -> str | None:
+    """CUDA version that torch was built for, read from its `version.py` without importing it; None for CPU builds."""
+    spec = util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    source = Path(spec.origin).with_name("version.py")
+    if not source.is_file():
+        return None
+    found = re.search(
+        r"^cuda(?:\s*:[^=]*)?\s*=\s*['\"]([^'\"]+)['\"]", source.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    return found[1] if found else None
+
+
+def _input(scan: Scan) -> dict[str, Any]:
+    origin = scan.provenance
+    return {
+        "path": str(origin.path),
+        "name": origin.path.name,
+        "format": origin.format,
+        "modality": scan.modality or None,
+        "sha256": origin.sha256,
+        "series_uid": origin.series_uid or None,
+        "shape_ijk": list(scan.shape),
+        "channels": int(scan.voxels.shape[0]),
+        "spacing_mm": [round(value, 6) for value in scan.spacing] if scan.spacing_known else None,
+        "spacing_known": scan.spacing_known,
+        "orientation": scan.orientation,
+        "affine_ijk_to_ras_mm": [[float(value) for value in row] for row in scan.affine],
+    }
+
+
+def _prompts(prompt: Prompt, scan: Scan) -> list[dict[str, Any]]:
+    return [
+        {"id": target.id, "label": target.label or None, "clicks": [_click(click, scan) for click in target.clicks]}
+        for target in prompt.targets
+    ]
+
+
+def _click(click: Click, scan: Scan) -> dict[str, Any]:
+    ijk = locate(click, scan)
+    ras = scan.voxel_to_world([ijk], "ras")[0]
+    return {
+        "typed": list(click.position),
+        "coords": click.frame,
+        "sign": "+" if click.positive else "-",
+        "ijk": [round(value, 3) for value in ijk],
+        "ras_mm": [round(float(value), 3) for value in ras] if scan.spacing_known else None,
+    }
+
+
+def _label(measurement: Measurement) -> dict[str, Any]:
+    label = measurement.label
+    first, last = measurement.first_ijk, measurement.last_ijk
+    volume = measurement.volume_mm3
+    return {
+        "value": label.value,
+        "name": label.name,
+        "snomed": label.snomed or None,
+        "color": "#{:02x}{:02x}{:02x}".format(*label.color),
+        "empty": measurement.empty,
+        "voxels": measurement.voxels,
+        "volume_mm3": None if volume is None else round(volume, 3),
+        "volume_ml": None if volume is None else round(volume / 1000, 6),
+        "area_mm2": None if measurement.area_mm2 is None else round(measurement.area_mm2, 3),
+        "centroid_ijk": _rounded(measurement.centroid_ijk),
+        "centroid_ras_mm": _rounded(measurement.centroid_ras),
+        "bounding_box_ijk_inclusive": None if first is None or last is None else [list(first), list(last)],
+        "touches_border": measurement.touches_border,
+        "reasons": measurement.reasons,
+    }
+
+
+def _rounded(point: tuple[float, float, float] | None) -> list[float] | None:
+    return None if point is None else [round(value, 3) for value in point]
