@@ -1,6 +1,6 @@
 """Presets: everything a run needs besides the scan and the clicks, as validated data in one YAML file.
 
-A preset names its pipeline, model configuration, weights, preprocessing, prompts, labels and post-processing. It is read
+A preset names its pipeline, model configuration, weights, preprocessing, prompts, labels, post-processing. It is read
 from the shipped `presets/`, from the user's folder (`user_folder()`), from a YAML path, or from a folder that holds
 `preset.yaml` (what training writes). Reading one imports neither torch nor monai.
 """

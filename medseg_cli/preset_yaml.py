@@ -60,7 +60,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if len(raw) > LARGEST:
         raise ModelError(f"{path} is larger than {LARGEST // 1024} KiB: no preset", "give a preset's YAML file")
     try:
-        data = yaml.load(raw.decode("utf-8"), Loader=_StrictLoader)  # noqa: S506 -- derives from SafeLoader
+        data = yaml.load(raw.decode("utf-8"), Loader=_StrictLoader)
     except UnicodeDecodeError as error:
         raise ModelError(f"{path} is not UTF-8 text", "give a preset's YAML file") from error
     except yaml.MarkedYAMLError as error:
