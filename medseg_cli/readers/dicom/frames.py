@@ -1,0 +1,275 @@
+"""Headers → frames: one `Frame` per picture plane, whether it is a file of its own or one of many in an enhanced object."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from medseg_cli.errors import InputError
+from medseg_cli.readers.dicom import kinds
+from medseg_cli.readers.dicom.files import Source
+from medseg_cli.readers.dicom.values import MALFORMED, item, number, numbers, text, whole, words
+
+HEADER_TAGS = [
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "SeriesDescription",
+    "Modality",
+    "ImageType",
+    "InstanceNumber",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "ImagerPixelSpacing",
+    "NominalScannedPixelSpacing",
+    "EstimatedRadiographicMagnificationFactor",
+    "SequenceOfUltrasoundRegions",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "TemporalPositionIdentifier",
+    "EchoNumbers",
+    "EchoTime",
+    "DiffusionBValue",
+    "TriggerTime",
+    "AcquisitionNumber",
+    "AcquisitionTime",
+    "ContentTime",
+    "FrameReferenceTime",
+]
+SPLIT_TAGS = (
+    "EchoNumbers",
+    "EchoTime",
+    "TemporalPositionIdentifier",
+    "ImageType",
+    "DiffusionBValue",
+    "TriggerTime",
+    "FrameReferenceTime",
+    "AcquisitionNumber",
+    "AcquisitionTime",
+    "ContentTime",
+)
+"""Elements by which several volumes of one series can be told apart, the most meaningful first."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture plane and where it lies. Lengths in mm, directions and positions in LPS.
+
+    Args:
+        source: the file that holds it.
+        index: 0-based number within that file.
+        series_uid, series_number, description, modality: of its series; empty or None when absent.
+        refusal: why it is no scan, in words; empty for an image.
+        localizer: a scout image.
+        size: (columns, rows).
+        samples: 1 grey, 3 colour.
+        position: centre of the first pixel.
+        orientation: direction of increasing column index, then of increasing row index.
+        pixel_spacing: (between columns, between rows), i.e. along i and j.
+        spacing_note: how the pixel spacing was found, when not from PixelSpacing.
+        thickness: spacing between slices, or slice thickness; used for a lone slice only.
+        rescale: (slope, intercept) from stored values to units.
+        instance: instance number within the series, or frame number.
+        sop_uid: SOPInstanceUID.
+        tags: values of `SPLIT_TAGS` (classic) or functional groups (enhanced) as text, by element name.
+    """
+
+    source: Source
+    index: int
+    series_uid: str = ""
+    series_number: int | None = None
+    description: str = ""
+    modality: str = ""
+    refusal: str = ""
+    localizer: bool = False
+    size: tuple[int, int] = (0, 0)
+    samples: int = 1
+    position: tuple[float, ...] | None = None
+    orientation: tuple[float, ...] | None = None
+    pixel_spacing: tuple[float, float] | None = None
+    spacing_note: str = ""
+    thickness: float | None = None
+    rescale: tuple[float, float] = (1.0, 0.0)
+    instance: int | None = None
+    sop_uid: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """For messages: the file, and the frame when it is not the only one."""
+        return self.source.name if self.index == 0 else f"{self.source.name} frame {self.index + 1}"
+
+
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Silence pydicom about malformed values while we check them ourselves."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def read_dataset(file: Any, name: str, **options: Any) -> Any:
+    """A pydicom dataset from a path or a binary stream; files without preamble are read too.
+
+    Raises:
+        InputError: the file is damaged, naming it.
+    """
+    from pydicom import dcmread
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    try:
+        try:
+            return dcmread(file, **options)
+        except InvalidDicomError:
+            if hasattr(file, "seek"):
+                file.seek(0)
+            return dcmread(file, force=True, **options)
+    except (BytesLengthException, EOFError, OSError, RecursionError, MemoryError, *MALFORMED) as error:
+        raise InputError(f"{name}: damaged DICOM file ({one_line(error)})") from error
+    except Exception as error:
+        if type(error).__module__ != "zlib":
+            raise
+        raise InputError(f"{name}: damaged deflated DICOM file ({error})") from error
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's text on one line, cut to a readable length."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def read_frames(source: Source) -> list[Frame]:
+    """The frames of one file; one refused frame when it holds no scan.
+
+    Raises:
+        InputError: damaged file or malformed geometry, naming the file.
+    """
+    from medseg_cli.readers.dicom import multiframe
+
+    with quiet_pydicom():
+        header = read_dataset(source.path, source.name, stop_before_pixels=True, specific_tags=HEADER_TAGS)
+        common = common_values(header, source)
+        if common["refusal"]:
+            return [Frame(index=0, **common)]
+        count = whole(header, "NumberOfFrames") or 1
+        if multiframe.is_enhanced(header):
+            return multiframe.enhanced_frames(header, common, count)
+        frame = classic_frame(header, common)
+        if count == 1:
+            return [frame]
+        return multiframe.flat_frames(frame, count)
+
+
+def common_values(header: Any, source: Source) -> dict[str, Any]:
+    """What all frames of a file share, as `Frame` arguments."""
+    return {
+        "source": source,
+        "series_uid": text(header, "SeriesInstanceUID"),
+        "series_number": whole(header, "SeriesNumber"),
+        "description": text(header, "SeriesDescription"),
+        "modality": text(header, "Modality").upper(),
+        "refusal": kinds.refusal(header),
+        "localizer": kinds.is_localizer(header),
+        "size": (whole(header, "Columns") or 0, whole(header, "Rows") or 0),
+        "samples": 3
+        if text(header, "PhotometricInterpretation") == "PALETTE COLOR"
+        else whole(header, "SamplesPerPixel") or 1,
+        "instance": whole(header, "InstanceNumber"),
+        "sop_uid": text(header, "SOPInstanceUID"),
+    }
+
+
+def classic_frame(header: Any, common: dict[str, Any]) -> Frame:
+    """The frame of a single-frame object, with the geometry of its top-level elements."""
+    name = common["source"].name
+    spacing, note = pixel_spacing(header, name)
+    thickness = number(header, "SpacingBetweenSlices", name) or number(header, "SliceThickness", name)
+    tags = {tag: "\\".join(words(header, tag)) for tag in SPLIT_TAGS}
+    return Frame(
+        index=0,
+        position=numbers(header, "ImagePositionPatient", 3, name),
+        orientation=numbers(header, "ImageOrientationPatient", 6, name),
+        pixel_spacing=spacing,
+        spacing_note=note,
+        thickness=abs(thickness) if thickness else None,
+        rescale=rescale(header, name),
+        tags={tag: value for tag, value in tags.items() if value},
+        **common,
+    )
+
+
+def rescale(header: Any, name: str) -> tuple[float, float]:
+    """(slope, intercept) of an object or of a pixel value transformation, (1, 0) when it states none."""
+    slope, intercept = number(header, "RescaleSlope", name), number(header, "RescaleIntercept", name)
+    if slope == 0:
+        raise InputError(f"{name}: RescaleSlope is 0, all its values would be equal")
+    return (1.0 if slope is None else slope, 0.0 if intercept is None else intercept)
+
+
+def pixel_spacing(header: Any, name: str) -> tuple[tuple[float, float] | None, str]:
+    """((between columns, between rows) in mm, note); None when the file does not say.
+
+    PixelSpacing holds in the patient. ImagerPixelSpacing (CR, DX, XA) holds at the detector and is divided by the stated
+    magnification; NominalScannedPixelSpacing holds on a digitised film.
+    """
+    for keyword, note in (
+        ("PixelSpacing", ""),
+        ("ImagerPixelSpacing", "pixel spacing is that at the detector (ImagerPixelSpacing)"),
+        ("NominalScannedPixelSpacing", "pixel spacing is that of the scanned film (NominalScannedPixelSpacing)"),
+    ):
+        value = numbers(header, keyword, 2, name)
+        if value is None:
+            continue
+        if min(value) <= 0:
+            raise InputError(f"{name}: {keyword} is {list(value)} mm, it must be positive")
+        rows, columns = value
+        if keyword == "ImagerPixelSpacing":
+            factor = number(header, "EstimatedRadiographicMagnificationFactor", name)
+            if factor and factor > 0:
+                return (columns / factor, rows / factor), f"{note}, divided by the stated magnification {factor:g}"
+            note += ", magnification not corrected"
+        return (columns, rows), note
+    return ultrasound_spacing(header)
+
+
+def ultrasound_spacing(header: Any) -> tuple[tuple[float, float] | None, str]:
+    """Pixel spacing from the calibrated 2-D region of an ultrasound image; None unless there is exactly one scale."""
+    scales = set()
+    try:
+        for region in header.get("SequenceOfUltrasoundRegions") or []:
+            tissue = region.get("RegionSpatialFormat") == 1
+            centimetres = region.get("PhysicalUnitsXDirection") == region.get("PhysicalUnitsYDirection") == 3
+            if tissue and centimetres:
+                x, y = abs(float(region.PhysicalDeltaX)) * 10, abs(float(region.PhysicalDeltaY)) * 10
+                scales.add((round(x, 6), round(y, 6)))
+    except MALFORMED:
+        return None, ""
+    scales.discard((0.0, 0.0))
+    if len(scales) != 1 or min(next(iter(scales))) <= 0:
+        return None, ""
+    return scales.pop(), "pixel spacing is that of the calibrated ultrasound region"
+
+
+def functional_item(groups: Any, keyword: str) -> Any | None:
+    """The item of a functional group macro, None when the group lacks it."""
+    return None if groups is None else item(groups, keyword)

@@ -1,0 +1,210 @@
+"""Pixel data → float32 planes in the scan's own units."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg_cli.errors import InputError
+from medseg_cli.readers.dicom.frames import Frame, one_line
+from medseg_cli.readers.dicom.values import item, number, numbers, text, whole
+
+MEASURED = ("CT", "PT", "NM")
+"""Modalities whose values are quantities: MONOCHROME1 only says how to show them, so they are never inverted."""
+_BASELINE, _EXTENDED, _RLE = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.5"
+_JPEG2000_FAMILY = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
+
+
+def planes(dataset: Any, frames: Sequence[Frame]) -> Iterator[NDArray[np.float32]]:
+    """The given frames of one object as (rows, columns) or (rows, columns, 3) float32.
+
+    Grey values are rescaled with each frame's slope and intercept, or through the modality table; MONOCHROME1 pictures that
+    are no measurement are inverted within their stored range first. Colour comes as RGB, 0 to 255.
+
+    Raises:
+        InputError: missing, truncated or undecodable pixel data, naming the file.
+    """
+    name = frames[0].source.name
+    table = item(dataset, "ModalityLUTSequence")
+    inverted = is_inverted(dataset, frames[0])
+    low, high = stored_range(dataset)
+    for frame, stored in zip(frames, decoded(dataset, [frame.index for frame in frames], name), strict=True):
+        columns, rows = frame.size
+        if stored.shape[:2] != (rows, columns):
+            raise InputError(f"{frame.name}: decodes to {stored.shape[1]}x{stored.shape[0]}, stated {columns}x{rows}")
+        if stored.ndim == 3:
+            yield colour(stored)
+            continue
+        if inverted:
+            stored = low + high - stored.astype(np.float64)
+        if table is not None:
+            yield through_table(stored, dataset, frame.name)
+            continue
+        slope, intercept = frame.rescale
+        values = (stored.astype(np.float64) * slope + intercept).astype(np.float32)
+        if not np.isfinite(values).all():
+            raise InputError(f"{frame.name}: pixel values are not finite numbers")
+        yield values
+
+
+def is_inverted(dataset: Any, frame: Frame) -> bool:
+    """Whether bright means low in the stored values and the picture is to be turned round."""
+    return text(dataset, "PhotometricInterpretation") == "MONOCHROME1" and frame.modality not in MEASURED
+
+
+def stored_range(dataset: Any) -> tuple[int, int]:
+    """Lowest and highest value that the stored bits can hold."""
+    bits = whole(dataset, "BitsStored") or 16
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if whole(dataset, "PixelRepresentation") else (0, 2**bits - 1)
+
+
+def padding_note(dataset: Any, frame: Frame) -> str:
+    """What the padding value outside the imaged region is, in the scan's units; empty when none is stated."""
+    try:
+        padding = number(dataset, "PixelPaddingValue", frame.name)
+    except InputError:
+        return ""
+    if padding is None:
+        return ""
+    slope, intercept = frame.rescale
+    return (
+        f"voxels outside the imaged region hold {padding * slope + intercept:g} (PixelPaddingValue), left as they are"
+    )
+
+
+def colour(stored: NDArray[Any]) -> NDArray[np.float32]:
+    """RGB of any depth → 0 to 255."""
+    scale = 255.0 / np.iinfo(stored.dtype).max if stored.dtype.kind == "u" and stored.dtype.itemsize > 1 else 1.0
+    return (stored.astype(np.float64) * scale).astype(np.float32)
+
+
+def through_table(stored: NDArray[Any], dataset: Any, name: str) -> NDArray[np.float32]:
+    """Values of the modality lookup table."""
+    from pydicom.pixels import apply_modality_lut
+
+    try:
+        return np.asarray(apply_modality_lut(stored.astype(np.int64), dataset)).astype(np.float32)
+    except (ValueError, TypeError, LookupError, AttributeError, NotImplementedError) as error:
+        raise InputError(f"{name}: damaged ModalityLUTSequence ({one_line(error)})") from error
+
+
+def decoded(dataset: Any, indices: list[int], name: str) -> Iterator[NDArray[Any]]:
+    """Stored values of the given frames. One decoder per transfer syntax, whatever else is installed.
+
+    Raises:
+        InputError: as `planes`.
+    """
+    if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise InputError(f"{name}: no pixel data, the file ends before it or holds none")
+    syntax = transfer_syntax(dataset)
+    palette = text(dataset, "PhotometricInterpretation") == "PALETTE COLOR"
+    try:
+        read = by_pydicom if plugin_of(syntax, dataset) is not None else by_simpleitk
+        for plane in read(dataset, indices, syntax):
+            yield with_palette(plane, dataset) if palette and plane.ndim == 2 else plane
+    except InputError:
+        raise
+    except Exception as error:
+        # Decoders raise whatever they like on damaged data; every such case is the file's fault and is named.
+        raise InputError(f"{name}: pixel data cannot be decoded ({syntax.name}: {one_line(error)})") from error
+
+
+def transfer_syntax(dataset: Any) -> Any:
+    """The transfer syntax; for files without meta header the one in which they were read."""
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    if getattr(dataset, "file_meta", None) is None:
+        dataset.file_meta = FileMetaDataset()
+    if not dataset.file_meta.get("TransferSyntaxUID"):
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    return UID(dataset.file_meta.TransferSyntaxUID)
+
+
+def plugin_of(syntax: Any, dataset: Any) -> str | None:
+    """Which pydicom decoder reads the syntax ("" for uncompressed data), None when SimpleITK/GDCM does.
+
+    JPEG lossless, JPEG-LS and 12-bit JPEG go to SimpleITK: the pydicom plug-in for them is under the GPL.
+    """
+    eight_bit = (whole(dataset, "BitsAllocated") or 0) <= 8
+    if not syntax.is_compressed:
+        return ""
+    if syntax == _RLE:
+        return "pydicom"
+    if syntax in _JPEG2000_FAMILY:
+        return "pylibjpeg"
+    if syntax == _BASELINE or (syntax == _EXTENDED and eight_bit):
+        return "pillow"
+    return None
+
+
+def by_pydicom(dataset: Any, indices: list[int], syntax: Any) -> Iterator[NDArray[Any]]:
+    """Frames decoded by pydicom."""
+    from pydicom.pixels import iter_pixels
+
+    plugin = plugin_of(syntax, dataset) or ""
+    yield from iter_pixels(dataset, indices=indices, decoding_plugin=plugin)
+
+
+def by_simpleitk(dataset: Any, indices: list[int], syntax: Any) -> Iterator[NDArray[Any]]:
+    """Frames decoded by SimpleITK's GDCM, from a copy that holds nothing but the picture.
+
+    The copy has no rescale, so stored values come back, and no patient.
+    """
+    import SimpleITK
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import generate_uid
+
+    frames = whole(dataset, "NumberOfFrames") or 1
+    bare = Dataset()
+    for keyword in (
+        "Rows",
+        "Columns",
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "PlanarConfiguration",
+        "BitsAllocated",
+        "BitsStored",
+        "HighBit",
+        "PixelRepresentation",
+    ):
+        if keyword in dataset:
+            bare[keyword] = dataset[keyword]
+    if frames > 1:
+        bare.NumberOfFrames = frames
+    bare["PixelData"] = dataset["PixelData"]
+    # Secondary capture: the one class for which GDCM applies no rescale and looks for no geometry.
+    bare.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7" if frames == 1 else "1.2.840.10008.5.1.4.1.1.7.3"
+    bare.SOPInstanceUID = generate_uid()
+    bare.file_meta = FileMetaDataset()
+    bare.file_meta.TransferSyntaxUID = syntax
+    bare.file_meta.MediaStorageSOPClassUID = bare.SOPClassUID
+    bare.file_meta.MediaStorageSOPInstanceUID = bare.SOPInstanceUID
+    with tempfile.TemporaryDirectory(prefix="medseg-decode-") as folder:
+        path = Path(folder, "picture.dcm")
+        bare.save_as(path, enforce_file_format=True)
+        reader = SimpleITK.ImageFileReader()
+        reader.SetImageIO("GDCMImageIO")
+        reader.SetFileName(str(path))
+        volume = SimpleITK.GetArrayFromImage(reader.Execute())
+    rows, columns = bare.Rows, bare.Columns
+    volume = volume.reshape(frames, rows, columns, -1)
+    for index in indices:
+        yield volume[index, :, :, 0] if volume.shape[-1] == 1 else volume[index]
+
+
+def with_palette(plane: NDArray[Any], dataset: Any) -> NDArray[Any]:
+    """Palette indices (rows, columns) → RGB (rows, columns, 3)."""
+    from pydicom.pixels import apply_color_lut
+
+    plane = apply_color_lut(plane, dataset)[..., :3]
+    bits = int((numbers(dataset, "RedPaletteColorLookupTableDescriptor", 3, "palette") or (0, 0, 16))[2])
+    # Tables of 16-bit entries that use the low byte only are common.
+    return plane.astype(np.uint8) if bits <= 8 or plane.max(initial=0) < 256 else plane
