@@ -53,7 +53,7 @@ class Found:
 
 
 def looks_like_dicom(head: bytes) -> bool:
-    """Whether the first 132+ bytes of a file are DICOM: the magic word, or a first element of group 2 or 8 without it."""
+    """Whether the first 132+ bytes of a file are DICOM: the magic word, or without it an element of group 2 or 8."""
     if head[128:132] == b"DICM":
         return True
     if len(head) < 12:

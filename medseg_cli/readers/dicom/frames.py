@@ -1,4 +1,4 @@
-"""Headers → frames: one `Frame` per picture plane, whether it is a file of its own or one of many in an enhanced object."""
+"""Headers → frames: one `Frame` per picture plane, be it a file of its own or one of many in an enhanced object."""
 
 from __future__ import annotations
 
@@ -182,6 +182,7 @@ def read_frames(source: Source) -> list[Frame]:
 
 def common_values(header: Any, source: Source) -> dict[str, Any]:
     """What all frames of a file share, as `Frame` arguments."""
+    palette = text(header, "PhotometricInterpretation") == "PALETTE COLOR"
     return {
         "source": source,
         "series_uid": text(header, "SeriesInstanceUID"),
@@ -191,9 +192,7 @@ def common_values(header: Any, source: Source) -> dict[str, Any]:
         "refusal": kinds.refusal(header),
         "localizer": kinds.is_localizer(header),
         "size": (whole(header, "Columns") or 0, whole(header, "Rows") or 0),
-        "samples": 3
-        if text(header, "PhotometricInterpretation") == "PALETTE COLOR"
-        else whole(header, "SamplesPerPixel") or 1,
+        "samples": 3 if palette else whole(header, "SamplesPerPixel") or 1,
         "instance": whole(header, "InstanceNumber"),
         "sop_uid": text(header, "SOPInstanceUID"),
     }
@@ -229,8 +228,8 @@ def rescale(header: Any, name: str) -> tuple[float, float]:
 def pixel_spacing(header: Any, name: str) -> tuple[tuple[float, float] | None, str]:
     """((between columns, between rows) in mm, note); None when the file does not say.
 
-    PixelSpacing holds in the patient. ImagerPixelSpacing (CR, DX, XA) holds at the detector and is divided by the stated
-    magnification; NominalScannedPixelSpacing holds on a digitised film.
+    PixelSpacing holds in the patient. ImagerPixelSpacing (CR, DX, XA) holds at the detector and is divided by the
+    stated magnification; NominalScannedPixelSpacing holds on a digitised film.
     """
     for keyword, note in (
         ("PixelSpacing", ""),

@@ -1,4 +1,4 @@
-"""Positions and orientations of slices → an even grid in the patient, or an error that says with numbers why there is none.
+"""Positions and orientations of slices → an even grid in the patient, or an error that says with numbers why not.
 
 Slice axis k grows along the normal n = row direction x column direction, so (i, j, k) is always a right-handed frame.
 """
@@ -99,9 +99,7 @@ def arrange_single(frame: Frame, options: ReadOptions) -> Layout:
         notes.append("a single slice without a stated thickness, 1 mm assumed across it")
     known = frame.pixel_spacing is not None or stated is not None
     if frame.position is None or frame.orientation is None:
-        notes.append(
-            "no position in the patient in the file: world coordinates start at the first pixel, x to the left"
-        )
+        notes.append("no position in the patient is stated: world coordinates start at the first pixel, x to the left")
         return Layout((frame,), np.diag([*spacing, thickness, 1.0]), known, notes=tuple(notes))
     row, column, normal = directions(frame, notes)
     affine = affine_of(row, column, normal, (*spacing, thickness), np.asarray(frame.position))
@@ -115,7 +113,7 @@ def require_positions(frames: tuple[Frame, ...], where: str) -> None:
         return
     if len(missing) == len(frames):
         raise InputError(
-            f"{where}: {len(frames)} pictures without a position in the patient (no ImagePositionPatient), not a volume",
+            f"{where}: {len(frames)} pictures without a position in the patient (ImagePositionPatient), not a volume",
             "pick one with --channel, or name a single file",
         )
     raise InputError(
@@ -243,7 +241,7 @@ def undo_tilt(
     where: str,
     notes: list[str],
 ) -> NDArray[np.float64] | None:
-    """(K, 2) displacement of each slice in voxels along i and j to undo, None when slices lie straight above each other.
+    """(K, 2) displacement of each slice in voxels along i and j to undo, None when slices lie above each other.
 
     Args:
         offsets: (K, 2) mm along i and j from the first slice.

@@ -43,7 +43,7 @@ def refusal(header: Any) -> str:
     if known:
         return known
     if "MOSAIC" in words(header, "ImageType"):
-        return "Siemens mosaic: all slices of a volume are tiled in one picture, which is not read; convert it with dcm2niix"
+        return "Siemens mosaic: the slices of a volume are tiled in one picture, not read; convert it with dcm2niix"
     if sop_class == _VOLUME_ULTRASOUND:
         return "enhanced ultrasound volume: its frames lie in a transducer frame, which is not read"
     if not whole(header, "Rows") or not whole(header, "Columns"):

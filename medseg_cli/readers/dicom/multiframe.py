@@ -1,4 +1,4 @@
-"""Objects with many frames: enhanced CT/MR/PET (geometry per frame) and classic multi-frame (a 2-D picture over time)."""
+"""Objects with many frames: enhanced CT/MR/PET (geometry per frame), classic multi-frame (2-D pictures over time)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def is_enhanced(header: Any) -> bool:
 
 
 def flat_frames(frame: Frame, count: int) -> list[Frame]:
-    """The frames of a classic multi-frame object: one picture after the other at the same place, or at none that is stated."""
+    """The frames of a classic multi-frame object: pictures at the same place, or at none that is stated."""
     if count > MAX_FRAMES:
         raise InputError(f"{frame.source.name}: states {count} frames, more than {MAX_FRAMES}")
     return [replace(frame, index=index, instance=index + 1) for index in range(count)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from medseg_cli.errors import InputError
 from medseg_cli.readers.dicom.frames import Frame, one_line
-from medseg_cli.readers.dicom.values import item, number, numbers, text, whole
+from medseg_cli.readers.dicom.values import item, number, text, whole
 
 MEASURED = ("CT", "PT", "NM")
 """Modalities whose values are quantities: MONOCHROME1 only says how to show them, so they are never inverted."""
@@ -23,8 +25,8 @@ _JPEG2000_FAMILY = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 
 def planes(dataset: Any, frames: Sequence[Frame]) -> Iterator[NDArray[np.float32]]:
     """The given frames of one object as (rows, columns) or (rows, columns, 3) float32.
 
-    Grey values are rescaled with each frame's slope and intercept, or through the modality table; MONOCHROME1 pictures that
-    are no measurement are inverted within their stored range first. Colour comes as RGB, 0 to 255.
+    Grey values are rescaled with each frame's slope and intercept, or through the modality table; MONOCHROME1 pictures
+    that are no measurement are inverted within their stored range first. Colour comes as RGB, 0 to 255.
 
     Raises:
         InputError: missing, truncated or undecodable pixel data, naming the file.
@@ -63,8 +65,8 @@ def stored_range(dataset: Any) -> tuple[int, int]:
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if whole(dataset, "PixelRepresentation") else (0, 2**bits - 1)
 
 
-def padding_note(dataset: Any, frame: Frame) -> str:
-    """What the padding value outside the imaged region is, in the scan's units; empty when none is stated."""
+def padding_note(dataset: Any, frame: Frame, plane: NDArray[np.float32]) -> str:
+    """What voxels outside the imaged region hold, in the scan's units; empty when the slice has no such voxel."""
     try:
         padding = number(dataset, "PixelPaddingValue", frame.name)
     except InputError:
@@ -72,14 +74,15 @@ def padding_note(dataset: Any, frame: Frame) -> str:
     if padding is None:
         return ""
     slope, intercept = frame.rescale
-    return (
-        f"voxels outside the imaged region hold {padding * slope + intercept:g} (PixelPaddingValue), left as they are"
-    )
+    value = np.float32(padding * slope + intercept)
+    if not (plane == value).any():
+        return ""
+    return f"voxels outside the imaged region hold {value:g} (PixelPaddingValue), left as they are"
 
 
 def colour(stored: NDArray[Any]) -> NDArray[np.float32]:
     """RGB of any depth → 0 to 255."""
-    scale = 255.0 / np.iinfo(stored.dtype).max if stored.dtype.kind == "u" and stored.dtype.itemsize > 1 else 1.0
+    scale = 255.0 / np.iinfo(stored.dtype).max if stored.dtype.kind == "u" and stored.max(initial=0) > 255 else 1.0
     return (stored.astype(np.float64) * scale).astype(np.float32)
 
 
@@ -193,18 +196,35 @@ def by_simpleitk(dataset: Any, indices: list[int], syntax: Any) -> Iterator[NDAr
         reader = SimpleITK.ImageFileReader()
         reader.SetImageIO("GDCMImageIO")
         reader.SetFileName(str(path))
-        volume = SimpleITK.GetArrayFromImage(reader.Execute())
+        with quiet_stderr():
+            volume = SimpleITK.GetArrayFromImage(reader.Execute())
     rows, columns = bare.Rows, bare.Columns
     volume = volume.reshape(frames, rows, columns, -1)
     for index in indices:
         yield volume[index, :, :, 0] if volume.shape[-1] == 1 else volume[index]
 
 
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Silence the C library's own lines: GDCM tries 8-bit JPEG on every 12-bit slice and says so each time."""
+    try:
+        saved = os.dup(2)
+    except OSError:
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
 def with_palette(plane: NDArray[Any], dataset: Any) -> NDArray[Any]:
     """Palette indices (rows, columns) → RGB (rows, columns, 3)."""
     from pydicom.pixels import apply_color_lut
 
-    plane = apply_color_lut(plane, dataset)[..., :3]
-    bits = int((numbers(dataset, "RedPaletteColorLookupTableDescriptor", 3, "palette") or (0, 0, 16))[2])
-    # Tables of 16-bit entries that use the low byte only are common.
-    return plane.astype(np.uint8) if bits <= 8 or plane.max(initial=0) < 256 else plane
+    entries = apply_color_lut(plane, dataset)[..., :3]
+    # 16-bit entries hold 8-bit colour in the high byte; some writers use the low byte, which is then all there is.
+    return entries >> 8 if entries.dtype.itemsize > 1 and entries.max(initial=0) > 255 else entries

@@ -84,8 +84,8 @@ def refuse_broken(path: Path, found: Catalogue) -> None:
 def read(path: Path, options: ReadOptions | None = None) -> Scan:
     """The scan under a folder, zip, DICOMDIR or file.
 
-    Voxels are (C, I, J, K) with i = column, j = row, k = slice along the normal; the affine maps ijk to RAS mm. One named
-    file gives that file alone: a slice of a series becomes a scan with K = 1.
+    Voxels are (C, I, J, K) with i = column, j = row, k = slice along the normal; the affine maps ijk to RAS mm. One
+    named file gives that file alone: a slice of a series becomes a scan with K = 1.
 
     Raises:
         InputError: no scan, an ambiguous choice, doubtful geometry or damaged pixels; never a guess.
@@ -101,7 +101,7 @@ def read(path: Path, options: ReadOptions | None = None) -> Scan:
             notes.append("this is a localizer (scout), not a diagnostic scan")
         stack, picked = pick_frame(path, stack, options)
         layout = geometry.arrange(stack.frames, options, str(path))
-        voxels, digest, pixel_notes = load(layout)
+        voxels, digest, value_notes = load(layout)
         voxels, affine = onto_grid(voxels, layout)
     first = layout.frames[0]
     provenance = Provenance(
@@ -109,7 +109,7 @@ def read(path: Path, options: ReadOptions | None = None) -> Scan:
         format="dicom",
         sha256=digest,
         series_uid=first.series_uid,
-        notes=tuple(dict.fromkeys([*notes, *picked, *layout.notes, *pixel_notes])),
+        notes=tuple(dict.fromkeys([*notes, *picked, *layout.notes, *value_notes])),
     )
     return Scan(voxels, RAS_TO_LPS @ affine, provenance, first.modality, layout.spacing_known)
 
@@ -171,7 +171,7 @@ def load(layout: geometry.Layout) -> tuple[np.ndarray, str, list[str]]:
                 voxels = np.empty((channels.shape[0], *voxels.shape[1:]), dtype=np.float32)
             voxels[:, k] = channels
         if 0 in members:
-            notes += pixel_notes(dataset, frames[0])
+            notes += pixel_notes(dataset, frames[0], voxels[:, 0])
     digest = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
     return voxels, digest, notes
 
@@ -192,9 +192,9 @@ def read_bytes(source: Source) -> bytes:
         raise InputError(f"{source.name}: cannot be read ({error.strerror})") from error
 
 
-def pixel_notes(dataset: Any, frame: Frame) -> list[str]:
-    """What a user should know about the values."""
-    notes = [pixels.padding_note(dataset, frame)]
+def pixel_notes(dataset: Any, frame: Frame, plane: np.ndarray) -> list[str]:
+    """What a user should know about the values, told from the first slice (C, J, I)."""
+    notes = [pixels.padding_note(dataset, frame, plane)]
     if str(dataset.get("PhotometricInterpretation", "")) == "MONOCHROME1":
         inverted = pixels.is_inverted(dataset, frame)
         done = (

@@ -37,8 +37,8 @@ def straighten(
         outside: value of voxels that no slice covers.
 
     Returns:
-        The volume on a grid enlarged so that nothing is cut off, and (2,) the index along i and j, on the old grid, of the
-        new grid's first voxel.
+        The volume on a grid enlarged so that nothing is cut off, and (2,) the index along i and j, on the old grid,
+        of the new grid's first voxel.
     """
     first = np.floor(shear.min(axis=0) + 1e-6).astype(np.int64)
     last = np.ceil(shear.max(axis=0) - 1e-6).astype(np.int64)

@@ -105,8 +105,8 @@ def depths(frames: Iterable[Frame]) -> np.ndarray | None:
 def group(frames: Iterable[Frame]) -> list[Stack]:
     """All stacks, images first, by series number.
 
-    Frames are one stack when series, picture size, colour, pixel spacing and orientation agree; a stack that covers each
-    place several times is split by the first tag that makes every part cover each place once.
+    Frames are one stack when series, picture size, colour, pixel spacing and orientation agree; a stack that covers
+    each place several times is split by the first tag that makes every part cover each place once.
     """
     series: dict[tuple[str, str, object], list[Frame]] = defaultdict(list)
     for frame in frames:
