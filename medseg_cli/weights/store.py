@@ -221,7 +221,7 @@ def how_to_get(name: str) -> str:
     if known is not None and known.url:
         return f"medseg weights pull {name}"
     by_hand = f"medseg weights import FILE --name {name}"
-    return f"download it by hand from {known.page} , then: {by_hand}" if known is not None else by_hand
+    return f"{by_hand} (FILE: downloaded by hand from {known.page} )" if known is not None else by_hand
 
 
 def checked_hash(file: Path) -> str:
