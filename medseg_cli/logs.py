@@ -23,7 +23,7 @@ LEVELS: dict[Talk, int] = {
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object per record: time, level, logger, message, the record's fields, and the traceback if there is one."""
+    """One JSON object per record: time, level, logger, message, the record's fields, a traceback if any."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What there is to say about each object of a mask, in voxels and mm. Numpy only, memory independent of the object's size."""
+"""What there is to say about each object of a mask, in voxels and mm. Memory does not grow with the objects."""
 
 from __future__ import annotations
 

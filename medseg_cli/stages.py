@@ -104,7 +104,7 @@ class _Peak:
 
 
 def peak_rss() -> int:
-    """Bytes of the resident high-water mark: since the last reset on Linux, else since the process began; 0 if unknown."""
+    """Bytes of the resident high-water mark: since the last reset on Linux, else since the start; 0 if unknown."""
     if CAN_RESET:
         for line in STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):

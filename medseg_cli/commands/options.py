@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from medseg_cli.logs import Talk
     from medseg_cli.readers.options import ReadOptions
 
 READING, COMPUTING, TALKING, WRITING = "Reading", "Computing", "Messages", "Writing"
@@ -19,7 +20,7 @@ Coords = Annotated[
 ]
 PresetName = Annotated[
     str,
-    typer.Option("--preset", "-p", metavar="NAME|PATH", help="Preset, as `medseg presets list` shows, or its YAML."),
+    typer.Option("--preset", "-p", metavar="NAME|PATH", help="Preset: a name of `medseg presets list` or a YAML file."),
 ]
 Series = Annotated[
     str | None,
@@ -75,9 +76,7 @@ PromptFile = Annotated[
 ]
 
 
-def start_talking(
-    quiet: bool, verbose: bool, debug: bool, log_json: str
-) -> Literal["quiet", "normal", "verbose", "debug"]:
+def start_talking(quiet: bool, verbose: bool, debug: bool, log_json: str) -> Talk:
     """Set up logging from the options of a command; the result says how much to tell.
 
     Raises:
@@ -88,7 +87,7 @@ def start_talking(
 
     if quiet and (verbose or debug):
         raise UsageError("--quiet contradicts --verbose and --debug", "give one of them")
-    talk: logs.Talk = "debug" if debug else "verbose" if verbose else "quiet" if quiet else "normal"
+    talk: Talk = "debug" if debug else "verbose" if verbose else "quiet" if quiet else "normal"
     logs.configure(report.ConsoleLog(), talk, log_json)
     return talk
 

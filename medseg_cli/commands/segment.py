@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from medseg_cli.readers.options import ReadOptions
     from medseg_cli.scan import Scan
     from medseg_cli.segmentation import Segmentation
-    from medseg_cli.stages import Stages
     from medseg_cli.writers.outputs import Outputs
     from medseg_cli.writers.sidecar import Run
 
@@ -25,8 +24,8 @@ STAMP = "RANDOM WEIGHTS: this mask means nothing"
 
 
 def segment(
-    scan: Annotated[str, typer.Argument(metavar="[SCAN]", help="File or DICOM folder, zip or DICOMDIR.")] = "",
-    mask: Annotated[str, typer.Argument(metavar="[MASK]", help="The same as -o.")] = "",
+    scan: Annotated[str, typer.Argument(metavar="SCAN", help="File or DICOM folder, zip or DICOMDIR.")] = "",
+    mask: Annotated[str, typer.Argument(metavar="MASK", help="The same as -o.")] = "",
     input_: Annotated[str, typer.Option("--input", "-i", metavar="SCAN", help="The same as SCAN.")] = "",
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="MASK|FOLDER/", help="Mask file, or a folder with a slash.")

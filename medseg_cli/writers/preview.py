@@ -1,8 +1,8 @@
 """The picture beside a mask: axial, coronal and sagittal planes through the object, its outline over the scan.
 
-Radiological convention: the patient's right is on the left of axial and coronal panels, anterior on the left of sagittal
-ones; superior is up, anterior is up in axial panels. Planes are the scan's own slices nearest to the anatomical ones, so
-an oblique scan is shown along its own axes, with the letters of the nearest directions.
+Radiological convention: the patient's right is on the left of axial and coronal panels, anterior on the left of
+sagittal ones; superior is up, anterior is up in axial panels. Planes are the scan's own slices nearest to the
+anatomical ones, so an oblique scan is shown along its own axes, with the letters of the nearest directions.
 """
 
 from __future__ import annotations

@@ -116,8 +116,8 @@ def versions() -> dict[str, str | None]:
 
 
 def version(distribution: str) -> str | None:
-    """Version of an installed distribution; of medseg from its own source when it runs from a checkout."""
-    module = sys.modules.get(distribution.lower())
+    """Version of an installed distribution; what an imported module says of itself counts more."""
+    module = sys.modules.get("medseg_cli" if distribution == "medseg-cli" else distribution.lower())
     own = getattr(module, "__version__", None)
     if isinstance(own, str):  # torch: "2.10.0+cu128" where its metadata may say "2.10.0"
         return own
