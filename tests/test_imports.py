@@ -14,7 +14,7 @@ import pytest
 
 HEAVY = {
     "torch", "torchvision", "triton", "monai", "lightning_fabric", "transformers", "open_clip", "segment_anything",
-    "SimpleITK", "nibabel", "pydicom", "scipy", "numpy", "PIL", "pydantic", "httpx", "kernels",
+    "SimpleITK", "nibabel", "pydicom", "scipy", "numpy", "PIL", "httpx", "kernels",
 }  # fmt: skip
 
 
@@ -24,19 +24,23 @@ def python(root: Path, code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["segment", "--help"], ["presets", "--help"], ["--version"]])
+@pytest.mark.parametrize("argv", [["--help"], ["segment", "--help"], ["presets", "--help"], ["doctor", "--help"]])
 def test_help_imports_nothing_heavy(root: Path, argv: list[str]):
     code = (
         "import contextlib, json, sys\n"
         "from medseg_cli.app import main\n"
-        f"sys.argv = ['medseg', *{argv!r}]\n"
-        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(sys.stderr):\n"
-        "    main()\n"
+        "with contextlib.redirect_stdout(sys.stderr):\n"
+        f"    assert main({argv!r}) == 0\n"
         "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))\n"
     )
     loaded = set(json.loads(python(root, code).splitlines()[-1]))
     assert "typer" in loaded, "the probe saw no command line at all"
     assert loaded & HEAVY == set()
+
+
+def test_version_asks_the_metadata_not_the_libraries(root: Path):
+    code = "import sys; from medseg_cli.app import main; main(['--version']); print('torch' in sys.modules)"
+    assert python(root, code).splitlines()[-1] == "False"
 
 
 def test_reading_presets_needs_no_torch(root: Path):
