@@ -1,0 +1,146 @@
+"""The text headers of NRRD and MetaImage (and GIPL's binary one), as far as SimpleITK reads them without a word.
+
+Seen with SimpleITK 2.5: a NaN in a MetaImage header becomes 0; the sign conversion from RAS is skipped for NRRD spaces
+with a time axis; NRRD spaces without anatomical meaning and files without any space are taken as LPS.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg_cli.errors import InputError
+
+_HEADER_LIMIT = 1 << 20
+_EXPORT = "the header is damaged: export the scan again"
+_ANATOMICAL = {
+    "right-anterior-superior", "ras",
+    "left-anterior-superior", "las",
+    "left-posterior-superior", "lps",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the header says besides the voxels.
+
+    Args:
+        files: header first, data file last; one entry when they share a file.
+        offset: where the data start in the last of `files` (0 where unknown: then only a lower bound is checked).
+        compressed: whether the data are packed.
+        notes: what had to be assumed.
+    """
+
+    files: tuple[Path, ...]
+    offset: int
+    compressed: bool
+    notes: tuple[str, ...] = ()
+
+
+def inspect(path: Path, fmt: str) -> Facts:
+    """Facts of a "nrrd", "metaimage" or "gipl" file.
+
+    Raises:
+        InputError: the header is incomplete, holds NaN, or a geometry without meaning; or its data file is missing.
+    """
+    if fmt == "gipl":
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        return Facts((path,), 256, packed, ("GIPL states no directions: its axes are taken as L, P, S",))
+    with path.open("rb") as file:
+        head = file.read(_HEADER_LIMIT)
+    return _nrrd(path, head) if fmt == "nrrd" else _metaimage(path, head)
+
+
+def _nrrd(path: Path, head: bytes) -> Facts:
+    end = re.search(rb"\r?\n\r?\n", head)
+    text = (head[: end.start()] if end else head).decode("latin-1")
+    fields = {
+        key.strip().lower(): value.strip() for key, value in re.findall(r"(?m)^([^#:\n]+):(?!=)[ \t]*(.*?)\s*$", text)
+    }
+    notes: tuple[str, ...] = ()
+    space = fields.get("space", "").lower()
+    if "time" in space or space in ("rast", "last", "lpst"):
+        raise InputError(f"{path}: NRRD space '{space}' with a time axis is not read", "extract one 3-D volume first")
+    for key in ("space directions", "space origin"):
+        if re.search(r"nan|inf", fields.get(key, ""), re.IGNORECASE):
+            raise InputError(f"{path}: '{key}' holds NaN or infinity: {fields[key]}", _EXPORT)
+    if any(_number(word) <= 0 for word in fields.get("spacings", "").split()):
+        raise InputError(f"{path}: the voxel size (spacings) is {fields['spacings']}", _EXPORT)
+    if space not in _ANATOMICAL:
+        said = f"NRRD space '{space}' names no anatomy" if space else "the file states no anatomical space"
+        notes = (f"{said}: its world is taken as L, P, S, so left and right cannot be trusted",)
+    if "space directions" not in fields and "spacings" not in fields:
+        notes += ("the file states no voxel size: 1 mm is assumed",)
+    encoding = fields.get("encoding", "raw").lower()
+    data = fields.get("data file", fields.get("datafile", ""))
+    if not data:
+        return Facts((path,), end.end() if end else 0, encoding != "raw", notes)
+    return Facts((path, *_data_files(path, data, text)), 0, encoding != "raw" or data.split()[0] == "LIST", notes)
+
+
+def _metaimage(path: Path, head: bytes) -> Facts:
+    end = re.search(rb"(?m)^\s*ElementDataFile *= *([^\r\n]*)\r?\n?", head)
+    if end is None:
+        raise InputError(f"{path}: the MetaImage header has no ElementDataFile", _EXPORT)
+    text = head[: end.end()].decode("latin-1")
+    fields = {key: value.strip() for key, value in re.findall(r"(?m)^\s*(\w+) *= *(.*?)\s*$", text)}
+    for key in ("NDims", "DimSize", "ElementType"):
+        if not fields.get(key):
+            raise InputError(f"{path}: the MetaImage header has no {key}", _EXPORT)
+    dims = _number(fields["NDims"])
+    sizes = [_number(word) for word in fields["DimSize"].split()]
+    if dims != len(sizes) or not all(size >= 1 for size in sizes):
+        raise InputError(f"{path}: NDims is {fields['NDims']}, DimSize is {fields['DimSize']}", _EXPORT)
+    geometry = ("Offset", "Position", "Origin", "TransformMatrix", "Rotation", "Orientation")
+    for key in geometry:
+        if not all(math.isfinite(_number(word)) for word in fields.get(key, "").split()):
+            raise InputError(f"{path}: {key} holds NaN, infinity or no number: {fields[key]}", _EXPORT)
+    for key in ("ElementSpacing", "ElementSize"):
+        if not all(0 < _number(word) < math.inf for word in fields.get(key, "").split()):
+            raise InputError(f"{path}: the voxel size ({key}) is {fields[key]}", _EXPORT)
+    notes: tuple[str, ...] = ()
+    if "ElementSpacing" not in fields and "ElementSize" not in fields:
+        notes = ("the file states no voxel size: 1 mm is assumed",)
+    compressed = fields.get("CompressedData", "").lower() == "true"
+    data = fields["ElementDataFile"]
+    files = (path,) if data.upper() == "LOCAL" else (path, *_data_files(path, data, head.decode("latin-1")))
+    offset = end.end() if len(files) == 1 else 0
+    packed = _number(fields.get("CompressedDataSize", "0"))
+    if compressed and math.isfinite(packed) and offset + packed > files[-1].stat().st_size:
+        raise InputError(
+            f"{path} is truncated: {offset + packed:.0f} bytes declared, {files[-1].stat().st_size} there",
+            "copy or download it again",
+        )
+    split_or_text = len(files) > 2 or fields.get("BinaryData", "True").lower() == "false"
+    return Facts(files, offset, compressed or split_or_text, notes)
+
+
+def _data_files(path: Path, named: str, text: str) -> tuple[Path, ...]:
+    """The data files that a detached header names, relative to its folder.
+
+    Raises:
+        InputError: one is missing, or they are given as a pattern.
+    """
+    words = named.split()
+    if words[0].upper() == "LIST":
+        listed = text.split(named, 1)[1].splitlines()
+        names = [line.strip() for line in listed if line.strip()]
+    elif "%" in named:
+        raise InputError(f"{path} is spread over a pattern of files ({named})", "convert it to one .nrrd or .mha file")
+    else:
+        names = [named]
+    files = tuple(path.parent / name for name in names)
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{path} names its data file {file}, which does not exist", "put the two side by side")
+    return files
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        return math.nan

@@ -1,0 +1,84 @@
+"""Stored values → float32 voxels, with everything said that changed on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg_cli.errors import InputError, UsageError
+
+EXACT_INTEGER = 1 << 24
+"""float32 holds every whole number up to here."""
+
+
+def pick_volume(path: Path, volumes: int, channel: int | None) -> int:
+    """Which of the `volumes` of a file is meant.
+
+    Raises:
+        InputError: several and none chosen, or there is no such one.
+        UsageError: a negative `channel`.
+    """
+    if channel is None:
+        if volumes > 1:
+            raise InputError(
+                f"{path} holds {volumes} volumes and one is segmented at a time",
+                f"choose one with --channel 0 to --channel {volumes - 1}",
+            )
+        return 0
+    if channel < 0:
+        raise UsageError(f"--channel {channel}: volumes are counted from 0", f"use 0 to {volumes - 1}")
+    if channel >= volumes:
+        raise InputError(
+            f"{path} holds {volumes} volume{'s' if volumes > 1 else ''}, there is no --channel {channel}",
+            f"use --channel 0 to --channel {volumes - 1}" if volumes > 1 else "leave --channel out",
+        )
+    return channel
+
+
+def scaled(
+    values: NDArray[Any], slope: float | None, intercept: float | None, path: Path
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """Voxels = values · slope + intercept as float32, C-contiguous, all finite; and the notes.
+
+    NaN and -infinity become the smallest finite value (what surrounds a field of view is background), +infinity the
+    largest. Scaling is done in float64 where float32 would round.
+
+    Args:
+        values: any shape, any real dtype and byte order.
+        slope: None leaves the values as they are.
+        intercept: None is 0.
+        path: for messages.
+
+    Raises:
+        InputError: no finite value at all.
+    """
+    notes: list[str] = []
+    if values.dtype.kind in "iu" and values.dtype.itemsize >= 4 and slope is None:
+        largest = max(abs(int(values.min())), abs(int(values.max())))
+        if largest > EXACT_INTEGER:
+            notes.append(f"values up to {largest} were rounded to float32 (24 significant bits)")
+    with np.errstate(over="ignore", invalid="ignore"):
+        if slope is not None:
+            wide = np.float64 if values.dtype.itemsize > 2 else np.float32
+            values = values.astype(wide) * wide(slope) + wide(intercept or 0.0)
+        voxels = np.array(values, dtype=np.float32, order="C")
+    return voxels, tuple(notes) + _make_finite(voxels, path)
+
+
+def _make_finite(voxels: NDArray[np.float32], path: Path) -> tuple[str, ...]:
+    finite = np.isfinite(voxels)
+    bad = voxels.size - int(np.count_nonzero(finite))
+    if bad == 0:
+        return ()
+    if bad == voxels.size:
+        raise InputError(f"{path}: every voxel is NaN or infinite", "the scan holds no image: export it again")
+    low, high = float(voxels.min(where=finite, initial=np.inf)), float(voxels.max(where=finite, initial=-np.inf))
+    voxels[np.isposinf(voxels)] = high
+    voxels[~np.isfinite(voxels)] = low
+    return (
+        f"{bad} of {voxels.size} voxels were NaN or infinite and were set to the smallest finite value, {low:g} "
+        f"(+infinity to the largest, {high:g})",
+    )

@@ -1,0 +1,1 @@
+"""Results out: masks, reports and pictures, each appearing whole or not at all."""

@@ -1,0 +1,148 @@
+"""Label maps as volumes: NIfTI, NRRD, MetaImage and MGH, on the input's own grid.
+
+Where input and mask are of one family (NIfTI; NRRD and MetaImage; MGH) the mask carries the geometry that the input
+file states, to the bit, even when reading had to straighten it: viewers read the scan's own header, and the mask must
+lie on it there. In any other format it carries the affine of the `Scan`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg_cli.errors import InputError, UsageError
+from medseg_cli.scan import RAS_TO_LPS
+from medseg_cli.segmentation import Segmentation
+from medseg_cli.writers.atomic import atomic_output, out_of_space
+
+if TYPE_CHECKING:
+    import nibabel as nib
+
+SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mgh", ".mgz")
+
+_INTENT_LABEL = 1002
+_NIFTI1_MAX_SIZE = 32767
+
+
+def volume_suffix(path: str | Path) -> str:
+    """The suffix that decides the format of a mask at `path`.
+
+    Raises:
+        UsageError: none of `SUFFIXES`.
+    """
+    name = Path(path).name.lower()
+    found = max((suffix for suffix in SUFFIXES if name.endswith(suffix)), key=len, default="")
+    if not found:
+        raise UsageError(
+            f"cannot tell the mask's format from the name {Path(path).name}", f"end it in one of {', '.join(SUFFIXES)}"
+        )
+    return found
+
+
+def write_mask(segmentation: Segmentation, path: str | Path, overwrite: bool = False) -> Path:
+    """Write the label map; it appears whole or not at all.
+
+    Args:
+        segmentation: mask (I, J, K) uint8 or uint16 on the grid of its scan.
+        path: its suffix decides the format, whatever the scan's own was.
+        overwrite: whether it may replace a file.
+
+    Returns:
+        The path written.
+
+    Raises:
+        UsageError: the suffix is not one of `SUFFIXES`.
+        InputError: `path` may not or cannot be written.
+    """
+    path = Path(path).expanduser()
+    suffix = volume_suffix(path)
+    with atomic_output(path, overwrite) as temporary:
+        if suffix in (".nii", ".nii.gz"):
+            _nifti(segmentation).to_filename(temporary)
+        elif suffix in (".mgh", ".mgz"):
+            _mgh(segmentation).to_filename(temporary)
+        else:
+            _write_itk(segmentation, temporary, path)
+    return path
+
+
+def _nifti(segmentation: Segmentation) -> nib.Nifti1Image:
+    """The mask under its scan's own NIfTI header, or under a fresh one with the scan's affine in both forms."""
+    import nibabel as nib
+
+    mask, own = segmentation.mask, segmentation.scan.header
+    if isinstance(own, nib.Nifti1Header):
+        return _under_own_header(mask, own)
+    kind = nib.Nifti2Image if max(mask.shape) > _NIFTI1_MAX_SIZE else nib.Nifti1Image
+    image = kind(mask, segmentation.scan.affine)
+    code = 1 if segmentation.scan.provenance.format == "dicom" else 2
+    image.set_sform(segmentation.scan.affine, code=code)
+    image.set_qform(segmentation.scan.affine, code=code)
+    image.header.set_xyzt_units("mm")
+    image.header["intent_code"] = _INTENT_LABEL
+    return image
+
+
+def _under_own_header(mask: NDArray[Any], own: nib.Nifti1Header) -> nib.Nifti1Image:
+    """A single-file image whose header differs from the scan's only where a mask differs from a scan."""
+    import nibabel as nib
+
+    header = own.copy()
+    header["magic"] = b"n+2" if isinstance(own, nib.Nifti2Header) else b"n+1"
+    header["vox_offset"] = 0
+    forms = {key: header[key].copy() for key in ("pixdim", "qform_code", "sform_code", "srow_x", "srow_y", "srow_z")}
+    header.set_data_dtype(mask.dtype)
+    header.set_data_shape(mask.shape)
+    for key, value in forms.items():
+        header[key] = value
+    header["pixdim"][4:] = 0
+    header["xyzt_units"] = int(header["xyzt_units"]) & 7
+    for key in ("cal_max", "cal_min", "toffset", "slice_duration", "slice_code", "slice_start", "slice_end"):
+        header[key] = 0
+    for key in ("intent_p1", "intent_p2", "intent_p3"):
+        header[key] = 0
+    header["intent_code"], header["intent_name"] = _INTENT_LABEL, b""
+    # Free text may name the patient, and it describes the scan.
+    header["descrip"], header["aux_file"] = b"label map", b""
+    if not isinstance(own, nib.Nifti2Header):
+        header["db_name"], header["data_type"] = b"", b""
+    kind = nib.Nifti2Image if isinstance(own, nib.Nifti2Header) else nib.Nifti1Image
+    return kind(mask, None, header=header)
+
+
+def _mgh(segmentation: Segmentation) -> nib.freesurfer.MGHImage:
+    """MGH has no uint16: such masks are stored as int32."""
+    import nibabel as nib
+
+    mask, own = segmentation.mask, segmentation.scan.header
+    stored = mask if mask.dtype == np.uint8 else mask.astype(np.int32)
+    image = nib.freesurfer.MGHImage(stored, segmentation.scan.affine)
+    if isinstance(own, nib.freesurfer.mghformat.MGHHeader):
+        for key in ("Mdc", "delta", "Pxyz_c", "goodRASFlag"):
+            image.header[key] = own[key]
+    return image
+
+
+def _write_itk(segmentation: Segmentation, temporary: Path, path: Path) -> None:
+    import SimpleITK
+
+    from medseg_cli.readers.itk import ItkHeader
+
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(segmentation.mask.transpose(2, 1, 0)))
+    own = segmentation.scan.header
+    header = own if isinstance(own, ItkHeader) else ItkHeader.from_affine(RAS_TO_LPS @ segmentation.scan.affine)
+    image.SetSpacing(header.spacing)
+    image.SetOrigin(header.origin)
+    image.SetDirection(header.direction)
+    try:
+        SimpleITK.WriteImage(image, str(temporary), useCompression=True)
+    except RuntimeError as error:
+        if out_of_space(path.parent, segmentation.mask.nbytes):
+            raise InputError(
+                f"cannot write {path}: no space left on device", "free some space or write elsewhere"
+            ) from error
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(f"cannot write {path}: {reason}", "check the folder and its free space") from error
