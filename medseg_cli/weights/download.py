@@ -153,7 +153,7 @@ def _attempt(client: httpx.Client, url: str, part: Path, size: int | None, progr
         _write_note(part, url, response)
         done = start
         with part.open("ab" if start else "wb") as stream:
-            for chunk in response.iter_raw(2**20):
+            for chunk in response.iter_raw():  # a chunk size would hold back, and lose, what came before a break
                 stream.write(chunk)
                 done += len(chunk)
                 if progress:
