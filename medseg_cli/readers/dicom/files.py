@@ -145,7 +145,7 @@ def from_file(path: Path) -> Found:
     if not os.access(path, os.R_OK):
         raise InputError(f"{path}: no permission to read it")
     if not looks_like_dicom(head_of(path)):
-        raise InputError(f"{path}: {fault_of(path)}" if path.stat().st_size == 0 else f"{path}: not a DICOM file")
+        raise InputError(f"{path}: {fault_of(path)}")
     from medseg_cli.readers.dicom import dicomdir
 
     if dicomdir.is_dicomdir(path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from medseg_cli.readers.dicom import kinds
 from medseg_cli.readers.dicom.files import Source
 from medseg_cli.readers.dicom.values import MALFORMED, item, number, numbers, text, whole, words
 
+ORTHONORMAL_TOLERANCE = 1e-2
+"""Of the lengths of the image directions and the cosine between them; headers are often rounded."""
 HEADER_TAGS = [
     "SOPClassUID",
     "SOPInstanceUID",
@@ -207,7 +210,7 @@ def classic_frame(header: Any, common: dict[str, Any]) -> Frame:
     return Frame(
         index=0,
         position=numbers(header, "ImagePositionPatient", 3, name),
-        orientation=numbers(header, "ImageOrientationPatient", 6, name),
+        orientation=orientation(header, name),
         pixel_spacing=spacing,
         spacing_note=note,
         thickness=abs(thickness) if thickness else None,
@@ -215,6 +218,22 @@ def classic_frame(header: Any, common: dict[str, Any]) -> Frame:
         tags={tag: value for tag, value in tags.items() if value},
         **common,
     )
+
+
+def orientation(header: Any, name: str) -> tuple[float, ...] | None:
+    """Direction of increasing column index, then of increasing row index, LPS; None when the object states none."""
+    value = numbers(header, "ImageOrientationPatient", 6, name)
+    if value is None:
+        return None
+    row, column = value[:3], value[3:]
+    lengths = math.hypot(*row), math.hypot(*column)
+    lean = abs(sum(a * b for a, b in zip(row, column, strict=True)))
+    if max(abs(lengths[0] - 1), abs(lengths[1] - 1), lean) > ORTHONORMAL_TOLERANCE:
+        raise InputError(
+            f"{name}: ImageOrientationPatient is not orthonormal: lengths {lengths[0]:.4f} and {lengths[1]:.4f}, "
+            f"cosine between them {lean:.4f}"
+        )
+    return value
 
 
 def rescale(header: Any, name: str) -> tuple[float, float]:

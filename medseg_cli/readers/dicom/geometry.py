@@ -19,7 +19,6 @@ EVEN_TOLERANCE = 0.05
 """Slices may lie off the even grid by this part of the slice spacing (positions are often rounded in the header)."""
 LATERAL_TOLERANCE = 0.25
 """Slices may be displaced within their plane by this part of a pixel over the whole stack."""
-ORTHONORMAL_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -131,16 +130,10 @@ def names(frames: list[Frame] | tuple[Frame, ...], most: int = 4) -> str:
 def directions(frame: Frame, notes: list[str]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Unit vectors in LPS of increasing column index, row index, and their cross product."""
     row, column = np.asarray(frame.orientation[:3]), np.asarray(frame.orientation[3:])
-    lengths = np.linalg.norm(row), np.linalg.norm(column)
     lean = abs(float(row @ column))
-    if max(abs(lengths[0] - 1), abs(lengths[1] - 1), lean) > ORTHONORMAL_TOLERANCE:
-        raise InputError(
-            f"{frame.name}: ImageOrientationPatient is not orthonormal: lengths {lengths[0]:.4f} and {lengths[1]:.4f}, "
-            f"cosine between them {lean:.4f}"
-        )
     if lean > 1e-3:
         notes.append(f"image directions were not quite orthogonal (cosine {lean:.4f}), repaired")
-    row = row / lengths[0]
+    row = row / np.linalg.norm(row)
     column = column - (column @ row) * row
     column /= np.linalg.norm(column)
     return row, column, np.cross(row, column)

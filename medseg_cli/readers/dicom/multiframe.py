@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from medseg_cli.errors import InputError
-from medseg_cli.readers.dicom.frames import Frame, functional_item, pixel_spacing, rescale
+from medseg_cli.readers.dicom.frames import Frame, functional_item, orientation, pixel_spacing, rescale
 from medseg_cli.readers.dicom.values import MALFORMED, number, numbers, text, whole
 
 MAX_FRAMES = 100_000
@@ -87,7 +87,7 @@ def enhanced_frame(
     return Frame(
         index=index,
         position=numbers(group("PlanePositionSequence"), "ImagePositionPatient", 3, name),
-        orientation=numbers(group("PlaneOrientationSequence"), "ImageOrientationPatient", 6, name),
+        orientation=orientation(group("PlaneOrientationSequence"), name),
         pixel_spacing=spacing,
         spacing_note=note,
         thickness=abs(thickness) if thickness else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import io
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from medseg_cli.errors import InputError
+from medseg_cli.errors import InputError, UsageError
 from medseg_cli.readers.dicom import geometry, pixels, regrid, series
 from medseg_cli.readers.dicom.files import Source, collect, head_of, looks_like_dicom
 from medseg_cli.readers.dicom.frames import Frame, quiet_pydicom, read_dataset, read_frames
@@ -76,7 +77,7 @@ def refuse_broken(path: Path, found: Catalogue) -> None:
         listed = "; ".join(f"{name}: {reason}" for name, reason in found.broken[:3])
         more = f" and {len(found.broken) - 3} more" if len(found.broken) > 3 else ""
         raise InputError(
-            f"{path}: {len(found.broken)} damaged DICOM file(s): {listed}{more}",
+            f"{path}: {len(found.broken)} DICOM file(s) cannot be used: {listed}{more}",
             "slices may be missing: export the series again, or move these files away",
         )
 
@@ -99,6 +100,8 @@ def read(path: Path, options: ReadOptions | None = None) -> Scan:
             notes += single_file_notes(path, stack.frames[0])
         if stack.kind == "localizer":
             notes.append("this is a localizer (scout), not a diagnostic scan")
+        stack, dropped = without_copies(stack)
+        refuse_spacing(path, stack, options)
         stack, picked = pick_frame(path, stack, options)
         layout = geometry.arrange(stack.frames, options, str(path))
         voxels, digest, value_notes = load(layout)
@@ -109,7 +112,7 @@ def read(path: Path, options: ReadOptions | None = None) -> Scan:
         format="dicom",
         sha256=digest,
         series_uid=first.series_uid,
-        notes=tuple(dict.fromkeys([*notes, *picked, *layout.notes, *value_notes])),
+        notes=tuple(dict.fromkeys([*notes, *dropped, *picked, *layout.notes, *value_notes])),
     )
     return Scan(voxels, RAS_TO_LPS @ affine, provenance, first.modality, layout.spacing_known)
 
@@ -129,6 +132,39 @@ def single_file_notes(path: Path, frame: Frame) -> list[str]:
     return []
 
 
+def without_copies(stack: Stack) -> tuple[Stack, list[str]]:
+    """The stack without files that are byte for byte copies of another one of it: dropping those is no guess."""
+    kept: list[Frame] = []
+    first: dict[str, list[Frame]] = {}
+    for frame in stack.frames:
+        twins = first.setdefault(f"{frame.sop_uid} {frame.index}", [])
+        if frame.sop_uid and any(same_bytes(frame.source, twin.source) for twin in twins):
+            continue
+        twins.append(frame)
+        kept.append(frame)
+    dropped = len(stack.frames) - len(kept)
+    notes = [f"{dropped} identical copies of slices in other files were ignored"] if dropped else []
+    return replace(stack, frames=tuple(kept)), notes
+
+
+def same_bytes(one: Source, other: Source) -> bool:
+    """Whether two files have the same content."""
+    try:
+        return filecmp.cmp(one.path, other.path, shallow=False)
+    except OSError:
+        return False
+
+
+def refuse_spacing(path: Path, stack: Stack, options: ReadOptions) -> None:
+    """A pixel size given by the user must not override the one in the file."""
+    stated = stack.frames[0].pixel_spacing
+    if options.spacing is not None and stated is not None:
+        raise UsageError(
+            f"--spacing is for images that state no pixel size, but {path} states {stated[0]:g} x {stated[1]:g} mm",
+            "leave --spacing out",
+        )
+
+
 def pick_frame(path: Path, stack: Stack, options: ReadOptions) -> tuple[Stack, list[str]]:
     """Of pictures at one place (2-D over time) the one that `--channel` names; other stacks as they are."""
     placed = all(frame.position is not None and frame.orientation is not None for frame in stack.frames)
@@ -138,13 +174,15 @@ def pick_frame(path: Path, stack: Stack, options: ReadOptions) -> tuple[Stack, l
     if stack.kind == "localizer" and placed:
         return stack, []
     ordered = sorted(stack.frames, key=lambda frame: (frame.instance or 0, frame.name, frame.index))
+    if len({(frame.sop_uid, frame.index) for frame in ordered}) == 1 and placed:
+        return stack, []
     if options.channel is None:
         if placed and options.on_duplicate != "error":
             return stack, []
         where = "all at one position" if placed else "without positions"
         raise InputError(
             f"{path}: {len(ordered)} pictures {where} ({geometry.names(ordered, 2)}), 2-D over time and not a volume",
-            f"pick one with --channel 0 to {len(ordered) - 1}",
+            f"pick one with --channel 0 to {len(ordered) - 1}" + (" or --on-duplicate first" if placed else ""),
         )
     if not 0 <= options.channel < len(ordered):
         raise InputError(f"{path}: no channel {options.channel}, it holds pictures 0 to {len(ordered) - 1}")
