@@ -234,6 +234,16 @@ class Preset(_Section):
         folder = self._path.parent if self._path else Path()
         return folder / self.weights.file
 
+    @property
+    def weights_name(self) -> str:
+        """Name of the weights in the local store; "" when they lie beside the preset."""
+        return self.weights.name if isinstance(self.weights, CatalogueWeights) else ""
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """SHA-256 that the weights beside the preset must have; None when it is not stated."""
+        return self.weights.sha256 if isinstance(self.weights, ShippedWeights) else None
+
     @model_validator(mode="after")
     def _distinct_labels(self) -> Preset:
         for what, seen in (("value", [x.value for x in self.labels]), ("name", [x.name for x in self.labels])):

@@ -137,7 +137,7 @@ def _weights_state(found: Preset) -> str:
     from medseg_cli.weights import store
 
     file = found.weights_file
-    if not (file or store.file_of(found.weights.name)).is_file():
+    if not (file or store.file_of(found.weights_name)).is_file():
         return "missing"
     try:
         weights.resolve(found)

@@ -110,7 +110,7 @@ def verify(
         file = store.file_of(name) if record is not None else beside.weights_file if beside is not None else None
         if file is None or not file.is_file():
             raise store.missing(name)
-        wanted = record.sha256 if record is not None else beside.weights.sha256 if beside is not None else None
+        wanted = record.sha256 if record is not None else beside.weights_sha256 if beside is not None else None
         found = store.sha256_of(file)
         state = "unverified" if wanted is None else "ok" if found == wanted else "damaged"
         results.append({"name": name, "state": state, "sha256": found, "expected": wanted, "path": str(file)})
@@ -152,7 +152,7 @@ def _rows() -> Iterator[dict[str, Any]]:
             "size": file.stat().st_size if file is not None and file.is_file() else None,
             "method": beside.pipeline,
             "licence": beside.licence,
-            "sha256": beside.weights.sha256,
+            "sha256": beside.weights_sha256,
             "source": beside.source,
         }
     here = {record.name: record for record in store.installed()}

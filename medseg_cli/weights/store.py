@@ -152,14 +152,14 @@ def resolve(preset: Preset) -> ResolvedWeights:
     """
     file = preset.weights_file
     if file is None:
-        return _stored(preset.weights.name)
+        return _stored(preset.weights_name)
     if not file.is_file():
         raise ModelError(
             f"preset '{preset.name}': its weights {file} are missing",
             "install medseg again, or put the file there" if _is_shipped(file) else "put the file there",
         )
     found = checked_hash(file)
-    wanted = preset.weights.sha256
+    wanted = preset.weights_sha256
     if wanted is not None and found != wanted:
         raise ModelError(
             f"preset '{preset.name}': {file} has SHA-256 {found[:12]}..., not {wanted[:12]}...: damaged or exchanged",
@@ -190,7 +190,7 @@ def locate(name: str) -> ResolvedWeights:
 
 def known_names() -> tuple[str, ...]:
     """All names that `locate` understands."""
-    return tuple(sorted({each.name for each in (*CATALOGUE, *installed())} | set(shipped())))
+    return tuple(sorted({known.name for known in CATALOGUE} | {here.name for here in installed()} | set(shipped())))
 
 
 def _stored(name: str) -> ResolvedWeights:
