@@ -15,9 +15,9 @@ import typer
 
 from medseg_cli.errors import DeviceError, MedsegError
 
-COMMANDS = ("segment", "doctor")
+COMMANDS = ("segment", "info", "finetune", "doctor")
 """Functions of that name in `commands/<name>.py`, in the order of `medseg --help`."""
-GROUPS = ()
+GROUPS = ("presets", "weights")
 """Typer apps called `app` in `commands/<name>.py`."""
 
 INTERRUPTED = 130
@@ -40,7 +40,7 @@ app = typer.Typer(
 def _print_version(wanted: bool) -> None:
     if not wanted:
         return
-    from medseg_cli.writers.sidecar import versions
+    from medseg_cli.versions import versions
 
     found = versions()
     for name in ("medseg", "torch", "triton", "cuda", "python"):

@@ -167,3 +167,35 @@ def test_pooled_position_and_interpolated_tables_are_what_the_spec_says(model: t
     assert table.shape == (127, 8)
     rows = model.encoder.blocks[2].attn._rows(table)
     assert torch.equal(rows, F.interpolate(table.t()[None], size=7, mode="linear", align_corners=False)[0].t())
+
+
+OFFICIAL = {
+    "kits": ((0, 1, 2), 2, (-54, 247, 59.53867, 55.457336)),
+    "pancreas": ((2, 1, 0), 2, (-39, 204, 68.45214, 63.422806)),
+    "lits": ((2, 1, 0), 2, (-48, 163, 60.057533, 40.198017)),
+    "colon": ((2, 1, 0), 1, (-57, 175, 65.175035, 32.651197)),
+}
+"""Spec section 7: axis order, label value, (clip low, clip high, mean, std)."""
+
+
+@pytest.mark.parametrize("name", sorted(OFFICIAL))
+def test_official_data_preparation(shared: Path, name: str) -> None:
+    from medseg_cli.pipelines.sam3d_official import load_image
+
+    case = torch.load(shared / "parity" / "sam3d_data.pt", weights_only=True)["cases"][name]
+    axes, _, (low, high, mean, std) = OFFICIAL[name]
+    image = (load_image(case["raw_image"], case["zooms"], axes).clamp(low, high) - mean) / std
+    assert image.shape == case["image"].shape
+    close(image, case["image"])
+
+
+@pytest.mark.parametrize("name", sorted(OFFICIAL))
+def test_shipped_presets_hold_the_official_numbers(name: str) -> None:
+    from medseg_cli import preset
+
+    axes, _, numbers = OFFICIAL[name]
+    found = preset.find(f"sam3d-{name}")
+    how = found.preprocessing.intensity
+    assert (how.low, how.high, how.mean, how.std) == numbers
+    assert found.preprocessing.spacing == (1, 1, 1)
+    assert tuple(found.options["official_axes"]) == axes

@@ -1,0 +1,132 @@
+"""The only place that resamples. Grids are affines + shapes; every result says on which grid it lies.
+
+A `Grid` is a lattice of voxels in RAS mm. A "working grid" is the scan's own lattice, axes permuted and flipped to an
+anatomical order and spaced as a model wants it; it keeps the scan's obliquity, so nothing is rotated needlessly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medseg_cli.scan import Scan, orientation_codes
+
+ALIAS_RATIO = 1.25
+"""Scans finer than the target grid by more than this factor along an axis are smoothed along it before sampling."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A lattice: `affine` (4, 4) float64 maps its voxel index to RAS mm, `shape` is its extent (I, J, K)."""
+
+    affine: NDArray[np.float64]
+    shape: tuple[int, int, int]
+
+    def window(self, start: NDArray[np.int64], shape: tuple[int, int, int]) -> Grid:
+        """The part (or extension) of this lattice that begins at voxel `start` and has `shape` voxels."""
+        affine = self.affine.copy()
+        affine[:3, 3] = self.affine[:3, :3] @ start + self.affine[:3, 3]
+        return Grid(affine, shape)
+
+    def index_of(self, ijk: NDArray[np.float64], other: Grid) -> NDArray[np.float64]:
+        """Voxel indices (N, 3) of `other` as continuous voxel indices (N, 3) of this grid."""
+        matrix = np.linalg.inv(self.affine) @ other.affine
+        return ijk @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def scan_grid(scan: Scan) -> Grid:
+    """The scan's own grid."""
+    return Grid(scan.affine, scan.shape)
+
+
+def working_grid(grid: Grid, orientation: str | None, spacing: tuple[float, float, float] | None) -> Grid:
+    """A scan's lattice reordered to `orientation` (e.g. "RAS") with voxels of `spacing` mm along those axes.
+
+    The first voxel's outer corner lies on the scan's, and the shape covers the scan. None keeps what the scan has.
+    """
+    axes, flips = _reorder(orientation_codes(grid.affine), orientation or orientation_codes(grid.affine))
+    matrix = grid.affine[:3, :3][:, axes] * flips
+    size = np.array(grid.shape)[axes]
+    old = np.linalg.norm(matrix, axis=0)
+    new = np.array(spacing) if spacing else old
+    first = np.zeros(3)
+    first[axes] = np.where(flips > 0, -0.5, size - 0.5)
+    corner = grid.affine[:3, :3] @ first + grid.affine[:3, 3]
+    affine = np.eye(4)
+    affine[:3, :3] = matrix / old * new
+    affine[:3, 3] = corner + affine[:3, :3] @ np.full(3, 0.5)
+    shape = np.maximum(1, np.ceil(size * old / new - 1e-6)).astype(int)
+    return Grid(affine, (int(shape[0]), int(shape[1]), int(shape[2])))
+
+
+def _reorder(source: str, target: str) -> tuple[list[int], NDArray[np.float64]]:
+    """Which source axis serves each target axis, and whether it runs the same way (+1) or must be flipped (-1)."""
+    opposite = dict(zip("RLAPSI", "LRPAIS", strict=True))
+    axes, flips = [], []
+    for letter in target:
+        axes.append(next(i for i, have in enumerate(source) if have in (letter, opposite[letter])))
+        flips.append(1.0 if source[axes[-1]] == letter else -1.0)
+    return axes, np.array(flips)
+
+
+def resample(voxels: Tensor, source: Grid, target: Grid, smooth: bool = True) -> tuple[Tensor, Tensor]:
+    """Linear interpolation of `voxels` onto `target`, through MONAI's `SpatialResample`.
+
+    Args:
+        voxels: (C, I, J, K) on `source`.
+        source, target: any two grids; only the part of `source` under `target` is read.
+        smooth: smooth along axes on which the source is much finer than the target (no aliasing).
+
+    Returns:
+        (C, *target.shape) float32, zero outside the source; and (1, *target.shape) float32, the share of each target voxel's
+        interpolation weight that lay inside the source (1 inside, 0 outside).
+    """
+    from monai.data import MetaTensor
+    from monai.transforms import SpatialResample
+
+    corners = np.array([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)]) * (np.array(target.shape) - 1)
+    there = source.index_of(corners.astype(np.float64), target)
+    step = np.linalg.norm(np.linalg.inv(source.affine)[:3, :3] @ target.affine[:3, :3], axis=1)
+    margin = np.ceil(2 * step) + 1
+    low = np.maximum(np.floor(there.min(0) - margin), 0).astype(int)
+    high = np.minimum(np.ceil(there.max(0) + margin) + 1, source.shape).astype(int)
+    if np.any(low >= high):
+        return voxels.new_zeros((len(voxels), *target.shape), dtype=torch.float32), torch.zeros((1, *target.shape))
+    part = voxels[:, low[0] : high[0], low[1] : high[1], low[2] : high[2]].float()
+    if smooth:
+        part = _smooth(part, step)
+    part = torch.cat([part, torch.ones_like(part[:1])])
+    cut = source.window(low, (int(part.shape[1]), int(part.shape[2]), int(part.shape[3])))
+    mover = SpatialResample(mode="bilinear", padding_mode="zeros", align_corners=True, dtype=torch.float32)
+    moved = mover(
+        MetaTensor(part, affine=torch.from_numpy(cut.affine)),
+        dst_affine=torch.from_numpy(target.affine),
+        spatial_size=target.shape,
+    ).as_tensor()
+    return moved[:-1], moved[-1:]
+
+
+def _smooth(part: Tensor, step: NDArray[np.float64]) -> Tensor:
+    """Gaussian smoothing with sigma (step - 1) / 2 source voxels where a target step spans more than `ALIAS_RATIO` of them."""
+    from monai.networks.layers import GaussianFilter
+
+    sigma = np.where(step > ALIAS_RATIO, (step - 1) / 2, 0.0)
+    if not sigma.any():
+        return part
+    blur = GaussianFilter(3, [max(float(value), 1e-3) for value in sigma])
+    weight = blur(torch.ones_like(part[:1])[None])[0]
+    return torch.cat([blur(channel[None, None])[0] for channel in part]) / weight
+
+
+def overlap(target: Grid, source: Grid) -> tuple[slice, slice, slice]:
+    """The part of `target`, as index slices, in which voxels of `source` can have any influence."""
+    corners = np.array([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)]) * (np.array(source.shape) + 1) - 1
+    there = target.index_of(corners.astype(np.float64), source)
+    low = np.clip(np.floor(there.min(0)), 0, target.shape).astype(int)
+    high = np.clip(np.ceil(there.max(0)) + 1, low, target.shape).astype(int)
+    i, j, k = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return i, j, k

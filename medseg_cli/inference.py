@@ -1,0 +1,163 @@
+"""Covering an object with cubic crops: the crop follows the object instead of cutting it off.
+
+The first crop lies round the clicks. Where the predicted object reaches a crop's border inside the scan, another crop is
+centred there, prompted by the clicks that it holds or else by a voxel of the object found so far. Overlapping predictions
+are averaged with weights that fall towards a crop's border.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Predict = Callable[[NDArray[np.int64], NDArray[np.float64]], NDArray[np.float32]]
+"""(crop's first voxel on the working lattice (3,), clicks (N, 3) in crop voxels) → object probability (P, P, P)."""
+
+BORDER = 3
+"""Object voxels this close to a crop's face call for another crop."""
+CENTRED = 1 / 8
+"""A first crop whose object's middle is off by more than this share of its edge is followed by a centred one."""
+EVERYWHERE = np.ones((3, 3, 3), dtype=bool)
+"""26-neighbourhood."""
+
+
+@dataclass
+class Canvas:
+    """Averaged crops on the part of the working lattice that they cover.
+
+    Args:
+        start: (3,) lattice index of the first voxel.
+        total, weight: (I, J, K) weighted probabilities and their weights.
+    """
+
+    start: NDArray[np.int64]
+    total: NDArray[np.float32]
+    weight: NDArray[np.float32]
+
+    @property
+    def probability(self) -> NDArray[np.float32]:
+        """(I, J, K) mean probability, 0 where no crop was."""
+        return np.divide(self.total, self.weight, out=np.zeros_like(self.total), where=self.weight > 0)
+
+    def add(self, start: NDArray[np.int64], crop: NDArray[np.float32], importance: NDArray[np.float32]) -> None:
+        """Blend in a crop (P, P, P) that begins at lattice voxel `start`, growing the canvas as needed."""
+        low = np.minimum(self.start, start)
+        high = np.maximum(self.start + self.total.shape, start + crop.shape)
+        if np.any(low < self.start) or np.any(high > self.start + self.total.shape):
+            before, after = self.start - low, high - self.start - self.total.shape
+            widths = list(zip(before.tolist(), after.tolist(), strict=True))
+            self.total, self.weight, self.start = np.pad(self.total, widths), np.pad(self.weight, widths), low
+        place = tuple(slice(int(a), int(a + p)) for a, p in zip(start - self.start, crop.shape, strict=True))
+        self.total[place] += crop * importance
+        self.weight[place] += importance
+
+
+@dataclass
+class Coverage:
+    """What `follow` found: the canvas, the object's voxels on it (bool), and the crops that it took."""
+
+    canvas: Canvas
+    object: NDArray[np.bool_]
+    starts: list[NDArray[np.int64]] = field(default_factory=list)
+    complete: bool = True
+
+
+def follow(
+    predict: Predict, clicks: NDArray[np.float64], size: int, extent: tuple[int, int, int], max_crops: int
+) -> Coverage:
+    """Predict crop after crop until the clicked object is covered.
+
+    Args:
+        predict: the network on one crop.
+        clicks: (N, 3) continuous voxel index on the working lattice, inside `extent`.
+        size: edge P of a crop in voxels.
+        extent: (I, J, K) of the scan on the working lattice.
+        max_crops: stop after this many; `complete` is then False.
+
+    Returns:
+        Coverage; its object is the parts of probability > 0.5 that hold a click (or are nearest to one within the crop).
+    """
+    importance = _importance(size)
+    middle = (clicks.min(0) + clicks.max(0)) / 2
+    spread = np.all(np.ptp(clicks, axis=0) < size - 2 * BORDER)
+    queue = [middle] if spread else list(clicks)
+    coverage = Coverage(Canvas(_start(queue[0], size), *np.zeros((2, size, size, size), np.float32)), np.zeros(0, bool))
+    while queue:
+        if len(coverage.starts) == max_crops:
+            coverage.complete = False
+            break
+        start = _start(queue.pop(0), size)
+        inside = clicks[np.all((clicks - start > -0.5) & (clicks - start < size - 0.5), axis=1)] - start
+        if not len(inside):
+            inside = _seed(coverage, start, size)
+        coverage.canvas.add(start, predict(start, inside), importance)
+        coverage.starts.append(start)
+        coverage.object = clicked_parts(coverage.canvas.probability > 0.5, clicks - coverage.canvas.start)
+        if not queue:
+            queue = _next_centres(coverage, size, extent)
+    return coverage
+
+
+def clicked_parts(mask: NDArray[np.bool_], clicks: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """The 26-connected parts of `mask` that hold a click; a click just beside the object takes the nearest part within 5 voxels."""
+    parts, count = ndimage.label(mask, EVERYWHERE)
+    if not count:
+        return mask
+    chosen = set()
+    for click in clicks:
+        voxel = np.clip(np.round(click).astype(int), 0, np.array(mask.shape) - 1)
+        low = np.maximum(voxel - 5, 0)
+        near = parts[low[0] : voxel[0] + 6, low[1] : voxel[1] + 6, low[2] : voxel[2] + 6]
+        where = np.argwhere(near)
+        if len(where):
+            closest = where[np.argmin(((where + low - voxel) ** 2).sum(1))]
+            chosen.add(int(near[tuple(closest)]))
+    return np.isin(parts, sorted(chosen)) & mask
+
+
+def _start(centre: NDArray[np.float64], size: int) -> NDArray[np.int64]:
+    return np.floor(centre + 0.5).astype(np.int64) - size // 2
+
+
+def _importance(size: int) -> NDArray[np.float32]:
+    """(P, P, P) weights: a cosine hill along each axis, never zero."""
+    hill = 0.02 + np.sin(np.pi * (np.arange(size) + 0.5) / size) ** 2
+    return (hill[:, None, None] * hill[None, :, None] * hill[None, None, :]).astype(np.float32)
+
+
+def _seed(coverage: Coverage, start: NDArray[np.int64], size: int) -> NDArray[np.float64]:
+    """(1, 3) crop voxel: the voxel of the object found so far that lies nearest to the crop's middle."""
+    found = np.argwhere(coverage.object) + coverage.canvas.start - start
+    found = found[np.all((found >= 0) & (found < size), axis=1)]
+    return found[[np.argmin(((found - size // 2) ** 2).sum(1))]].astype(np.float64)
+
+
+def _next_centres(coverage: Coverage, size: int, extent: tuple[int, int, int]) -> list[NDArray[np.float64]]:
+    """Where the object runs into a border that is not the scan's, and where a first crop sat badly."""
+    found = np.argwhere(coverage.object) + coverage.canvas.start
+    if not len(found):
+        return []
+    if len(coverage.starts) == 1:
+        middle = (found.min(0) + found.max(0)) / 2
+        if np.abs(middle - coverage.starts[0] - size // 2).max() > CENTRED * size:
+            return [_inside(middle, found)]
+    covered = np.zeros(len(found), dtype=bool)
+    for start in coverage.starts:
+        low = np.where(start <= 0, 0, start + BORDER)
+        high = np.where(start + size >= extent, np.array(extent), start + size - BORDER)
+        covered |= np.all((found >= low) & (found < high), axis=1)
+    loose = found[~covered]
+    loose = loose[np.all((loose >= 0) & (loose < extent), axis=1)]
+    if not len(loose):
+        return []
+    first = loose[0]
+    return [_inside(loose[np.abs(loose - first).max(1) < size // 2].mean(0), loose)]
+
+
+def _inside(point: NDArray[np.float64], voxels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The voxel nearest to `point`, so that a crop's middle lies in the object."""
+    return voxels[np.argmin(((voxels - point) ** 2).sum(1))].astype(np.float64)

@@ -1,0 +1,217 @@
+"""Pipeline 3dsam-adapter: clicks in a volume → one mask per object, whatever the scan's size, orientation and spacing.
+
+Default protocol "follow": crops on the scan's lattice at the preset's spacing follow the object. Protocol "official"
+repeats the published test: one crop round the clicks on the resampled volume (see `sam3d_official`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medseg_cli.device import Runtime
+from medseg_cli.errors import InputError, ModelError, UsageError
+from medseg_cli.geometry import Grid, overlap, resample, scan_grid, working_grid
+from medseg_cli.inference import Coverage, follow
+from medseg_cli.intensity import normalise
+from medseg_cli.models import load_model
+from medseg_cli.models.sam3d.network import Sam3d
+from medseg_cli.pipelines import sam3d_official
+from medseg_cli.postprocess import clean
+from medseg_cli.preset import Preset
+from medseg_cli.prompt import Prompt, locate
+from medseg_cli.scan import Scan
+from medseg_cli.segmentation import Label, Segmentation
+from medseg_cli.stages import Stages
+from medseg_cli.weights import resolve
+
+FULLY_IN_VIEW = 0.5
+"""Share of interpolation weight from inside the scan above which a voxel counts as scanned."""
+
+
+class Options(BaseModel):
+    """Knobs of this pipeline in a preset's `options`.
+
+    Attributes:
+        protocol: "follow" (ours) or "official" (one crop, the published test).
+        official_axes: order in which the official code takes the file's array axes as (D, H, W).
+        max_crops: crops per object after which "follow" stops and says so.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    protocol: Literal["follow", "official"] = "follow"
+    official_axes: tuple[int, int, int] = (2, 1, 0)
+    max_crops: int = Field(default=64, ge=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Sam3dPipeline:
+    """The network on its device, with the preset that says how to feed it."""
+
+    preset: Preset
+    options: Options
+    runtime: Runtime
+    model: Sam3d
+    weights: dict[str, Any]
+
+    @classmethod
+    def from_preset(cls, preset: Preset, runtime: Runtime, random_weights: bool) -> Sam3dPipeline:
+        """Load the preset's weights; `random_weights` replaces them by seeded random ones and says so in every result.
+
+        Raises:
+            ModelError: wrong options, missing or misfitting weights.
+        """
+        try:
+            options = Options.model_validate(preset.options)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ModelError(f"preset {preset.name}: options.{where}: {first['msg']}") from error
+        if random_weights:
+            path, weights = None, {"name": "random", "sha256": None, "random": True, "licence": None}
+        else:
+            found = resolve(preset)
+            path = found.path
+            weights = {"name": found.name, "sha256": found.sha256, "random": False, "licence": found.licence}
+        model = load_model(preset.pipeline, path, **preset.model)
+        assert isinstance(model, Sam3d)
+        if random_weights:
+            model.initialise(runtime.seed)
+        return cls(preset, options, runtime, model.to(runtime.device).requires_grad_(False), weights)
+
+    def segment(self, scan: Scan, prompt: Prompt, stages: Stages) -> Segmentation:
+        """One mask value per target, in the order of the prompt.
+
+        Raises:
+            InputError: no target, a click outside the scan, a target without clicks, or a colour scan.
+            UsageError: a minus click, which this network would ignore.
+        """
+        clicks = self._clicks(scan, prompt)
+        mask = np.zeros(scan.shape, np.uint8 if len(clicks) < 256 else np.uint16)
+        best = np.full(scan.shape, 0.5, np.float32) if len(clicks) > 1 else None
+        notes, crops = [], []
+        for value, (target, voxels) in enumerate(zip(prompt.targets, clicks, strict=True), start=1):
+            with stages("infer"):
+                probability, place, count, complete = self._probability(scan, voxels)
+            with stages("postprocess"):
+                inside = clean(
+                    probability > 0.5,
+                    voxels - [part.start for part in place],
+                    scan.voxel_volume,
+                    self.preset.postprocessing,
+                )
+                if best is not None:
+                    inside &= probability >= best[place]
+                    best[place][inside] = probability[inside]
+                mask[place][inside] = value
+            crops.append(count)
+            if not complete:
+                notes.append(
+                    f"object '{target.id}' was not finished: it still grew after {count} crops (options.max_crops)"
+                )
+            if not inside.any():
+                notes.append(f"object '{target.id}' is empty: nothing was found at its clicks")
+        if scan.modality and scan.modality not in self.preset.modality:
+            notes.append(f"the scan is {scan.modality}, the preset is made for {', '.join(self.preset.modality)}")
+        provenance = {
+            "pipeline": self.preset.pipeline,
+            "weights": self.weights,
+            "protocol": self.options.protocol,
+            "crops": crops,
+            "kernels": "reference",
+        }
+        return Segmentation(mask, self._labels(prompt), scan, provenance, tuple(notes))
+
+    def _clicks(self, scan: Scan, prompt: Prompt) -> list[NDArray[np.float64]]:
+        """(N, 3) continuous voxel index ijk per target."""
+        if scan.voxels.shape[0] != 1:
+            raise InputError(
+                f"{scan.provenance.path} has {scan.voxels.shape[0]} colour channels, {self.preset.name} takes grey scans"
+            )
+        if not prompt.targets or not all(target.clicks for target in prompt.targets):
+            raise UsageError(f"{self.preset.name} needs at least one click per object", "give --point or --prompts")
+        minus = [click for target in prompt.targets for click in target.clicks if not click.positive]
+        if minus and not self.preset.prompts.minus:
+            raise UsageError(
+                f"{self.preset.name} cannot use {len(minus)} minus click(s): its network has no sign for clicks",
+                "remove them; 3DSAM-adapter would silently treat them as part of the object",
+            )
+        return [np.array([locate(click, scan) for click in target.clicks]) for target in prompt.targets]
+
+    def _probability(
+        self, scan: Scan, clicks: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float32], tuple[slice, slice, slice], int, bool]:
+        """Object probability on a part of the scan's own grid, that part, the number of crops, and whether it is complete."""
+        if self.options.protocol == "official":
+            whole = sam3d_official.probability(scan, clicks, self.options.official_axes, self.preset, self._predict)
+            i, j, k = (slice(0, size) for size in scan.shape)
+            return whole, (i, j, k), 1, True
+        grid, lattice = scan_grid(scan), self._lattice(scan)
+        coverage = self._cover(scan, grid, lattice, lattice.index_of(clicks, grid))
+        canvas = coverage.canvas
+        shape = canvas.total.shape
+        source = lattice.window(canvas.start, (shape[0], shape[1], shape[2]))
+        place = overlap(grid, source)
+        target = grid.window(
+            np.array([part.start for part in place]),
+            (place[0].stop - place[0].start, place[1].stop - place[1].start, place[2].stop - place[2].start),
+        )
+        back, _ = resample(torch.from_numpy(canvas.probability)[None], source, target, smooth=False)
+        return back[0].numpy(), place, len(coverage.starts), coverage.complete
+
+    def _lattice(self, scan: Scan) -> Grid:
+        preprocessing = self.preset.preprocessing
+        return working_grid(scan_grid(scan), preprocessing.orientation, preprocessing.spacing)
+
+    def _cover(self, scan: Scan, grid: Grid, lattice: Grid, clicks: NDArray[np.float64]) -> Coverage:
+        """Follow the object from its clicks (N, 3), voxel index of the working lattice."""
+        voxels = torch.from_numpy(scan.voxels)
+        size = self.model.config.crop_size
+
+        def predict(start: NDArray[np.int64], inside: NDArray[np.float64]) -> NDArray[np.float32]:
+            crop, weight = resample(voxels, grid, lattice.window(start, (size, size, size)))
+            crop = crop / weight.clamp(min=FULLY_IN_VIEW)
+            image = normalise(crop, weight > FULLY_IN_VIEW, self.preset.preprocessing.intensity)
+            # Working order (I, J, K) is the network's (W, H, D); its click columns are (d, w, h) = (k, i, j).
+            probability = self._predict(image.permute(0, 3, 2, 1)[None], inside[:, [2, 0, 1]])
+            return probability.transpose(2, 1, 0)
+
+        return follow(predict, clicks, size, lattice.shape, self.options.max_crops)
+
+    def _predict(self, image: torch.Tensor, points: NDArray[np.float64]) -> NDArray[np.float32]:
+        """image (1, 1, P, P, P) in (D, H, W), points (N, 3) columns (d, w, h) → probability (P, P, P) in (D, H, W)."""
+        columns = torch.from_numpy(points)[:, None].float().to(self.runtime.device)
+        with torch.inference_mode(), self.runtime.autocast():
+            logits = self.model(image.to(self.runtime.device), columns)
+        probability: NDArray[np.float32] = logits.float().softmax(1)[0, 1].cpu().numpy()
+        return probability
+
+    def _labels(self, prompt: Prompt) -> tuple[Label, ...]:
+        """One label per target, values 1, 2, 3...; a preset's label of the same name lends its code and colour."""
+        default = self.preset.labels[0]
+        known = {label.name: label for label in self.preset.labels}
+        names = [target.label or default.name for target in prompt.targets]
+        labels = []
+        for index, (target, name) in enumerate(zip(prompt.targets, names, strict=True)):
+            like = known.get(name, default)
+            shown = f"{name} ({target.id})" if names.count(name) > 1 else name
+            color = like.color if len(names) == 1 else PALETTE[index % len(PALETTE)]
+            labels.append(Label(index + 1, shown, _rgb(color), like.snomed or ""))
+        return tuple(labels)
+
+
+PALETTE = ("#f4d03f", "#5dade2", "#58d68d", "#ec7063", "#af7ac5", "#eb984e", "#48c9b0", "#f7dc6f", "#85929e", "#d98880")
+"""Colours of objects when a run has several."""
+
+
+def _rgb(color: str) -> tuple[int, int, int]:
+    red, green, blue = bytes.fromhex(color.lstrip("#"))
+    return (red, green, blue)
+
+

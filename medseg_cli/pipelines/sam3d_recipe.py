@@ -1,0 +1,182 @@
+"""How 3DSAM-adapter learns: what a sample is, and what its loss is.
+
+A sample is one crop with one object and its simulated clicks. Crops are drawn the way inference draws them (centred on
+the clicks, or following the object), rotated, scaled, mirrored, with the field of view hidden at random.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.losses import DiceCELoss
+from numpy.random import Generator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medseg_cli.augment import crop_grid, mirror_pad, random_axes, random_field_of_view, random_intensity, zero_pad
+from medseg_cli.dataset import Case
+from medseg_cli.errors import InputError
+from medseg_cli.geometry import Grid, resample, scan_grid, working_grid
+from medseg_cli.intensity import normalise
+from medseg_cli.models import load_model
+from medseg_cli.models.sam3d.network import Sam3d
+from medseg_cli.preset import Preset
+from medseg_cli.readers import load_scan
+
+CLICKS = (1, 1, 1, 2, 3)
+"""Numbers of simulated clicks, drawn evenly."""
+FULLY_IN_VIEW = 0.5
+"""Share of interpolation weight from inside the scan above which a voxel counts as scanned."""
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One case in memory.
+
+    Args:
+        voxels: (1, I, J, K) float32, the scan's units.
+        object: (1, I, J, K) float32, 1 inside.
+        grid: where both lie.
+        foreground: (M, 3) voxel indices ijk of the object.
+    """
+
+    voxels: Tensor
+    object: Tensor
+    grid: Grid
+    foreground: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One crop: image and label (1, P, P, P) in (D, H, W); points (N, 3), columns (d, w, h) in crop voxels."""
+
+    image: Tensor
+    label: Tensor
+    points: Tensor
+
+
+@dataclass(frozen=True)
+class Sam3dRecipe:
+    """Samples and loss for one preset of pipeline 3dsam-adapter.
+
+    Args:
+        preset: model configuration, spacing, orientation and intensities.
+        start: weights to begin with; None = seeded random weights, all of them trained.
+    """
+
+    preset: Preset
+    start: Path | None
+
+    def model(self, seed: int) -> Sam3d:
+        """The network of the preset with its initial weights."""
+        model = load_model("3dsam-adapter", self.start, **self.preset.model)
+        assert isinstance(model, Sam3d)
+        if self.start is None:
+            model.initialise(seed)
+        return model
+
+    def load(self, case: Case) -> Volume:
+        """A case in memory; every positive label value is the object.
+
+        Raises:
+            InputError: unreadable files, image and label on different grids, or a label without a single voxel.
+        """
+        scan, label = load_scan(case.image), load_scan(case.label)
+        if scan.shape != label.shape or not np.allclose(scan.affine, label.affine, atol=1e-3):
+            raise InputError(
+                f"{case.label} does not lie on the grid of {case.image}: {label.shape} and {scan.shape} voxels, "
+                f"affines differ by up to {np.abs(scan.affine - label.affine).max():g} mm"
+            )
+        mask = label.voxels[:1] > 0
+        if not mask.any():
+            raise InputError(f"{case.label} has no labelled voxel", "leave the case out of dataset.json")
+        voxels = torch.from_numpy(np.ascontiguousarray(scan.voxels[:1]))
+        return Volume(voxels, torch.from_numpy(mask.astype(np.float32)), scan_grid(scan), np.argwhere(mask[0]))
+
+    def sample(self, volume: Volume, rng: Generator) -> Sample:
+        """A random crop of a case with 1 to 3 clicks; all randomness comes from `rng`."""
+        size = self._size
+        clicks = volume.foreground[rng.integers(len(volume.foreground), size=rng.choice(CLICKS))].astype(np.float64)
+        grid = crop_grid(volume.grid, (clicks.min(0) + clicks.max(0)) / 2, random_axes(self._axes(volume), rng), size)
+        if rng.random() < 0.4:
+            grid = grid.window(np.round(rng.uniform(-0.35, 0.35, size=3) * size).astype(np.int64), grid.shape)
+        clicks = grid.index_of(clicks, volume.grid)
+        seen = np.all((clicks > -0.5) & (clicks < size - 0.5), axis=1)
+        if not seen.any():
+            return self.sample(volume, rng)
+        clicks = clicks[seen]
+
+        voxels, mask, source = volume.voxels, volume.object, volume.grid
+        if rng.random() < 0.4:
+            voxels, source = mirror_pad(voxels, volume.grid, size // 2)
+            mask = zero_pad(mask, size // 2)
+        both, weight = resample(torch.cat([voxels, mask]), source, grid, smooth=False)
+        both = both / weight.clamp(min=FULLY_IN_VIEW)
+        valid = weight > FULLY_IN_VIEW
+        if rng.random() < 0.5:
+            valid = valid & random_field_of_view(clicks, size, rng)
+        how = self.preset.preprocessing.intensity
+        image = normalise(random_intensity(normalise(both[:1], valid, how), rng), valid, how)
+        image = (image * rng.uniform(0.8, 1.2) + rng.uniform(-0.2, 0.2)) * valid
+        return _sample(image, ((both[1:] > 0.5) & valid).float(), clicks)
+
+    def fixed_sample(self, volume: Volume, rng: Generator) -> Sample:
+        """A crop centred on one random foreground click, nothing augmented: what validation sees."""
+        click = volume.foreground[rng.integers(len(volume.foreground))][None].astype(np.float64)
+        grid = crop_grid(volume.grid, click[0], self._axes(volume), self._size)
+        both, weight = resample(torch.cat([volume.voxels, volume.object]), volume.grid, grid)
+        both, valid = both / weight.clamp(min=FULLY_IN_VIEW), weight > FULLY_IN_VIEW
+        image = normalise(both[:1], valid, self.preset.preprocessing.intensity)
+        return _sample(image, ((both[1:] > 0.5) & valid).float(), grid.index_of(click, volume.grid))
+
+    def loss(self, model: Sam3d, samples: list[Sample]) -> Tensor:
+        """Mean loss of a batch of crops."""
+        logits = predict(model, samples)
+        return dice_cross_entropy(logits.float(), torch.stack([sample.label for sample in samples]).to(logits.device))
+
+    def score(self, model: Sam3d, samples: list[Sample]) -> list[float]:
+        """Dice of each crop's prediction."""
+        masks = predict(model, samples).argmax(1, keepdim=True).float().cpu()
+        labels = torch.stack([sample.label for sample in samples])
+        both, total = (masks * labels).sum((1, 2, 3, 4)), (masks + labels).sum((1, 2, 3, 4))
+        return [float(value) for value in 2 * both / total.clamp(min=1)]
+
+    @property
+    def _size(self) -> int:
+        size: Any = self.preset.model["crop_size"]
+        return int(size)
+
+    def _axes(self, volume: Volume) -> NDArray[np.float64]:
+        """(3, 3) steps of a crop's axes in RAS mm, ordered and spaced as the preset says."""
+        preprocessing = self.preset.preprocessing
+        return working_grid(volume.grid, preprocessing.orientation, preprocessing.spacing).affine[:3, :3]
+
+
+def dice_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Half Dice loss of class 1 (smooth 1e-5), half two-class cross entropy: the official code's loss (paper section 4).
+
+    Args:
+        logits: (B, 2, D, H, W).
+        label: (B, 1, D, H, W), 0 or 1.
+    """
+    loss = DiceCELoss(include_background=False, softmax=True, to_onehot_y=True, lambda_dice=0.5, lambda_ce=0.5)
+    return loss(logits, label)
+
+
+def predict(model: Sam3d, samples: list[Sample]) -> Tensor:
+    """Logits (B, 2, P, P, P); where crops differ in their number of clicks, the last click is repeated."""
+    device = next(model.parameters()).device
+    most = max(len(sample.points) for sample in samples)
+    points = [torch.cat([s.points, s.points[-1:].expand(most - len(s.points), 3)]) for s in samples]
+    images = torch.stack([sample.image for sample in samples]).to(device)
+    return model(images, torch.stack(points, dim=1).to(device))
+
+
+def _sample(image: Tensor, label: Tensor, clicks: NDArray[np.float64]) -> Sample:
+    """From working-grid order (I, J, K) to the network's (D, H, W) = (K, J, I) and its click columns (d, w, h) = (k, i, j)."""
+    points = torch.from_numpy(clicks[:, [2, 0, 1]]).float()
+    return Sample(image.permute(0, 3, 2, 1).contiguous(), label.permute(0, 3, 2, 1).contiguous(), points)
