@@ -172,7 +172,7 @@ def test_real_nrrd_and_gipl_files_lie_where_simpleitk_puts_them(shared: Path) ->
 
 
 def _assert_same_world(scan: Scan, image: SimpleITK.Image, path: Path) -> None:
-    """All eight corners, within a hundredth of a voxel: ITK prefers the qform where we take the sform, float32 apart."""
+    """All eight corners, within a hundredth of a voxel: the two round the float32 header differently."""
     corners = np.array(list(product((0, 1), repeat=3))) * (np.array(scan.shape) - 1)
     ours = scan.voxel_to_world(corners, "lps")
     theirs = [image.TransformContinuousIndexToPhysicalPoint(corner.tolist()) for corner in corners.astype(float)]

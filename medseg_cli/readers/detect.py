@@ -112,7 +112,8 @@ def detect(path: Path) -> Kind:
             return Kind("dicom", "DICOM")
     elif claimed.startswith("MGH") and found is not None and found.name in ("MGH", "unknown content"):
         found = Kind("mgh", "MGH", found.gzipped)
-    if found is not None and found.name == "MGH" and not claimed.startswith("MGH"):
+    if found is not None and found.name == "MGH" and not claimed:
+        # Four bytes are too little to go by without a suffix that says so.
         found = None
     if claimed and str(found) != claimed:
         known = found is not None and found.name != "unknown content"

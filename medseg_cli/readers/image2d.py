@@ -54,6 +54,8 @@ def read(path: Path, options: ReadOptions) -> Scan:
     spacing = options.spacing or (1.0, 1.0, 1.0)
     if options.spacing is None:
         notes += ("the pixel size is unknown: 1 mm is assumed (--spacing states it)",)
+    if not all(size > 0 for size in spacing):
+        raise InputError(f"{path}: --spacing {_text(spacing)} is no pixel size", "give it in mm: x,y,z, all above 0")
     affine, _ = checked_affine(RAS_TO_LPS @ np.diag([*spacing, 1.0]), voxels.shape[1:], f"{path} (--spacing)")
     provenance = Provenance(path, "image", payload.sha256_of([path]), notes=notes + value_notes)
     return Scan(voxels, affine, provenance, spacing_known=options.spacing is not None)
@@ -113,3 +115,7 @@ def _is_deep_colour(path: Path) -> bool:
     with path.open("rb") as file:
         header = file.read(26)
     return len(header) == 26 and header[24] == 16 and header[25] != 0
+
+
+def _text(spacing: tuple[float, float, float]) -> str:
+    return ",".join(f"{size:g}" for size in spacing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -68,8 +69,9 @@ def load(path: Path, options: ReadOptions) -> Scan:
     """The scan at `path`, through `LoadImage`; see `readers.load_scan`."""
     reader = ScanReader(options)
     with warnings.catch_warnings():
-        # MONAI constructs all its own readers too and warns about one that we never use.
+        # MONAI constructs all its own readers too and complains about one that we never use, in two ways.
         warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+        logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
         transform = LoadImage(reader=reader, image_only=True)
     tensor = transform(path)
     assert reader.scan is not None, "LoadImage returned without calling our reader"

@@ -49,9 +49,10 @@ def read(path: Path, options: ReadOptions) -> Scan:
         slope, intercept = header.get_slope_inter()
     except HeaderDataError as error:
         raise InputError(f"{path}: {error}", _EXPORT) from error
+    if (slope, intercept) == (1.0, 0.0):
+        slope = intercept = None
     volume = pick_volume(path, shape[3], options.channel)
-    offset = max(int(header["vox_offset"]), 352 if single else 0) if single else int(header["vox_offset"])
-    values = payload.read_values(files[-1], dtype, shape, offset, volume)
+    values = payload.read_values(files[-1], dtype, shape, _offset(header, single, path), volume)
     voxels, value_notes = scaled(values, slope, intercept, path)
     affine, affine_notes = _affine(header, shape[:3], path)
     notes = value_notes + affine_notes
@@ -100,10 +101,18 @@ def _shape(header: Header, path: Path) -> tuple[int, int, int, int]:
     return (i, j, k, volumes)
 
 
+def _offset(header: Header, single: bool, path: Path) -> int:
+    """Where the data start; a single file's header fills at least its first 352 (NIfTI-2: 544) bytes."""
+    stated = float(header["vox_offset"])
+    if not np.isfinite(stated) or stated < 0:
+        raise InputError(f"{path}: the data offset (vox_offset) is {stated:g}", _EXPORT)
+    return max(int(stated), header.single_vox_offset if single else 0)
+
+
 def _dtype(header: Header, path: Path) -> np.dtype:
     try:
         dtype = header.get_data_dtype()
-    except HeaderDataError as error:
+    except (HeaderDataError, KeyError) as error:
         raise InputError(f"{path}: unknown data type code {int(header['datatype'])}", _EXPORT) from error
     if dtype.fields is not None:
         raise InputError(
