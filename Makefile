@@ -50,6 +50,9 @@ fmt: $(STAMP) ## rewrite files in the house style
 
 bench: $(STAMP) ## time the kernels and the start of the command line
 	@$(RUN) kernels/bench/bench.py
+	@echo "medseg --help:"
+	@$(RUN) -m timeit -n 1 -r 5 -s 'import subprocess' \
+		'subprocess.run(["$(VENV)/bin/medseg", "--help"], capture_output=True, check=True)'
 
 smoke: $(STAMP) ## build the wheel, install it into an empty environment elsewhere, segment with it
 	.ci/smoke

@@ -25,7 +25,7 @@ MEMORY_WANTED = 4 * GIB
 """Four float32 copies of a 512 x 512 x 1000 CT."""
 DISK_WANTED = 5 * GIB
 """SAM ViT-H, the largest public checkpoint (2.4 GiB), as pulled and as converted."""
-VARIABLES = {"MEDSEG_HOME", "MEDSEG_OFFLINE", "MEDSEG_KERNELS"}
+VARIABLES = {"MEDSEG_HOME", "MEDSEG_OFFLINE"}
 LIBRARIES = {
     "MONAI": "monai",
     "segment-anything": "segment_anything",

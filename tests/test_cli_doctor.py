@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -136,6 +137,12 @@ def test_a_variable_that_medseg_does_not_read_is_named(monkeypatch: pytest.Monke
     check = diagnosis.variables()
     assert check.status == "warn"
     assert "MEDSEG_OFLINE" in check.advice
+
+
+def test_doctor_knows_every_variable_that_the_code_reads(root: Path):
+    reads = re.compile(r"(?:environ(?:\.get)?|getenv)[\[(]\s*\"(MEDSEG_[A-Z_]+)\"")
+    sources = [*(root / "medseg_cli").rglob("*.py"), *(root / "kernels").rglob("*.py")]
+    assert {name for path in sources for name in reads.findall(path.read_text("utf-8"))} == diagnosis.VARIABLES
 
 
 @pytest.mark.parametrize(("free", "status"), [(64 * 2**30, "ok"), (2**30, "warn")])
