@@ -16,9 +16,7 @@ from medseg_cli.writers import preview
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 SIZE = (60, 50, 40)  # mm along x, y, z
-ORIENTATIONS = [
-    (order, flips) for order in permutations(range(3)) for flips in product((False, True), repeat=3)
-]
+ORIENTATIONS = [(order, flips) for order in permutations(range(3)) for flips in product((False, True), repeat=3)]
 
 
 def phantom(order: tuple[int, ...] = (0, 1, 2), flips: tuple[bool, ...] = (False, False, False)) -> Segmentation:

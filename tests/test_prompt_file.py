@@ -88,9 +88,7 @@ def test_spreadsheet_dialects(tmp_path: Path, text: bytes) -> None:
         (b"x,y,z\n1,\x002,3\n", 2, "not a text table"),
     ],
 )
-def test_mistakes_are_named_with_file_and_line(
-    tmp_path: Path, text: str | bytes, line: int | None, what: str
-) -> None:
+def test_mistakes_are_named_with_file_and_line(tmp_path: Path, text: str | bytes, line: int | None, what: str) -> None:
     path = table(tmp_path, text)
     with pytest.raises(InputError) as caught:
         read_prompts(path)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from medseg_cli.preset import Preset
     from medseg_cli.prompt import Prompt
     from medseg_cli.readers.options import ReadOptions
-    from medseg_cli.scan import Scan
     from medseg_cli.segmentation import Segmentation
     from medseg_cli.writers.outputs import Outputs
     from medseg_cli.writers.sidecar import Run
@@ -90,7 +89,8 @@ def segment(
         stages = Stages(progress)
         with stages("start"):
             runtime = devices.select(device, precision, seed, deterministic)
-        run = sidecar.Run(chosen, prompt, runtime, stages, ("medseg", *sys.argv[1:]), random_weights)
+        notes = (STAMP,) if random_weights else ()
+        run = sidecar.Run(chosen, prompt, runtime, stages, ("medseg", *sys.argv[1:]), random_weights, notes)
         segmentation = _segment(source, reading, run)
         result = _write(segmentation, run, files, overwrite=overwrite)
     _tell(result, files, talk, as_json=json)
@@ -98,7 +98,7 @@ def segment(
 
 def _paths(scan: str, mask: str, input_: str, output: str) -> tuple[Path, str]:
     """(scan, output) from positionals and options; with -i the first positional is the mask."""
-    from medseg_cli.errors import UsageError
+    from medseg_cli.errors import InputError, UsageError
 
     words = [word for word in (scan, mask) if word]
     if not input_ and words:
@@ -110,7 +110,10 @@ def _paths(scan: str, mask: str, input_: str, output: str) -> tuple[Path, str]:
     if not input_ or not output:
         missing = "scan" if not input_ else "output"
         raise UsageError(f"no {missing} given", "medseg segment SCAN -o MASK.nii.gz --preset NAME --point X,Y,Z")
-    return Path(input_).expanduser(), output
+    source = Path(input_).expanduser()
+    if not source.exists():
+        raise InputError(f"there is no scan {source}", "check the path")
+    return source, output
 
 
 def _prompt(points: list[str], coords: Any, label: str, table: Path | None) -> Prompt:
@@ -152,28 +155,26 @@ def _segment(source: Path, reading: ReadOptions, run: Run) -> Segmentation:
     from medseg_cli.prompt import locate
     from medseg_cli.readers import check_image, load_scan
 
+    # Weights that are missing must not cost the time to read a large series first.
+    with run.stages("model"):
+        pipeline = pipelines.build(run.preset, run.runtime, random_weights=run.random_weights)
     with run.stages("read"):
         scan = load_scan(source, reading)
         check_image(scan)
         for target in run.prompt.targets:
             for click in target.clicks:
                 locate(click, scan)
-    with run.stages("model"):
-        pipeline = pipelines.build(run.preset, run.runtime, random_weights=run.random_weights)
     with run.stages("segment"):
         return pipeline.segment(scan, run.prompt, run.stages)
 
 
 def _write(segmentation: Segmentation, run: Run, files: Outputs, *, overwrite: bool) -> dict[str, Any]:
     """Mask, picture and report, all or none; the report as data."""
-    from dataclasses import replace
-
     from medseg_cli.measure import measure
     from medseg_cli.prompt import locate
     from medseg_cli.writers import outputs, preview, sidecar, volume
 
     scan = segmentation.scan
-    run = replace(run, notes=(*run.notes, *_notes(scan, run)))
     with outputs.staged(files, overwrite=overwrite) as places:
         with run.stages("write"):
             measurements = measure(segmentation)
@@ -192,15 +193,6 @@ def _write(segmentation: Segmentation, run: Run, files: Outputs, *, overwrite: b
         }
         sidecar.write(report, places.report)
     return report
-
-
-def _notes(scan: Scan, run: Run) -> list[str]:
-    """What is odd about this run though it is no error."""
-    notes = [STAMP] if run.random_weights else []
-    if scan.modality and scan.modality not in run.preset.modality:
-        wanted = " or ".join(run.preset.modality)
-        notes.append(f"the scan is {scan.modality}, preset {run.preset.name} was made for {wanted}")
-    return notes
 
 
 def _tell(result: dict[str, Any], files: Outputs, talk: Talk, *, as_json: bool) -> None:

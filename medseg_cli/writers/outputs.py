@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medseg_cli.errors import InputError, UsageError
-
-MASK_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
-"""Mask formats; each holds the whole geometry in one file."""
+from medseg_cli.writers.volume import volume_suffix
 
 SCAN_SUFFIXES = (".nii.gz", ".img.gz", ".tar.gz")
 """Double suffixes that are dropped as one from a case's name; any other suffix is single."""
@@ -63,20 +61,19 @@ def plan(scan: Path, output: str, *, preview: bool = True) -> Outputs:
         preview: whether a picture is wanted.
 
     Raises:
-        UsageError: the file has no suffix of a mask format.
+        UsageError: the file's suffix names no mask format, or there is nothing before it.
+        InputError: the file's folder does not exist (a folder with a slash is created).
     """
-    folder = Path(output)
+    folder = Path(output).expanduser()
     if output.endswith(("/", os.sep)) or folder.is_dir():
         mask, stem = folder / f"{case_name(scan)}_seg.nii.gz", f"{case_name(scan)}_seg"
     else:
         mask = folder
-        suffix = next((each for each in MASK_SUFFIXES if mask.name.lower().endswith(each)), None)
-        stem = mask.name[: -len(suffix)] if suffix else ""
+        stem = mask.name[: -len(volume_suffix(mask))]
         if not stem:
-            raise UsageError(
-                f"output {output} does not end in {', '.join(MASK_SUFFIXES)}",
-                "name a mask file such as mask.nii.gz, or a folder with a slash at the end",
-            )
+            raise UsageError(f"output {output} has no name before its suffix", "name it, for example mask.nii.gz")
+        if not mask.parent.exists():
+            raise InputError(f"there is no folder {mask.parent} for {mask.name}", f"mkdir -p {mask.parent}")
     return Outputs(mask, mask.with_name(f"{stem}.json"), mask.with_name(f"{stem}.png") if preview else None)
 
 
@@ -135,6 +132,8 @@ def staged(outputs: Outputs, *, overwrite: bool) -> Iterator[Outputs]:
                 source.replace(target)
     except OSError as error:
         raise _unwritable(outputs.mask, error) from error
+    except InputError as error:
+        raise InputError(error.message.replace(str(hidden), str(final)), error.hint) from error
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
 

@@ -6,11 +6,9 @@ import hashlib
 import json
 import platform
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +16,7 @@ from medseg_cli.measure import Measurement
 from medseg_cli.prompt import Click, Prompt, locate
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Segmentation
+from medseg_cli.versions import versions
 
 if TYPE_CHECKING:
     from medseg_cli.device import Runtime
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from medseg_cli.stages import Stages
 
 SCHEMA = "medseg-segmentation/1"
-LIBRARIES = ("torch", "triton", "monai", "numpy", "nibabel", "SimpleITK", "pydicom", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,8 @@ def describe(segmentation: Segmentation, measurements: Sequence[Measurement], ru
     """The whole report as JSON-ready data; values that do not exist are None and have a reason beside them."""
     scan = segmentation.scan
     empty = [each.empty for each in measurements]
+    facts = dict(segmentation.provenance)
+    weights, kernels = facts.pop("weights", None), facts.pop("kernels", None)
     return {
         "schema": SCHEMA,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -66,16 +66,17 @@ def describe(segmentation: Segmentation, measurements: Sequence[Measurement], ru
         "labels": [_label(each) for each in measurements],
         "preset": {
             "name": run.preset.name,
-            "pipeline": run.preset.pipeline,
             "file": str(run.preset.path) if run.preset.path else None,
             "sha256": sha256(run.preset.path) if run.preset.path else None,
         },
-        "pipeline": segmentation.provenance,
+        "weights": weights,
+        "pipeline": {**facts, "name": run.preset.pipeline},
         "run": {
             "device": run.runtime.describe(),
             "precision": run.runtime.precision,
             "seed": run.runtime.seed,
             "deterministic": run.runtime.deterministic,
+            "kernels": kernels,
             "command": list(run.command),
             "working_directory": str(Path.cwd()),
         },
@@ -101,44 +102,6 @@ def sha256(path: Path) -> str:
     """Hex SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def versions() -> dict[str, str | None]:
-    """medseg, Python and the libraries that decide the result, by name; None where one is not installed.
-
-    Nothing is imported for it.
-    """
-    found: dict[str, str | None] = {"medseg": version("medseg-cli"), "python": platform.python_version()}
-    for name in LIBRARIES:
-        found[name.lower()] = version(name)
-    found["cuda"] = cuda_version()
-    return found
-
-
-def version(distribution: str) -> str | None:
-    """Version of an installed distribution; what an imported module says of itself counts more."""
-    module = sys.modules.get("medseg_cli" if distribution == "medseg-cli" else distribution.lower())
-    own = getattr(module, "__version__", None)
-    if isinstance(own, str):  # torch: "2.10.0+cu128" where its metadata may say "2.10.0"
-        return own
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def cuda_version() -> str | None:
-    """CUDA version that torch was built for, read from its `version.py` without importing it; None for CPU builds."""
-    spec = util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        return None
-    source = Path(spec.origin).with_name("version.py")
-    if not source.is_file():
-        return None
-    found = re.search(
-        r"^cuda(?:\s*:[^=]*)?\s*=\s*['\"]([^'\"]+)['\"]", source.read_text(encoding="utf-8"), re.MULTILINE
-    )
-    return found[1] if found else None
 
 
 def _input(scan: Scan) -> dict[str, Any]:
