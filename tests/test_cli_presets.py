@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from test_preset import VALID, write
+from typer.testing import CliRunner
 
 from medseg_cli import preset as presets
+from medseg_cli.commands.presets import app
 
 
 def test_list_names_every_preset_with_its_licence(run_medseg: Callable[..., Any]):
@@ -59,6 +62,22 @@ def test_check_tells_valid_from_invalid(run_medseg: Callable[..., Any], tmp_path
     bad = run_medseg("presets", "check", write(tmp_path, VALID | {"colour": 1}))
     assert bad.rc == 4
     assert "unknown key 'colour'" in bad.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"pipeline": "4dsam"}, "unknown pipeline '4dsam'"),
+        ({"prompts": {"kinds": ["point", "text"]}}, "prompts text: not of pipeline '3dsam-adapter'"),
+        ({"dims": 2}, "dims 2: not of pipeline"),
+        ({"options": {"protocoll": "follow"}}, "options.protocoll: extra inputs are not permitted"),
+        ({"options": {"protocol": "best"}}, "options.protocol: input should be 'follow' or 'official'"),
+    ],
+)
+def test_check_asks_the_pipeline_too(tmp_path: Path, change: dict[str, Any], said: str):
+    done = CliRunner().invoke(app, ["check", str(write(tmp_path, VALID | change))])
+    assert done.exit_code == 4
+    assert said in done.stdout
 
 
 def test_schema_and_path(run_medseg: Callable[..., Any], medseg_home: Path):

@@ -68,7 +68,7 @@ def show(name: OneName, as_json: AsJson = False) -> None:
 def check(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Default: all presets.")] = None,
 ) -> None:
-    """Validate presets, and say whether their weights are here.
+    """Validate presets with the options of their pipelines, and say whether their weights are here.
 
     Ends with 4 if one is invalid or its weights are damaged; weights that were not downloaded yet are no error.
 
@@ -81,6 +81,7 @@ def check(
     for name in names or presets.names():
         try:
             found = presets.find(name)
+            _check_pipeline(found)
             state = _weights_state(found)
             failed += state == "damaged"
             typer.echo(f"{name}: valid, weights {state}{_remedy(found)}")
@@ -128,6 +129,33 @@ def _row(found: Preset) -> dict[str, Any]:
         "weights": _weights_state(found),
         "path": str(found.path),
     }
+
+
+def _check_pipeline(found: Preset) -> None:
+    """What a preset asks of its pipeline: that it exists, takes these prompts, and knows these options.
+
+    Raises:
+        ModelError: it does not.
+    """
+    from importlib import import_module
+
+    from pydantic import ValidationError
+
+    from medseg_cli import pipelines
+    from medseg_cli.errors import ModelError
+
+    entry = pipelines.find(found.pipeline)
+    foreign = sorted(set(found.prompts.kinds) - entry.prompts)
+    if foreign or found.dims != entry.dims:
+        what = f"prompts {', '.join(foreign)}" if foreign else f"dims {found.dims}"
+        takes = f"{', '.join(sorted(entry.prompts))} in {entry.dims}-D"
+        raise ModelError(f"{what}: not of pipeline '{found.pipeline}', which takes {takes}")
+    try:
+        import_module(entry.target.partition(":")[0]).Options.model_validate(found.options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("options", *first["loc"])))
+        raise ModelError(f"{where}: {first['msg'].lower()}") from error
 
 
 def _weights_state(found: Preset) -> str:
