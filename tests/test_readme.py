@@ -112,7 +112,7 @@ def test_blocks_run_in_order(tmp_path: Path, medseg_home: Path):
 def test_the_readme_has_blocks_and_most_of_them_run():
     found = blocks()
     assert len(found) >= 8
-    assert sum(bool(block.reason) for block in found) <= len(found) / 3
+    assert sum(bool(block.reason) for block in found) < len(found) / 2
 
 
 @pytest.mark.parametrize("page", PAGES)
