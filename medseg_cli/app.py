@@ -15,7 +15,7 @@ import typer
 
 from medseg_cli.errors import DeviceError, MedsegError
 
-COMMANDS = ("segment", "info", "finetune", "doctor")
+COMMANDS = ("segment", "info", "finetune", "evaluate", "doctor")
 """Functions of that name in `commands/<name>.py`, in the order of `medseg --help`."""
 GROUPS = ("presets", "weights")
 """Typer apps called `app` in `commands/<name>.py`."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -136,8 +136,8 @@ def _click(click: Click, scan: Scan) -> dict[str, Any]:
         "typed": list(click.position),
         "coords": click.frame,
         "sign": "+" if click.positive else "-",
-        "ijk": [round(value, 3) for value in ijk],
-        "ras_mm": [round(float(value), 3) for value in ras] if scan.spacing_known else None,
+        "ijk": _rounded(ijk),
+        "ras_mm": _rounded(ras) if scan.spacing_known else None,
     }
 
 
@@ -163,5 +163,6 @@ def _label(measurement: Measurement) -> dict[str, Any]:
     }
 
 
-def _rounded(point: tuple[float, float, float] | None) -> list[float] | None:
-    return None if point is None else [round(value, 3) for value in point]
+def _rounded(point: Iterable[float] | None) -> list[float] | None:
+    """Micrometres are enough; adding 0.0 turns -0.0 into 0.0."""
+    return None if point is None else [round(float(value), 3) + 0.0 for value in point]

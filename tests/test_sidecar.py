@@ -1,0 +1,116 @@
+"""The JSON report as text and as data; what it says about a run is tested in test_cli_segment.py."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import region_growing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medseg_cli import preset as presets
+from medseg_cli import versions
+from medseg_cli.device import select
+from medseg_cli.measure import measure
+from medseg_cli.prompt import Click, Prompt, Target
+from medseg_cli.scan import Provenance, Scan
+from medseg_cli.segmentation import Label, Segmentation
+from medseg_cli.stages import Stages
+from medseg_cli.writers import sidecar
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.text(), values, max_size=5))
+def test_any_report_survives_as_text(report: dict[str, object]) -> None:
+    assert json.loads(sidecar.to_json(report)) == report
+
+
+def test_rows_of_numbers_stay_on_one_line() -> None:
+    text = sidecar.to_json({"affine": [[1.0, -0.5], [2e-07, 3]], "words": ["1", "2"]})
+    assert "[1.0, -0.5]" in text
+    assert "[2e-07, 3]" in text
+    assert '"1",\n' in text
+
+
+def test_what_json_cannot_say_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        sidecar.write({"volume": float("nan")}, tmp_path / "m.json")
+    assert not (tmp_path / "m.json").exists()
+
+
+def report(tmp_path: Path, mask: np.ndarray, **scan: object) -> dict[str, object]:
+    provenance = Provenance(tmp_path / "s", str(scan.pop("format", "nifti")), "ab", notes=("read oddly",))
+    volume = Scan(np.zeros((1, *mask.shape), np.float32), np.diag([2.0, 2.0, 3.0, 1.0]), provenance, **scan)
+    labels = (Label(1, "first", (1, 2, 255), "5366008"), Label(2, "second"))
+    segmentation = Segmentation(mask, labels, volume, {"weights": {"sha256": "cd"}, "kernels": "reference", "crops": 3},
+                                ("ended oddly",))  # fmt: skip
+    click = Click((-1.0, -4.0, 0.0), "lps")
+    stages = Stages()
+    with stages("all"):
+        pass
+    preset = presets.load(region_growing.write_preset(tmp_path))
+    prompt = Prompt((Target("a", "first", (click,)),))
+    run = sidecar.Run(preset, prompt, select("cpu", seed=7), stages, random_weights=True, notes=("ran oddly",))
+    return sidecar.describe(segmentation, measure(segmentation), run)
+
+
+def test_facts_are_where_the_documents_say(tmp_path: Path, root: Path) -> None:
+    mask = np.zeros((6, 6, 6), np.uint8)
+    mask[0:2, 3, 3] = 1
+    found = report(tmp_path, mask, modality="MR")
+    documented = (root / "docs/outputs.md").read_text()
+    labels = found["labels"]
+    assert isinstance(labels, list)
+    for key in [*found, *labels[0], *found["input"], *found["run"], *found["stages"][0]]:
+        assert f"`{key}`" in documented, f"docs/outputs.md does not explain {key}"
+    assert found["status"] == "partly empty"
+    assert found["notes"] == ["read oddly", "ran oddly", "ended oddly"]
+    assert found["weights"] == {"sha256": "cd"}
+    assert found["pipeline"] == {"name": "region-growing", "crops": 3}
+    assert (found["run"]["kernels"], found["run"]["seed"], found["run"]["device"]) == ("reference", 7, "cpu")
+    assert (labels[0]["color"], labels[0]["snomed"], labels[1]["snomed"]) == ("#0102ff", "5366008", None)
+    assert labels[0]["volume_mm3"] == 24
+    assert labels[0]["touches_border"] is True
+    assert labels[1]["centroid_ras_mm"] is None
+    assert labels[1]["reasons"]["centroid_ras_mm"] == "the object is empty"
+    assert found["prompts"][0]["clicks"] == [
+        {"typed": [-1, -4, 0], "coords": "lps", "sign": "+", "ijk": [0.5, 2, 0], "ras_mm": [1, 4, 0]}
+    ]
+    assert json.loads(sidecar.to_json(found)) == found
+
+
+def test_every_null_of_a_label_has_its_reason(tmp_path: Path) -> None:
+    for scan in ({}, {"format": "image"}, {"format": "image", "spacing_known": False}):
+        mask = np.zeros((6, 6, 1), np.uint8)
+        mask[2:4, 3] = 1
+        for label in report(tmp_path, mask, **scan)["labels"]:
+            missing = {key for key, value in label.items() if value is None} - {"snomed"}
+            assert missing == set(label["reasons"])
+
+
+def test_hashes_are_sha256(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"abc")
+    assert sidecar.sha256(tmp_path / "f") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_versions_are_those_of_the_imported_libraries() -> None:
+    import torch
+
+    found = versions.versions()
+    assert found["torch"] == torch.__version__
+    assert found["cuda"] == torch.version.cuda
+    assert found["numpy"] == np.__version__
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    code = "import sys; from medseg_cli.versions import versions; versions(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=False).returncode == 0
