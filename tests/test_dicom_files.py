@@ -86,9 +86,10 @@ def test_hostile_member_names_write_nothing_outside(
 
 
 def test_zip_bomb_by_its_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "HARMLESS_ZIP_BYTES", 2**22)
     archive = tmp_path / "bomb.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle, bundle.open("a.dcm", "w") as member:
-        for _ in range(1025):
+        for _ in range(5):
             member.write(bytes(2**20))
     with pytest.raises(InputError, match="zip bomb"):
         dicom.read(archive)
@@ -247,6 +248,21 @@ def test_a_damaged_file_in_a_series_is_named(content: bytes, reason: str, folder
 def test_a_file_without_permission_is_named(folder: Path) -> None:
     (folder / "0703.dcm").chmod(0)
     with pytest.raises(InputError, match=r"0703\.dcm.*permission"):
+        dicom.read(folder)
+
+
+def test_a_channel_of_a_single_volume(folder: Path) -> None:
+    assert dicom.read(folder, ReadOptions(channel=0)).shape == phantom.SHAPE
+    with pytest.raises(InputError, match="there is no --channel 1"):
+        dicom.read(folder, ReadOptions(channel=1))
+
+
+def test_links_that_lead_nowhere_and_pipes(folder: Path) -> None:
+    """A dangling link may stand for a slice; a pipe must not make the reader wait."""
+    os.mkfifo(folder / "pipe")
+    assert dicom.read(folder).shape == phantom.SHAPE
+    (folder / "slice").symlink_to(folder / "gone")
+    with pytest.raises(InputError, match="slice: a link that leads nowhere"):
         dicom.read(folder)
 
 

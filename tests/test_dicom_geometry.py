@@ -119,6 +119,8 @@ def test_gap(tmp_path: Path) -> None:
     assert np.allclose(scan.voxels[0], ramp, atol=1e-4)
     assert scan.spacing[2] == pytest.approx(2.5)
     assert any("resampled linearly from 5 to 6" in note for note in scan.provenance.notes)
+    assert ".dcm and " in caught.value.message
+    assert ".dcm" not in repr(scan.provenance.notes), "file names can hold a patient's name"
 
 
 def test_uneven_spacing(tmp_path: Path) -> None:

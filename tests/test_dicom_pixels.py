@@ -193,7 +193,7 @@ def test_enhanced_time_series_is_split(tmp_path: Path) -> None:
     assert "TemporalPositionIndex 2" in caught.value.hint
     assert dicom.read(path, ReadOptions(series="1")).voxels.max() == 2 * phantom.LANDMARK_VALUE + 10
     assert dicom.read(path, ReadOptions(channel=1)).voxels.max() == 40
-    with pytest.raises(InputError, match="volumes 0 to 1"):
+    with pytest.raises(InputError, match="holds 2 volumes, there is no --channel 2"):
         dicom.read(path, ReadOptions(channel=2))
 
 
@@ -215,7 +215,7 @@ def test_pictures_over_time(tmp_path: Path) -> None:
         dicom.read(path)
     assert "--channel 0 to 2" in caught.value.hint
     assert np.array_equal(dicom.read(path, ReadOptions(channel=2)).voxels[0, :, :, 0], frames[2])
-    with pytest.raises(InputError, match="no channel 3"):
+    with pytest.raises(InputError, match="there is no --channel 3"):
         dicom.read(path, ReadOptions(channel=3))
 
 

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 from medseg_cli.errors import InputError
 from medseg_cli.readers.dicom.files import Found, Source, head_of, looks_like_dicom
-from medseg_cli.readers.dicom.values import MALFORMED, words
+from medseg_cli.readers.dicom.frames import quiet_pydicom, read_dataset
+from medseg_cli.readers.dicom.values import MALFORMED, text, words
 
 MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
 
 
 def is_dicomdir(path: Path) -> bool:
     """Whether the file is a DICOMDIR, whatever its name."""
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"])
-    except (InvalidDicomError, EOFError, OSError, *MALFORMED):
-        return False
-    return str(header.file_meta.get("MediaStorageSOPClassUID", "")) == MEDIA_STORAGE_DIRECTORY
+    with quiet_pydicom():
+        try:
+            header = read_dataset(path, path.name, stop_before_pixels=True, specific_tags=["SOPClassUID"])
+            return text(getattr(header, "file_meta", {}), "MediaStorageSOPClassUID") == MEDIA_STORAGE_DIRECTORY
+        except InputError:
+            return False
 
 
 def referenced(path: Path) -> Found:
@@ -33,14 +29,12 @@ def referenced(path: Path) -> Found:
     Raises:
         InputError: it names none, none is there, or one lies outside the DICOMDIR's own folder.
     """
-    from pydicom import dcmread
-
     sources, missing = [], []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet_pydicom():
+        dataset = read_dataset(path, str(path))
         try:
-            records = dcmread(path).get("DirectoryRecordSequence") or []
-        except (EOFError, OSError, *MALFORMED) as error:
+            records = list(dataset.get("DirectoryRecordSequence") or [])
+        except MALFORMED as error:
             raise InputError(f"{path}: damaged DICOMDIR ({error})") from error
         for record in records:
             parts = referenced_parts(record)

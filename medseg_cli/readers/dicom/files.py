@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from medseg_cli.errors import InputError
 
@@ -19,7 +20,8 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 MAX_ZIP_FILES = 200_000
 MAX_ZIP_BYTES = 32 * 2**30
 MAX_ZIP_RATIO = 200
-"""Real scans shrink 2 to 10 times; a whole archive beyond this ratio (and beyond 1 GiB) is a bomb."""
+HARMLESS_ZIP_BYTES = 2**30
+"""Real scans shrink 2 to 10 times; an archive beyond the ratio that unpacks to more than this is a bomb."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ def looks_like_dicom(head: bytes) -> bool:
 
 
 def head_of(path: Path) -> bytes:
-    """The first 140 bytes; empty when the file cannot be read."""
+    """The first 140 bytes; empty when the file cannot be read, and for what is no file (a pipe would block)."""
+    if not path.is_file():
+        return b""
     try:
         with path.open("rb") as file:
             return file.read(140)
@@ -121,7 +125,8 @@ def from_folder(folder: Path) -> Found:
             head = head_of(path)
             if looks_like_dicom(head):
                 sources.append(Source(path, shown))
-            elif path.suffix.lower() in DICOM_SUFFIXES and not name.startswith("."):
+            elif not name.startswith(".") and (path.suffix.lower() in DICOM_SUFFIXES or not os.access(path, os.R_OK)):
+                # What cannot be read may be a slice, whatever its name.
                 broken.append((shown, fault_of(path)))
             else:
                 ignored += 1
@@ -201,7 +206,7 @@ def check_size(archive: Path, members: list[zipfile.ZipInfo], folder: Path) -> i
         raise InputError(f"{archive}: {len(members)} files in one zip, more than {MAX_ZIP_FILES}")
     stated = sum(member.file_size for member in members)
     packed = max(1, archive.stat().st_size)
-    if stated > 2**30 and stated > MAX_ZIP_RATIO * packed:
+    if stated > HARMLESS_ZIP_BYTES and stated > MAX_ZIP_RATIO * packed:
         raise InputError(
             f"{archive}: unpacks to {stated / 2**30:.1f} GiB from {packed / 2**20:.1f} MiB, refused as a zip bomb"
         )
@@ -214,7 +219,7 @@ def check_size(archive: Path, members: list[zipfile.ZipInfo], folder: Path) -> i
     return room
 
 
-def copy(archive: Path, stream: zipfile.ZipExtFile, head: bytes, target: Path, room: int) -> int:
+def copy(archive: Path, stream: IO[bytes], head: bytes, target: Path, room: int) -> int:
     """Write `head` and the rest of the stream to `target`; bytes written. Stops when more than `room` come out."""
     written = len(head)
     with target.open("wb") as file:

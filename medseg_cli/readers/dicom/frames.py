@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -139,7 +140,7 @@ def read_dataset(file: Any, name: str, **options: Any) -> Any:
         InputError: the file is damaged, naming it.
     """
     from pydicom import dcmread
-    from pydicom.errors import BytesLengthException, InvalidDicomError
+    from pydicom.errors import InvalidDicomError
 
     try:
         try:
@@ -148,12 +149,8 @@ def read_dataset(file: Any, name: str, **options: Any) -> Any:
             if hasattr(file, "seek"):
                 file.seek(0)
             return dcmread(file, force=True, **options)
-    except (BytesLengthException, EOFError, OSError, RecursionError, MemoryError, *MALFORMED) as error:
+    except (zlib.error, RecursionError, MemoryError, *MALFORMED) as error:
         raise InputError(f"{name}: damaged DICOM file ({one_line(error)})") from error
-    except Exception as error:
-        if type(error).__module__ != "zlib":
-            raise
-        raise InputError(f"{name}: damaged deflated DICOM file ({error})") from error
 
 
 def one_line(error: BaseException) -> str:

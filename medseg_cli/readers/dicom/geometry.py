@@ -86,9 +86,9 @@ def arrange_single(frame: Frame, options: ReadOptions) -> Layout:
     spacing = frame.pixel_spacing
     if spacing is None:
         if stated is not None:
-            notes.append(f"{frame.name}: no pixel spacing in the file, {stated[0]:g} x {stated[1]:g} mm was given")
+            notes.append(f"no pixel spacing in the file, {stated[0]:g} x {stated[1]:g} mm was given")
         else:
-            notes.append(f"{frame.name}: no pixel spacing in the file, 1 mm assumed")
+            notes.append("no pixel spacing in the file, 1 mm assumed")
         spacing = stated[:2] if stated is not None else (1.0, 1.0)
     elif frame.spacing_note:
         notes.append(frame.spacing_note)
@@ -129,6 +129,7 @@ def names(frames: list[Frame] | tuple[Frame, ...], most: int = 4) -> str:
 
 def directions(frame: Frame, notes: list[str]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Unit vectors in LPS of increasing column index, row index, and their cross product."""
+    assert frame.orientation is not None, "checked before"
     row, column = np.asarray(frame.orientation[:3]), np.asarray(frame.orientation[3:])
     lean = abs(float(row @ column))
     if lean > 1e-3:
@@ -207,17 +208,19 @@ def slice_step(
         at = int(wide[0])
         lost = int(np.round(steps[wide] / median - 1).sum())
         what = (
-            f"gap: about {lost} slice(s) missing, steps are {median:.4g} mm but {steps[at]:.4g} mm between "
-            f"{frames[at].name} and {frames[at + 1].name}"
+            f"gap: about {lost} slice(s) missing, steps are {median:.4g} mm but {steps[at]:.4g} mm "
+            f"after slice {at + 1} of {len(frames)}"
         )
     else:
         at = int(np.argmax(np.abs(steps - median)))
         what = (
             f"uneven slice spacing: steps from {steps.min():.4g} to {steps.max():.4g} mm (median {median:.4g} mm), "
-            f"e.g. {steps[at]:.4g} mm between {frames[at].name} and {frames[at + 1].name}"
+            f"e.g. {steps[at]:.4g} mm after slice {at + 1} of {len(frames)}"
         )
     if options.on_gap == "error":
-        raise InputError(f"{where}: {what}", "interpolate onto an even grid with --on-gap resample")
+        # File names can hold a patient's name: they belong into a message, not into the notes that are recorded.
+        neighbours = f"between {frames[at].name} and {frames[at + 1].name}"
+        raise InputError(f"{where}: {what}, {neighbours}", "interpolate onto an even grid with --on-gap resample")
     count = int(np.round(depths[-1] / median)) + 1
     if count > 8 * len(frames) + 8:
         raise InputError(f"{where}: {what}; an even grid would need {count} slices for {len(frames)} real ones")

@@ -110,7 +110,7 @@ def decoded(dataset: Any, indices: list[int], name: str) -> Iterator[NDArray[Any
         read = by_pydicom if plugin_of(syntax, dataset) is not None else by_simpleitk
         for plane in read(dataset, indices, syntax):
             yield with_palette(plane, dataset) if palette and plane.ndim == 2 else plane
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:
         # Decoders raise whatever they like on damaged data; every such case is the file's fault and is named.

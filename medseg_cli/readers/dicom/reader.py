@@ -19,6 +19,7 @@ from medseg_cli.readers.dicom.files import Source, collect, head_of, looks_like_
 from medseg_cli.readers.dicom.frames import Frame, quiet_pydicom, read_dataset, read_frames
 from medseg_cli.readers.dicom.series import SeriesInfo, Stack
 from medseg_cli.readers.options import ReadOptions
+from medseg_cli.readers.values import pick_volume
 from medseg_cli.scan import RAS_TO_LPS, Provenance, Scan
 
 
@@ -103,6 +104,8 @@ def read(path: Path, options: ReadOptions | None = None) -> Scan:
         stack, dropped = without_copies(stack)
         refuse_spacing(path, stack, options)
         stack, picked = pick_frame(path, stack, options)
+        if not picked and not stack.by_tag:
+            pick_volume(path, 1, options.channel)
         layout = geometry.arrange(stack.frames, options, str(path))
         voxels, digest, value_notes = load(layout)
         voxels, affine = onto_grid(voxels, layout)
@@ -184,10 +187,9 @@ def pick_frame(path: Path, stack: Stack, options: ReadOptions) -> tuple[Stack, l
             f"{path}: {len(ordered)} pictures {where} ({geometry.names(ordered, 2)}), 2-D over time and not a volume",
             f"pick one with --channel 0 to {len(ordered) - 1}" + (" or --on-duplicate first" if placed else ""),
         )
-    if not 0 <= options.channel < len(ordered):
-        raise InputError(f"{path}: no channel {options.channel}, it holds pictures 0 to {len(ordered) - 1}")
-    note = f"picture {options.channel} of {len(ordered)} was chosen (2-D over time)"
-    return replace(stack, frames=(ordered[options.channel],)), [note]
+    chosen = pick_volume(path, len(ordered), options.channel)
+    note = f"picture {chosen} of {len(ordered)} (2-D over time, --channel, counted from 0)"
+    return replace(stack, frames=(ordered[chosen],)), [note]
 
 
 def load(layout: geometry.Layout) -> tuple[np.ndarray, str, list[str]]:

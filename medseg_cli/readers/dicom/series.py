@@ -12,6 +12,7 @@ import numpy as np
 from medseg_cli.errors import InputError
 from medseg_cli.readers.dicom.frames import Frame
 from medseg_cli.readers.options import ReadOptions
+from medseg_cli.readers.values import pick_volume
 
 SAME_DIRECTION = 2e-3
 """Direction cosines that differ by less (0.1 degree) are one orientation."""
@@ -160,7 +161,7 @@ def split_by_orientation(frames: list[Frame]) -> list[list[Frame]]:
         if frame.orientation is None:
             continue
         for part in parts:
-            if np.abs(np.subtract(part[0].orientation, frame.orientation)).max() < SAME_DIRECTION:
+            if np.abs(np.asarray(part[0].orientation) - np.asarray(frame.orientation)).max() < SAME_DIRECTION:
                 part.append(frame)
                 break
         else:
@@ -241,9 +242,7 @@ def choose(path: Path, stacks: list[Stack], options: ReadOptions) -> Stack:
         return scans[0]
     same_series = len({stack.frames[0].series_uid for stack in scans}) == 1
     if options.channel is not None and same_series and all(stack.by_tag for stack in scans):
-        if not 0 <= options.channel < len(scans):
-            raise InputError(f"{path}: no channel {options.channel}, the series holds volumes 0 to {len(scans) - 1}")
-        return scans[options.channel]
+        return scans[pick_volume(path, len(scans), options.channel)]
     what = f"one series holds {len(scans)} stacks" if same_series else f"{len(scans)} series"
     listed = "\n".join(line for line, stack in zip(lines, stacks, strict=True) if stack in scans)
     raise InputError(f"{path}: ambiguous, {what}", f"pick one with --series NUMBER:\n{listed}")

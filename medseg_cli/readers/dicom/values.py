@@ -6,9 +6,22 @@ import math
 import struct
 from typing import Any
 
+from pydicom.errors import BytesLengthException
+
 from medseg_cli.errors import InputError
 
-MALFORMED = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, OverflowError, struct.error)
+MALFORMED = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    NotImplementedError,
+    OverflowError,
+    struct.error,
+    EOFError,
+    OSError,
+    BytesLengthException,
+)
 """What pydicom raises while it converts a broken element on first access."""
 
 
