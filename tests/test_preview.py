@@ -177,7 +177,7 @@ def test_a_flat_image_has_one_panel_as_stored(channels: int) -> None:
     segmentation = Segmentation(mask, (Label(1, "spot", RED),), scan)
     picture = np.asarray(preview.draw(segmentation, measure(segmentation)))
     panel = picture[preview.HEADER :, preview.MARGIN :]
-    scale = preview.PANEL / 30
+    scale = preview.FLAT_PANEL / 30
     assert panel[int(4 * scale), int(4 * scale)].min() > 150
     red = (panel[: int(20 * scale)] == RED).all(axis=2)
     assert np.flatnonzero(red.any(axis=1)).mean() == pytest.approx(14 * scale, abs=3)

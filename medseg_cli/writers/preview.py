@@ -19,7 +19,9 @@ from medseg_cli.measure import Measurement
 from medseg_cli.segmentation import Segmentation
 
 PANEL = 460
-"""Longer side of the field of view in pixels."""
+"""Longer side of the field of view in pixels, where there are three panels."""
+FLAT_PANEL = 800
+"""The same where there is one."""
 FIELD_MM = 120.0
 """Smallest field of view, where the scan is larger than that."""
 MARGIN, HEADER, LINE = 10, 26, 20
@@ -85,11 +87,11 @@ def draw(
     """The picture as an RGB image; see `write`."""
     center = _center(segmentation, measurements, focus)
     first, last = _field(segmentation, measurements, center)
-    scale = PANEL / max(
+    views = VIEWS if min(segmentation.scan.shape) > 1 else _flat_views(segmentation)
+    scale = (PANEL if len(views) > 1 else FLAT_PANEL) / max(
         (stop - start + 1) * mm for start, stop, mm in zip(first, last, segmentation.scan.spacing, strict=True)
     )
     window = _window(segmentation, measurements, center)
-    views = VIEWS if min(segmentation.scan.shape) > 1 else _flat_views(segmentation)
     panels = [_panel(segmentation, view, center, (first, last), scale, window) for view in views]
     return _compose(panels, segmentation, measurements, scale, stamp)
 
@@ -245,7 +247,7 @@ def legend_text(measurement: Measurement) -> str:
     if measurement.volume_mm3 is not None:
         size = f"{measurement.volume_mm3 / 1000:.3g} mL"
     elif measurement.area_mm2 is not None:
-        size = f"{measurement.area_mm2:.4g} mm²"
+        size = f"{measurement.area_mm2:.4g} mm2"  # the font has no ²
     else:
         size = f"{measurement.voxels} pixels"
     cut = ", touches the edge of the scan" if measurement.touches_border else ""

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from medseg_cli.measure import Measurement
 from medseg_cli.prompt import Click, Prompt, locate
 from medseg_cli.scan import Scan
@@ -131,7 +133,7 @@ def _prompts(prompt: Prompt, scan: Scan) -> list[dict[str, Any]]:
 
 def _click(click: Click, scan: Scan) -> dict[str, Any]:
     ijk = locate(click, scan)
-    ras = scan.voxel_to_world([ijk], "ras")[0]
+    ras = scan.voxel_to_world(np.array([ijk]), "ras")[0]
     return {
         "typed": list(click.position),
         "coords": click.frame,
