@@ -22,7 +22,8 @@ $(STAMP): pyproject.toml
 		"or make install PYTHON=/path/to/python" >&2; exit 1; }
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(RUN) -m pip install --quiet --editable '.[demo]' --group dev
+	@# setuptools prints a box of warning at every editable installation
+	PYTHONWARNINGS=ignore $(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[demo]' --group dev
 	@touch $@
 	@echo "medseg is installed: $(VENV)/bin/medseg --help"
 
