@@ -210,6 +210,26 @@ def test_logs_are_json_lines(medseg: Medseg, scan: Path, preset: Path) -> None:
     assert "Traceback" in failed["traceback"], "the log has the traceback that the terminal is spared"
 
 
+def test_logs_on_stderr_take_the_place_of_messages(medseg: Medseg, scan: Path, preset: Path) -> None:
+    base = ("segment", scan, "m.nii.gz", "-p", preset, "--no-preview", "--log-json", "-")
+    code, out, err = medseg(*base, "--point", "12,12,10", "--json")
+    assert code == 0
+    assert json.loads(out)["status"] == "ok"
+    assert "segment" in [json.loads(line).get("stage") for line in err.splitlines()]
+    code, _, err = medseg(*base, "--point", "99,0,0", "--overwrite")
+    assert code == 3
+    assert json.loads(err.splitlines()[-1])["hint"].startswith("valid range")
+
+
+def test_a_link_to_the_input_is_the_input(medseg: Medseg, scan: Path, preset: Path) -> None:
+    Path("link.nii.gz").hardlink_to(scan)
+    before = scan.read_bytes()
+    code, _, err = medseg("segment", scan, "link.nii.gz", "-p", preset, "--point", "12,12,10", "--overwrite")
+    assert code == 3
+    assert "is an input of this run" in err
+    assert scan.read_bytes() == before
+
+
 def test_a_traceback_appears_under_debug_only(medseg: Medseg, scan: Path, tmp_path: Path) -> None:
     preset = region_growing.write_preset(tmp_path, trouble="crash")
     base = ("segment", scan, "m.nii.gz", "-p", preset, "--point", "1,1,1")

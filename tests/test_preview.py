@@ -12,7 +12,7 @@ from PIL import Image
 from medseg_cli.measure import measure
 from medseg_cli.scan import Provenance, Scan
 from medseg_cli.segmentation import Label, Segmentation
-from medseg_cli.writers import preview
+from medseg_cli.writers import preview, sheet
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 SIZE = (60, 50, 40)  # mm along x, y, z
@@ -46,11 +46,11 @@ def panels(picture: Image.Image) -> list[np.ndarray]:
     scale = preview.PANEL / max(SIZE)
     widths = [round(SIZE[0] * scale), round(SIZE[0] * scale), round(SIZE[1] * scale)]
     heights = [round(SIZE[1] * scale), round(SIZE[2] * scale), round(SIZE[2] * scale)]
-    pixels, left, found = np.asarray(picture), preview.MARGIN, []
+    pixels, left, found = np.asarray(picture), sheet.MARGIN, []
     for width, height in zip(widths, heights, strict=True):
-        top = preview.HEADER + (max(heights) - height) // 2
+        top = sheet.HEADER + (max(heights) - height) // 2
         found.append(pixels[top : top + height, left : left + width])
-        left += width + preview.MARGIN
+        left += width + sheet.MARGIN
     return found
 
 
@@ -95,7 +95,7 @@ def test_anisotropic_scans_keep_their_proportions() -> None:
     mask[24:40, 24:40, 3:5] = 1  # a cube of 16 mm
     segmentation = Segmentation(mask, (Label(1, "cube", RED),), scan)
     red = (np.asarray(preview.draw(segmentation, measure(segmentation))) == RED).all(axis=2)
-    coronal = red[: preview.HEADER + preview.PANEL, preview.PANEL + 2 * preview.MARGIN :][:, : preview.PANEL]
+    coronal = red[: sheet.HEADER + preview.PANEL, preview.PANEL + 2 * sheet.MARGIN :][:, : preview.PANEL]
     assert np.ptp(np.flatnonzero(coronal.any(axis=1))) == pytest.approx(
         np.ptp(np.flatnonzero(coronal.any(axis=0))), abs=2
     )
@@ -105,7 +105,7 @@ def test_scale_bar_is_as_long_as_it_says() -> None:
     segmentation = phantom()
     axial = panels(preview.draw(segmentation, measure(segmentation)))[0]
     right = axial[-10, int(0.6 * axial.shape[1]) :]  # the letter P stands in the middle
-    row = (right == preview.INK).all(axis=1)
+    row = (right == sheet.INK).all(axis=1)
     assert np.ptp(np.flatnonzero(row)) + 1 == pytest.approx(20 * preview.PANEL / max(SIZE), abs=2)
 
 
@@ -142,18 +142,18 @@ def test_an_empty_mask_shows_the_click_and_says_so() -> None:
     empty = Segmentation(np.zeros_like(whole.mask), whole.labels, whole.scan)
     measurements = measure(empty)
     assert preview._center(empty, measurements, (3.2, 4.6, 5.0)) == (3, 5, 5)
-    assert "EMPTY" in preview.legend_text(measurements[0])
+    assert "EMPTY" in sheet.legend_text(measurements[0])
     picture = np.asarray(preview.draw(empty, measurements, focus=(3, 4, 5)))
-    assert not (picture[: preview.HEADER + 300] == RED).all(axis=2).any()
+    assert not (picture[: sheet.HEADER + 300] == RED).all(axis=2).any()
 
 
 def test_the_stamp_is_on_the_picture() -> None:
     segmentation = phantom()
     plain = np.asarray(preview.draw(segmentation, measure(segmentation)))
     stamped = np.asarray(preview.draw(segmentation, measure(segmentation), stamp="RANDOM WEIGHTS"))
-    band = (stamped[: preview.HEADER - 2] == preview.WARNING).all(axis=2).mean()
+    band = (stamped[: sheet.HEADER - 2] == sheet.WARNING).all(axis=2).mean()
     assert band > 0.8
-    assert not (plain == preview.WARNING).all(axis=2).any()
+    assert not (plain == sheet.WARNING).all(axis=2).any()
 
 
 def test_ct_is_shown_in_the_soft_tissue_window_when_the_object_is_soft() -> None:
@@ -176,7 +176,7 @@ def test_a_flat_image_has_one_panel_as_stored(channels: int) -> None:
     mask[20:25, 12:16] = 1
     segmentation = Segmentation(mask, (Label(1, "spot", RED),), scan)
     picture = np.asarray(preview.draw(segmentation, measure(segmentation)))
-    panel = picture[preview.HEADER :, preview.MARGIN :]
+    panel = picture[sheet.HEADER :, sheet.MARGIN :]
     scale = preview.FLAT_PANEL / 30
     assert panel[int(4 * scale), int(4 * scale)].min() > 150
     red = (panel[: int(20 * scale)] == RED).all(axis=2)

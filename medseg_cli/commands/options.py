@@ -89,7 +89,8 @@ def start_talking(quiet: bool, verbose: bool, debug: bool, log_json: str) -> Tal
         raise UsageError("--quiet contradicts --verbose and --debug", "give one of them")
     talk: Talk = "debug" if debug else "verbose" if verbose else "quiet" if quiet else "normal"
     logs.configure(report.ConsoleLog(), talk, log_json)
-    return talk
+    # JSON lines on stderr and messages between them would be neither.
+    return "quiet" if log_json == "-" else talk
 
 
 def read_options(

@@ -211,6 +211,7 @@ def _tell(result: dict[str, Any], files: Outputs, talk: Talk, *, as_json: bool) 
                 "case": result["input"]["name"],
                 "status": result["status"],
                 "labels": result["labels"],
+                "notes": result["notes"],
                 "seconds": result["seconds"],
                 "files": written,
             }

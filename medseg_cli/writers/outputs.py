@@ -88,9 +88,8 @@ def check(outputs: Outputs, inputs: tuple[Path, ...], *, overwrite: bool) -> Non
     Raises:
         InputError: names the path and the reason.
     """
-    kept = {path.resolve() for path in inputs}
     for path in outputs.files:
-        if path.resolve() in kept:
+        if path.exists() and any(each.exists() and path.samefile(each) for each in inputs):
             raise InputError(f"output {path} is an input of this run", "choose another output name")
         if path.is_dir():
             raise InputError(f"output {path} is a folder", "choose another output name")

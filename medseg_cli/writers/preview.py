@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from medseg_cli.measure import Measurement
 from medseg_cli.segmentation import Segmentation
+from medseg_cli.writers.sheet import Panel, compose
 
 PANEL = 460
 """Longer side of the field of view in pixels, where there are three panels."""
@@ -24,12 +25,8 @@ FLAT_PANEL = 800
 """The same where there is one."""
 FIELD_MM = 120.0
 """Smallest field of view, where the scan is larger than that."""
-MARGIN, HEADER, LINE = 10, 26, 20
-INK, PAPER, WARNING = (235, 235, 235), (0, 0, 0), (255, 196, 0)
 SOFT_TISSUE = (-160.0, 240.0)
 """HU window of CT whose object lies in it: level 40, width 400."""
-
-RGB = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -47,14 +44,6 @@ class _View:
 
 
 VIEWS = (_View("axial", "RL", "AP"), _View("coronal", "RL", "SI"), _View("sagittal", "AP", "SI"))
-
-
-@dataclass(frozen=True)
-class _Panel:
-    title: str
-    edges: str  # letters at left, right, top, bottom
-    image: Image.Image
-    outlines: list[tuple[RGB, NDArray[np.bool_]]]
 
 
 def write(
@@ -93,7 +82,7 @@ def draw(
     )
     window = _window(segmentation, measurements, center)
     panels = [_panel(segmentation, view, center, (first, last), scale, window) for view in views]
-    return _compose(panels, segmentation, measurements, scale, stamp)
+    return compose(panels, measurements, scale if segmentation.scan.spacing_known else None, stamp)
 
 
 def _center(
@@ -165,7 +154,7 @@ def _panel(
     field: tuple[tuple[int, ...], tuple[int, ...]],
     scale: float,
     window: tuple[float, float],
-) -> _Panel:
+) -> Panel:
     scan = segmentation.scan
     codes = scan.orientation
     horizontal = next((axis for axis in range(3) if codes[axis] in view.across), 0)
@@ -191,7 +180,7 @@ def _panel(
     for label in segmentation.labels:
         flat = Image.fromarray((mask == label.value).astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
         outlines.append((label.color, _outline(np.asarray(flat) > 0)))
-    return _Panel(view.title, view.across + view.down, image, outlines)
+    return Panel(view.title, view.across + view.down, image, outlines)
 
 
 def _eight_bit(grey: NDArray[np.float32], window: tuple[float, float]) -> NDArray[np.uint8]:
@@ -209,80 +198,3 @@ def _outline(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
         padded = np.pad(core, 1)
         core = core & padded[2:, 1:-1] & padded[:-2, 1:-1] & padded[1:-1, 2:] & padded[1:-1, :-2]
     return inside & ~core
-
-
-def _compose(
-    panels: list[_Panel], segmentation: Segmentation, measurements: Sequence[Measurement], scale: float, stamp: str
-) -> Image.Image:
-    height = max(panel.image.height for panel in panels)
-    width = max(MARGIN + sum(panel.image.width + MARGIN for panel in panels), PANEL)
-    legend = HEADER + height + MARGIN
-    picture = Image.new("RGB", (width, legend + LINE * max(1, len(measurements)) + MARGIN), PAPER)
-    pen = ImageDraw.Draw(picture)
-    left = MARGIN
-    for panel in panels:
-        top = HEADER + (height - panel.image.height) // 2
-        pixels = np.asarray(panel.image).copy()
-        for color, line in panel.outlines:
-            pixels[line] = color
-        picture.paste(Image.fromarray(pixels), (left, top))
-        _annotate(pen, panel, left, top)
-        if segmentation.scan.spacing_known:
-            _scale_bar(pen, panel, left, top, scale)
-        left += panel.image.width + MARGIN
-    for row, each in enumerate(measurements):
-        y = legend + row * LINE
-        pen.rectangle((MARGIN, y + 3, MARGIN + 12, y + 15), fill=each.label.color)
-        pen.text((MARGIN + 20, y), legend_text(each), fill=INK, font=_font(14))
-    if stamp:
-        pen.rectangle((0, 0, width, HEADER - 2), fill=WARNING)
-        pen.text((width / 2, (HEADER - 2) / 2), stamp, fill=PAPER, font=_font(16), anchor="mm")
-    return picture
-
-
-def legend_text(measurement: Measurement) -> str:
-    """One line about an object: name and size."""
-    if measurement.empty:
-        return f"{measurement.label.name}: EMPTY, nothing was segmented"
-    if measurement.volume_mm3 is not None:
-        size = f"{measurement.volume_mm3 / 1000:.3g} mL"
-    elif measurement.area_mm2 is not None:
-        size = f"{measurement.area_mm2:.4g} mm2"  # the font has no ²
-    else:
-        size = f"{measurement.voxels} pixels"
-    cut = ", touches the edge of the scan" if measurement.touches_border else ""
-    return f"{measurement.label.name}: {size}{cut}"
-
-
-def _annotate(pen: ImageDraw.ImageDraw, panel: _Panel, left: int, top: int) -> None:
-    wide, high = panel.image.size
-    _text(pen, (left + 4, top + 3), panel.title, "la", 13)
-    places = (
-        (left + 4, top + high / 2, "lm"),
-        (left + wide - 4, top + high / 2, "rm"),
-        (left + wide / 2, top + 3, "ma"),
-        (left + wide / 2, top + high - 4, "md"),
-    )
-    for letter, (x, y, anchor) in zip(panel.edges, places, strict=False):
-        _text(pen, (x, y), letter, anchor, 18)
-
-
-def _scale_bar(pen: ImageDraw.ImageDraw, panel: _Panel, left: int, top: int, scale: float) -> None:
-    """A bar of a round number of mm, at most a third of the panel."""
-    room = panel.image.width / scale / 3
-    length = max((mm for mm in (1, 2, 5, 10, 20, 50, 100, 200) if mm <= room), default=0)
-    if not length:
-        return
-    right, y = left + panel.image.width - 8, top + panel.image.height - 10
-    start = right - length * scale
-    pen.line((start - 1, y, right + 1, y), fill=PAPER, width=5)
-    pen.line((start, y, right, y), fill=INK, width=3)
-    _text(pen, ((start + right) / 2, y - 6), f"{length} mm", "md", 13)
-
-
-def _text(pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, anchor: str, size: int) -> None:
-    pen.text(place, text, fill=INK, font=_font(size), anchor=anchor, stroke_width=2, stroke_fill=PAPER)
-
-
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
