@@ -11,6 +11,7 @@ import SimpleITK
 from dicom_phantom import PATIENT, enhanced, picture, save, series, write
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless
 
 from medseg_cli.errors import InputError, UsageError
@@ -225,6 +226,17 @@ def test_truncated_pixel_data_names_the_file(tmp_path: Path) -> None:
     broken.write_bytes(broken.read_bytes()[:-40])
     with pytest.raises(InputError, match=r"0856\.dcm"):
         dicom.read(folder)
+
+
+def test_truncated_compressed_data_is_not_filled_up(tmp_path: Path) -> None:
+    """The wrapper is whole, the picture inside ends too early: decoders that paint the rest grey must not get away."""
+    dataset = series(phantom.voxels((40, 36, 1)).astype(np.uint16), AFFINE)[0]
+    path = save(dataset, tmp_path / "short.dcm")
+    dataset.compress(RLELossless)
+    dataset.PixelData = encapsulate([get_frame(dataset.PixelData, 0)[:-300]])
+    dataset.save_as(path, enforce_file_format=True)
+    with pytest.raises(InputError, match=r"short\.dcm: pixel data cannot be decoded \(RLE Lossless"):
+        dicom.read(path)
 
 
 def test_no_pixel_data_names_the_file(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from medseg_cli.errors import InputError
-from medseg_cli.readers.dicom.frames import Frame, functional_item, orientation, pixel_spacing, rescale
-from medseg_cli.readers.dicom.values import MALFORMED, number, numbers, text, whole
+from medseg_cli.readers.dicom.frames import Frame, orientation, rescale
+from medseg_cli.readers.dicom.spacing import pixel_spacing
+from medseg_cli.readers.dicom.values import MALFORMED, item, number, numbers, text, whole
 
 MAX_FRAMES = 100_000
 
@@ -69,8 +70,9 @@ def enhanced_frame(
     name = f"{common['source'].name} frame {index + 1}"
 
     def group(keyword: str) -> Any:
-        found = functional_item(own, keyword)
-        found = functional_item(shared, keyword) if found is None else found
+        found = item(own, keyword)
+        if found is None and shared is not None:
+            found = item(shared, keyword)
         return header if found is None else found
 
     measures = group("PixelMeasuresSequence")

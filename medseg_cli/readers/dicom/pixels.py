@@ -128,7 +128,7 @@ def transfer_syntax(dataset: Any) -> Any:
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-    return UID(dataset.file_meta.TransferSyntaxUID)
+    return UID(str(dataset.file_meta.TransferSyntaxUID))
 
 
 def plugin_of(syntax: Any, dataset: Any) -> str | None:
@@ -196,8 +196,12 @@ def by_simpleitk(dataset: Any, indices: list[int], syntax: Any) -> Iterator[NDAr
         reader = SimpleITK.ImageFileReader()
         reader.SetImageIO("GDCMImageIO")
         reader.SetFileName(str(path))
-        with quiet_stderr():
-            volume = SimpleITK.GetArrayFromImage(reader.Execute())
+        try:
+            with quiet_stderr():
+                volume = SimpleITK.GetArrayFromImage(reader.Execute())
+        except RuntimeError as error:
+            # GDCM's own text names a path inside its build and no cause.
+            raise ValueError("GDCM cannot decode it: damaged, or of a kind it does not know") from error
     rows, columns = bare.Rows, bare.Columns
     volume = volume.reshape(frames, rows, columns, -1)
     for index in indices:

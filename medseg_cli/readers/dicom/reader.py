@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import filecmp
 import hashlib
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medseg_cli.errors import InputError, UsageError
+from medseg_cli.errors import InputError
 from medseg_cli.readers.dicom import geometry, pixels, regrid, series
 from medseg_cli.readers.dicom.files import Source, collect, head_of, looks_like_dicom
 from medseg_cli.readers.dicom.frames import Frame, quiet_pydicom, read_dataset, read_frames
+from medseg_cli.readers.dicom.selection import pick_frame, refuse_spacing, without_copies
 from medseg_cli.readers.dicom.series import SeriesInfo, Stack
 from medseg_cli.readers.options import ReadOptions
 from medseg_cli.readers.values import pick_volume
@@ -133,63 +133,6 @@ def single_file_notes(path: Path, frame: Frame) -> list[str]:
         if frame.series_uid and str(header.get("SeriesInstanceUID", "")) == frame.series_uid:
             return ["one file of a series was read alone; name its folder to read the whole series"]
     return []
-
-
-def without_copies(stack: Stack) -> tuple[Stack, list[str]]:
-    """The stack without files that are byte for byte copies of another one of it: dropping those is no guess."""
-    kept: list[Frame] = []
-    first: dict[str, list[Frame]] = {}
-    for frame in stack.frames:
-        twins = first.setdefault(f"{frame.sop_uid} {frame.index}", [])
-        if frame.sop_uid and any(same_bytes(frame.source, twin.source) for twin in twins):
-            continue
-        twins.append(frame)
-        kept.append(frame)
-    dropped = len(stack.frames) - len(kept)
-    notes = [f"{dropped} identical copies of slices in other files were ignored"] if dropped else []
-    return replace(stack, frames=tuple(kept)), notes
-
-
-def same_bytes(one: Source, other: Source) -> bool:
-    """Whether two files have the same content."""
-    try:
-        return filecmp.cmp(one.path, other.path, shallow=False)
-    except OSError:
-        return False
-
-
-def refuse_spacing(path: Path, stack: Stack, options: ReadOptions) -> None:
-    """A pixel size given by the user must not override the one in the file."""
-    stated = stack.frames[0].pixel_spacing
-    if options.spacing is not None and stated is not None:
-        raise UsageError(
-            f"--spacing is for images that state no pixel size, but {path} states {stated[0]:g} x {stated[1]:g} mm",
-            "leave --spacing out",
-        )
-
-
-def pick_frame(path: Path, stack: Stack, options: ReadOptions) -> tuple[Stack, list[str]]:
-    """Of pictures at one place (2-D over time) the one that `--channel` names; other stacks as they are."""
-    placed = all(frame.position is not None and frame.orientation is not None for frame in stack.frames)
-    partly = not placed and any(frame.position is not None for frame in stack.frames)
-    if stack.kind not in ("frames", "localizer") or len(stack.frames) == 1 or partly:
-        return stack, []
-    if stack.kind == "localizer" and placed:
-        return stack, []
-    ordered = sorted(stack.frames, key=lambda frame: (frame.instance or 0, frame.name, frame.index))
-    if len({(frame.sop_uid, frame.index) for frame in ordered}) == 1 and placed:
-        return stack, []
-    if options.channel is None:
-        if placed and options.on_duplicate != "error":
-            return stack, []
-        where = "all at one position" if placed else "without positions"
-        raise InputError(
-            f"{path}: {len(ordered)} pictures {where} ({geometry.names(ordered, 2)}), 2-D over time and not a volume",
-            f"pick one with --channel 0 to {len(ordered) - 1}" + (" or --on-duplicate first" if placed else ""),
-        )
-    chosen = pick_volume(path, len(ordered), options.channel)
-    note = f"picture {chosen} of {len(ordered)} (2-D over time, --channel, counted from 0)"
-    return replace(stack, frames=(ordered[chosen],)), [note]
 
 
 def load(layout: geometry.Layout) -> tuple[np.ndarray, str, list[str]]:
