@@ -19,7 +19,6 @@ from medseg_cli.errors import DeviceError, InputError, MedsegError, ModelError
 Status = Literal["ok", "warn", "fail"]
 
 GIB = 2**30
-PYTHON_VERSIONS = ((3, 11), (3, 13))
 TORCH_MINIMUM = (2, 10)
 MEMORY_WANTED = 4 * GIB
 """Four float32 copies of a 512 x 512 x 1000 CT."""
@@ -77,10 +76,9 @@ def examine() -> Iterator[Check]:
 def python() -> Check:
     """The interpreter and the system it runs on."""
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    (low, high), version = PYTHON_VERSIONS, sys.version_info[:2]
-    if low <= version <= high:
+    if (3, 11) <= sys.version_info[:2] <= (3, 13):
         return Check("python", "ok", found)
-    return Check("python", "warn", found, "medseg is tested on Python 3.11 to 3.13")
+    return Check("python", "warn", found, "medseg is made for Python 3.11 to 3.13")
 
 
 def torch_library() -> Check:
@@ -91,12 +89,11 @@ def torch_library() -> Check:
         return Check("torch", "fail", f"does not import: {error}", "pip install 'torch>=2.10'", MedsegError.exit_code)
     cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
     found = f"{torch.__version__}, {cuda}"
-    version = _version(torch.__version__)
-    if version == (2, 9):
-        return Check("torch", "warn", found, "2.9 runs conv3d several times slower: pip install 'torch>=2.10'")
-    if version < TORCH_MINIMUM:
-        return Check("torch", "warn", found, "older than medseg is tested with: pip install 'torch>=2.10'")
-    return Check("torch", "ok", found)
+    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    if version >= TORCH_MINIMUM:
+        return Check("torch", "ok", found)
+    reason = "2.9 runs conv3d several times slower" if version == (2, 9) else "older than medseg is tested with"
+    return Check("torch", "warn", found, f"{reason}: pip install 'torch>=2.10'")
 
 
 def devices() -> Iterator[Check]:
@@ -124,11 +121,7 @@ def kernels() -> Check:
     """medseg's own operations, against the formula they implement."""
     import torch
 
-    try:
-        attention = import_module("medseg_kernels.attention")
-    except ImportError as error:
-        advice = "reinstall medseg-cli: medseg_kernels is part of it"
-        return Check("kernels", "fail", f"do not import: {error}", advice, MedsegError.exit_code)
+    attention = import_module("medseg_kernels.attention")
     q, k, v = torch.randn(3, 1, 2, 17, 8, generator=torch.Generator().manual_seed(0)).unbind()
     gap = (attention.attention(q, k, v) - attention.attention_reference(q, k, v)).abs().max().item()
     if not gap < 1e-5:
@@ -182,8 +175,8 @@ def cache() -> Check:
     home = store.home()
     exists = next(path for path in (home, *home.parents) if path.exists())
     if not exists.is_dir() or not os.access(exists, os.W_OK):
-        advice = "set MEDSEG_HOME to a folder you can write to"
-        return Check("cache", "fail", f"{home} cannot be written", advice, InputError.exit_code)
+        found = f"{home} cannot be written"
+        return Check("cache", "fail", found, "set MEDSEG_HOME to a folder you can write to", InputError.exit_code)
     free = shutil.disk_usage(exists).free
     found = f"{home}, {free / GIB:.1f} GiB free"
     if free < DISK_WANTED:
@@ -195,8 +188,7 @@ def variables() -> Check:
     """MEDSEG_* variables; one that medseg does not know is most often a typing error."""
     given = {name: value for name, value in sorted(os.environ.items()) if name.startswith("MEDSEG_")}
     found = ", ".join(f"{name}={value}" for name, value in given.items()) or "none set"
-    unknown = sorted(given.keys() - VARIABLES)
-    if unknown:
+    if unknown := sorted(given.keys() - VARIABLES):
         advice = f"medseg reads {', '.join(sorted(VARIABLES))}; {', '.join(unknown)} has no effect"
         return Check("variables", "warn", found, advice)
     return Check("variables", "ok", found)
@@ -256,8 +248,3 @@ def _driver_advice() -> str:
     if torch.version.cuda is None:
         return "this torch is built without CUDA: install one that is built for your driver"
     return f"the driver must support CUDA {torch.version.cuda}: see nvidia-smi, and CUDA_VISIBLE_DEVICES if it is set"
-
-
-def _version(text: str) -> tuple[int, ...]:
-    """Major and minor of "2.10.1+cpu"."""
-    return tuple(int(part) for part in text.split("+")[0].split(".")[:2])
