@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 from pathlib import Path
 
 import numpy as np
@@ -167,7 +168,10 @@ def test_jpeg_lossless_needs_no_decoder_but_simpleitk(tmp_path: Path) -> None:
     writer.SetFileName(str(tmp_path / "packed.dcm"))
     writer.SetCompressor("JPEG")
     writer.UseCompressionOn()
+    before = locale.setlocale(locale.LC_ALL)
     writer.Execute(stored)
+    # GDCM's writer leaves the whole process in the C locale, where later tests cannot read UTF-8.
+    locale.setlocale(locale.LC_ALL, before)
     packed = dcmread(tmp_path / "packed.dcm")
     assert packed.file_meta.TransferSyntaxUID == JPEGLosslessSV1
     packed.RescaleSlope, packed.RescaleIntercept = "3", "-7"
