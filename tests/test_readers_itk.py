@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +143,7 @@ def test_truncated_nrrd(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="truncated"):
         read(nrrd(tmp_path / "cut.nrrd", RAW[:-10]))
     path = nrrd(tmp_path / "cutgz.nrrd", gzip.compress(RAW)[:-12], encoding="gzip")
-    with pytest.raises(InputError, match="cannot be decoded"):
+    with pytest.raises(InputError, match="packed data end early"):
         read(path)
 
 
@@ -221,12 +223,48 @@ def test_metaimage_2d_and_4d(tmp_path: Path) -> None:
         ({"ElementNumberOfChannels": "3", "DimSize": "2 2 2"}, "holds 3 volumes"),
         ({"ElementType": "MET_NONSENSE"}, "cannot be decoded"),
         ({"CompressedData": "True", "CompressedDataSize": "4000"}, "truncated"),
+        ({"CompressedData": "True", "CompressedDataSize": "many"}, "truncated"),
+        ({"CompressedData": "True"}, "without a CompressedDataSize"),
+        ({"CompressedData": "True", "CompressedDataSize": "48"}, "damaged"),
     ],
 )
 def test_bad_metaimage_is_refused_in_words(tmp_path: Path, fields: dict[str, str | None], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         read(mha(tmp_path / "bad.mha", **fields))
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd", ".gipl.gz"])
+def test_a_flipped_bit_in_packed_data_is_never_read_as_voxels(tmp_path: Path, suffix: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 900, (20, 20, 20)).astype(np.int16)
+    path = phantom.write_volume(tmp_path / f"whole{suffix}", noise, phantom.affine("LPS"))
+    whole = path.read_bytes()
+    read(path)
+    for position in (-2000, -500, -30, -2):
+        damaged = bytearray(whole)
+        damaged[position] ^= 0x10
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"damaged|truncated|cannot be decoded"):
+            read(path)
+    path.write_bytes(whole[:-40])
+    with pytest.raises(InputError, match=r"damaged|truncated|cannot be decoded"):
+        read(path)
+
+
+def test_packed_data_that_hold_less_than_declared(tmp_path: Path) -> None:
+    packed = zlib.compress(RAW[:-10])
+    with pytest.raises(InputError, match="48 bytes declared, 38 unpacked"):
+        read(mha(tmp_path / "s.mha", packed, CompressedData="True", CompressedDataSize=str(len(packed))))
+    whole = zlib.compress(RAW)
+    with pytest.raises(InputError, match="packed data end early"):
+        read(mha(tmp_path / "t.mha", whole, CompressedData="True", CompressedDataSize=str(len(whole) - 6)))
+
+
+def test_bzip2_nrrd_and_text_nrrd(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="packed with bzip2, which is not read"):
+        read(nrrd(tmp_path / "b.nrrd", bz2.compress(RAW), encoding="bzip2"))
+    text = " ".join(str(value) for value in VALUES.ravel(order="F")).encode()
+    np.testing.assert_array_equal(read(nrrd(tmp_path / "t.nrrd", text, encoding="ascii")).voxels[0], VALUES)
 
 
 def test_truncated_metaimage(tmp_path: Path) -> None:

@@ -39,16 +39,18 @@ def read(path: Path, options: ReadOptions) -> Scan:
         InputError: damaged, several pages and none chosen, or a colour model that has no one right reading.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(record=True) as complaints:
+            warnings.simplefilter("always")
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             values, notes = _pixels(path, options.channel)
+        notes += tuple(f"the decoder complained: {' '.join(str(each.message).split())}" for each in complaints)
     except UnidentifiedImageError as error:
         raise InputError(f"{path} cannot be decoded as an image", _CONVERT) from error
     except Image.DecompressionBombError as error:
         raise InputError(f"{path} is too large: {error}", "crop or downsample it") from error
     except (FileNotFoundError, PermissionError):
         raise
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
+    except (OSError, SyntaxError, ValueError, TypeError, struct.error) as error:
         raise InputError(f"{path} is damaged: {error}", "copy or export it again") from error
     voxels, value_notes = scaled(np.moveaxis(values, 2, 0).transpose(0, 2, 1)[..., np.newaxis], None, None, path)
     spacing = options.spacing or (1.0, 1.0, 1.0)

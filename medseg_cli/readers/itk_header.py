@@ -14,7 +14,9 @@ from pathlib import Path
 from medseg_cli.errors import InputError
 
 _HEADER_LIMIT = 1 << 20
+_GIPL_HEADER = 256
 _EXPORT = "the header is damaged: export the scan again"
+_NRRD_PACKING = {"raw": "", "gzip": "deflate", "gz": "deflate"}
 _ANATOMICAL = {
     "right-anterior-superior", "ras",
     "left-anterior-superior", "las",
@@ -29,14 +31,18 @@ class Facts:
     Args:
         files: header first, data file last; one entry when they share a file.
         offset: where the data start in the last of `files` (0 where unknown: then only a lower bound is checked).
-        compressed: whether the data are packed.
+        packing: how the data are packed, a key of `payload.MAX_RATIO`.
         notes: what had to be assumed.
+        packed_header: bytes of header inside the packed stream, before the data.
+        packed_size: bytes of the packed stream; None is all from `offset` on.
     """
 
     files: tuple[Path, ...]
     offset: int
-    compressed: bool
+    packing: str
     notes: tuple[str, ...] = ()
+    packed_header: int = 0
+    packed_size: int | None = None
 
 
 def inspect(path: Path, fmt: str) -> Facts:
@@ -48,7 +54,8 @@ def inspect(path: Path, fmt: str) -> Facts:
     if fmt == "gipl":
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
-        return Facts((path,), 256, packed, ("GIPL states no directions: its axes are taken as L, P, S",))
+        notes: tuple[str, ...] = ("GIPL states no directions: its axes are taken as L, P, S",)
+        return Facts((path,), 0, "deflate", notes, _GIPL_HEADER) if packed else Facts((path,), _GIPL_HEADER, "", notes)
     with path.open("rb") as file:
         head = file.read(_HEADER_LIMIT)
     return _nrrd(path, head) if fmt == "nrrd" else _metaimage(path, head)
@@ -75,10 +82,16 @@ def _nrrd(path: Path, head: bytes) -> Facts:
     if "space directions" not in fields and "spacings" not in fields:
         notes += ("the file states no voxel size: 1 mm is assumed",)
     encoding = fields.get("encoding", "raw").lower()
+    if encoding in ("bzip2", "bz2"):
+        raise InputError(f"{path} is packed with bzip2, which is not read", "convert it to gzip encoding")
+    packing = _NRRD_PACKING.get(encoding, "text")
+    if any(_number(fields.get(key, "0")) != 0 for key in ("line skip", "lineskip", "byte skip", "byteskip")):
+        # The packed stream then starts, or its data start, somewhere that only the decoder works out.
+        packing = packing and "text"
     data = fields.get("data file", fields.get("datafile", ""))
     if not data:
-        return Facts((path,), end.end() if end else 0, encoding != "raw", notes)
-    return Facts((path, *_data_files(path, data, text)), 0, encoding != "raw" or data.split()[0] == "LIST", notes)
+        return Facts((path,), end.end() if end else 0, packing, notes)
+    return Facts((path, *_data_files(path, data, text)), 0, packing, notes)
 
 
 def _metaimage(path: Path, head: bytes) -> Facts:
@@ -104,18 +117,23 @@ def _metaimage(path: Path, head: bytes) -> Facts:
     notes: tuple[str, ...] = ()
     if "ElementSpacing" not in fields and "ElementSize" not in fields:
         notes = ("the file states no voxel size: 1 mm is assumed",)
-    compressed = fields.get("CompressedData", "").lower() == "true"
+    compressed = _is_true(fields.get("CompressedData", "False"))
     data = fields["ElementDataFile"]
     files = (path,) if data.upper() == "LOCAL" else (path, *_data_files(path, data, head.decode("latin-1")))
     offset = end.end() if len(files) == 1 else 0
-    packed = _number(fields.get("CompressedDataSize", "0"))
-    if compressed and math.isfinite(packed) and offset + packed > files[-1].stat().st_size:
+    packed_size = _number(fields["CompressedDataSize"]) if "CompressedDataSize" in fields else None
+    if compressed and packed_size is None and len(files) == 1:
+        # MetaIO then unpacks nothing and hands out whatever the memory held.
+        raise InputError(f"{path}: packed data without a CompressedDataSize", _EXPORT)
+    if compressed and packed_size is not None and not offset + packed_size <= files[-1].stat().st_size:
         raise InputError(
-            f"{path} is truncated: {offset + packed:.0f} bytes declared, {files[-1].stat().st_size} there",
+            f"{path} is truncated: {offset + packed_size:.0f} bytes declared, {files[-1].stat().st_size} there",
             "copy or download it again",
         )
-    split_or_text = len(files) > 2 or fields.get("BinaryData", "True").lower() == "false"
-    return Facts(files, offset, compressed or split_or_text, notes)
+    is_text = not _is_true(fields.get("BinaryData", "False"))
+    if compressed:
+        return Facts(files, offset, "deflate", notes, packed_size=None if packed_size is None else int(packed_size))
+    return Facts(files, offset, "text" if is_text else "", notes)
 
 
 def _data_files(path: Path, named: str, text: str) -> tuple[Path, ...]:
@@ -137,6 +155,11 @@ def _data_files(path: Path, named: str, text: str) -> tuple[Path, ...]:
         if not file.is_file():
             raise InputError(f"{path} names its data file {file}, which does not exist", "put the two side by side")
     return files
+
+
+def _is_true(word: str) -> bool:
+    """As MetaIO reads it: the first letter decides."""
+    return word[:1] in ("T", "t", "1")
 
 
 def _number(word: str) -> float:

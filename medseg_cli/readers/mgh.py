@@ -53,6 +53,7 @@ def read(path: Path, options: ReadOptions) -> Scan:
 def _affine(stored: MGHHeader) -> NDArray[np.float64]:
     """(4, 4) index→RAS mm: direction cosines times voxel size, with the volume's middle (dims / 2) at Pxyz_c."""
     affine = np.eye(4)
-    affine[:3, :3] = stored["Mdc"].astype(np.float64).T * stored["delta"].astype(np.float64)
-    affine[:3, 3] = stored["Pxyz_c"].astype(np.float64) - affine[:3, :3] @ (stored["dims"][:3] / 2.0)
+    with np.errstate(all="ignore"):
+        affine[:3, :3] = stored["Mdc"].astype(np.float64).T * stored["delta"].astype(np.float64)
+        affine[:3, 3] = stored["Pxyz_c"].astype(np.float64) - affine[:3, :3] @ (stored["dims"][:3] / 2.0)
     return affine

@@ -54,7 +54,8 @@ def read(path: Path, options: ReadOptions) -> Scan:
     volume = pick_volume(path, shape[3], options.channel)
     values = payload.read_values(files[-1], dtype, shape, _offset(header, single, path), volume)
     voxels, value_notes = scaled(values, slope, intercept, path)
-    affine, affine_notes = _affine(header, shape[:3], path)
+    with np.errstate(all="ignore"):
+        affine, affine_notes = _affine(header, shape[:3], path)
     notes = value_notes + affine_notes
     if shape[3] > 1:
         notes = (f"volume {volume} of {shape[3]} (--channel, counted from 0)", *notes)

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from medseg_cli.errors import DeviceError, InputError
 
-GZIP_MAX_RATIO = 1032
-"""Deflate cannot pack tighter than this, so a header that declares more than ratio x file size lies."""
+MAX_RATIO = {"": 1, "deflate": 1032, "text": 8}
+"""No packing gets tighter than this, so a header that declares more than ratio x file size lies."""
 
 _CHUNK = 1 << 20
+_PACKED_CHUNK = 1 << 16
 _COPY_AGAIN = "copy or download it again"
 
 
@@ -31,7 +32,7 @@ def sha256_of(paths: Sequence[Path]) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def check_declared(path: Path, shape: Sequence[int], item_bytes: int, offset: int, compressed: bool) -> int:
+def check_declared(path: Path, shape: Sequence[int], item_bytes: int, offset: int, packing: str) -> int:
     """Bytes of data that a header declares, after checking that file and memory can hold them.
 
     Args:
@@ -39,7 +40,7 @@ def check_declared(path: Path, shape: Sequence[int], item_bytes: int, offset: in
         shape: declared size along each axis.
         item_bytes: bytes per value.
         offset: where the data start in the (unpacked) file.
-        compressed: whether the file is packed with deflate.
+        packing: how the data are packed, a key of `MAX_RATIO`; "" if they are not.
 
     Raises:
         InputError: an axis without voxels, or more data than the file can hold.
@@ -47,22 +48,30 @@ def check_declared(path: Path, shape: Sequence[int], item_bytes: int, offset: in
     """
     if not shape or min(shape) < 1:
         raise InputError(f"{path}: the header declares {_times(shape)} voxels", "it is damaged: export the scan again")
-    values = math.prod(shape)
-    declared = values * item_bytes
+    declared = math.prod(shape) * item_bytes
     size = path.stat().st_size
-    if offset + declared > size * (GZIP_MAX_RATIO if compressed else 1) + (_CHUNK if compressed else 0):
+    if offset + declared > size * MAX_RATIO[packing] + (_CHUNK if packing else 0):
         raise InputError(
             f"{path} is truncated or its header is wrong: {_times(shape)} voxels need "
-            f"{offset + declared} bytes, the file has {size}{' (compressed)' if compressed else ''}",
+            f"{offset + declared} bytes, the file has {size}{' (packed)' if packing else ''}",
             _COPY_AGAIN,
         )
-    needed, free = declared + 4 * values, available_memory()
+    check_memory(path, shape, item_bytes)
+    return declared
+
+
+def check_memory(path: Path, shape: Sequence[int], item_bytes: int) -> None:
+    """Whether the raw values and their float32 copy fit into free memory.
+
+    Raises:
+        DeviceError: they do not, with both numbers.
+    """
+    needed, free = math.prod(shape) * (item_bytes + 4), available_memory()
     if free is not None and needed > free:
         raise DeviceError(
             f"{path}: {_times(shape)} voxels need {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free",
             "crop or downsample the scan, or use a machine with more memory",
         )
-    return declared
 
 
 def available_memory() -> int | None:
@@ -98,6 +107,34 @@ def unpack(path: Path, limit: int | None = None) -> bytes:
         raise InputError(f"{path} is damaged: {error}", _COPY_AGAIN) from error
 
 
+def verify_packed(path: Path, offset: int, size: int | None, expected: int) -> None:
+    """Unpack a zlib or gzip stream without keeping anything, for decoders that pass over a damaged one in silence.
+
+    Args:
+        path: the file.
+        offset: where the stream starts.
+        size: bytes of the stream; None is all there are.
+        expected: bytes that must come out.
+
+    Raises:
+        InputError: the stream is damaged, cut short, or does not hold exactly `expected` bytes.
+    """
+    stream = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    left, unpacked = path.stat().st_size - offset if size is None else size, 0
+    with path.open("rb") as file:
+        file.seek(offset)
+        while not stream.eof and (data := file.read(min(_PACKED_CHUNK, left))):
+            left -= len(data)
+            try:
+                unpacked += len(stream.decompress(data))
+            except zlib.error as error:
+                raise InputError(f"{path} is damaged: {error}", _COPY_AGAIN) from error
+    if not stream.eof:
+        raise InputError(f"{path} is truncated: its packed data end early", _COPY_AGAIN)
+    if unpacked != expected:
+        raise InputError(f"{path} is damaged: {expected} bytes declared, {unpacked} unpacked", _COPY_AGAIN)
+
+
 def read_values(
     path: Path, dtype: np.dtype, shape: Sequence[int], offset: int, volume: int | None = None
 ) -> NDArray[np.generic]:
@@ -116,7 +153,7 @@ def read_values(
     """
     with path.open("rb") as plain:
         packed = plain.read(2) == b"\x1f\x8b"
-    declared = check_declared(path, shape, dtype.itemsize, offset, packed)
+    declared = check_declared(path, shape, dtype.itemsize, offset, "deflate" if packed else "")
     count, start = math.prod(shape), offset
     if volume is not None:
         count = math.prod(shape[:3])
@@ -148,4 +185,7 @@ def _unpack_exactly(path: Path, size: int) -> bytes:
 
 
 def _times(shape: Sequence[int]) -> str:
-    return " x ".join(str(size) for size in shape)
+    sizes = list(shape)
+    while len(sizes) > 3 and sizes[-1] == 1:
+        sizes.pop()
+    return " x ".join(str(size) for size in sizes)

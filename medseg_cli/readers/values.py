@@ -62,8 +62,9 @@ def scaled(
             notes.append(f"values up to {largest} were rounded to float32 (24 significant bits)")
     with np.errstate(over="ignore", invalid="ignore"):
         if slope is not None:
-            wide = np.float64 if values.dtype.itemsize > 2 else np.float32
-            values = values.astype(wide) * wide(slope) + wide(intercept or 0.0)
+            values = values.astype(np.float64 if values.dtype.itemsize > 2 else np.float32)
+            values *= slope
+            values += intercept or 0.0
         voxels = np.array(values, dtype=np.float32, order="C")
     return voxels, tuple(notes) + _make_finite(voxels, path)
 
