@@ -76,6 +76,7 @@ def random_field_of_view(clicks: NDArray[np.float64], size: int, rng: Generator)
 
 def random_intensity(image: Tensor, rng: Generator) -> Tensor:
     """Gamma, bias field, blur and noise on a normalised crop (1, I, J, K), by MONAI's random transforms."""
+    from monai.data.meta_tensor import MetaTensor
     from monai.transforms import Compose, RandAdjustContrast, RandBiasField, RandGaussianNoise, RandGaussianSmooth
 
     blur = {f"sigma_{axis}": (0.3, 0.9) for axis in "xyz"}
@@ -87,4 +88,6 @@ def random_intensity(image: Tensor, rng: Generator) -> Tensor:
             RandGaussianNoise(prob=0.3, std=0.2),
         ]
     ).set_random_state(seed=int(rng.integers(2**31)))
-    return torch.as_tensor(transform(image)).float()
+    changed = transform(image)
+    # A MetaTensor would follow the crop into the network and slow every operation there.
+    return (changed.as_tensor() if isinstance(changed, MetaTensor) else torch.as_tensor(changed)).float()

@@ -1,0 +1,73 @@
+"""`medseg evaluate`: measure a preset on labelled cases, one random click each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from medseg_cli.commands import options
+
+
+def evaluate(
+    dataset: Annotated[Path, typer.Argument(help="Folder in the Medical Segmentation Decathlon layout.")],
+    preset: options.PresetName,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="JSON", help="Report with every case.")] = None,
+    cases: Annotated[
+        Literal["test", "validation", "train", "all"],
+        typer.Option(help="Part of the split that `medseg finetune` makes with the same seed."),
+    ] = "test",
+    split_seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    seed: options.Seed = 0,
+    deterministic: options.Deterministic = False,
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+    log_json: options.LogJson = "",
+) -> None:
+    """Dice, HD95 and volume error of a preset on a labelled dataset, from one random click in each object.
+
+    medseg evaluate hippocampus-mr/ --preset hippocampus-mr -o scores.json
+    """
+    options.start_talking(quiet, verbose, debug, log_json)
+    import json
+
+    from medseg_cli import device as devices
+    from medseg_cli import evaluation, pipelines
+    from medseg_cli import preset as presets
+    from medseg_cli.dataset import read_cases, split_cases
+    from medseg_cli.writers.atomic import atomic_output, check_output
+
+    if output is not None:
+        check_output(output, overwrite=overwrite)
+    chosen = presets.find(preset)
+    found = read_cases(dataset)
+    wanted = found if cases == "all" else getattr(split_cases(found, split_seed), cases)
+    pipeline = pipelines.build(chosen, devices.select(device, precision, seed, deterministic))
+
+    def tell(result: evaluation.CaseScore) -> None:
+        if not quiet:
+            typer.echo(f"{result.id}: Dice {result.score.dice:.4f}", err=True)
+
+    results = evaluation.evaluate(pipeline, wanted, seed, tell)
+    summary = {
+        "preset": chosen.name,
+        "dataset": dataset.resolve().name,
+        "part": cases,
+        "split_seed": split_seed,
+        "click_seed": seed,
+        **evaluation.summarise(results),
+    }
+    text = json.dumps({**summary, "metric_per_case": evaluation.rows(results)}, indent=1)
+    if output is not None:
+        with atomic_output(output, overwrite=overwrite) as part:
+            part.write_text(text + "\n", encoding="utf-8")
+    if as_json:
+        typer.echo(text)
+    elif not quiet:
+        typer.echo(", ".join(f"{key} {value}" for key, value in summary.items()))

@@ -1,0 +1,143 @@
+"""The crop follows the object: synthetic objects with a perfect "network", every voxel must be found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medseg_cli.inference import clicked_parts, follow
+from medseg_cli.postprocess import clean
+from medseg_cli.preset_format import Postprocessing
+
+SIZE = 16
+
+
+def oracle(truth: np.ndarray, seen: list | None = None):
+    """A network that knows the truth inside its crop, and insists on clicks inside the object."""
+
+    def predict(start: np.ndarray, clicks: np.ndarray) -> np.ndarray:
+        crop = np.zeros((SIZE,) * 3, np.float32)
+        low, high = np.maximum(start, 0), np.minimum(start + SIZE, truth.shape)
+        if np.all(high > low):
+            place = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))
+            crop[place] = truth[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+        for click in clicks:
+            assert crop[tuple(np.round(click).astype(int))] == 1, "prompted outside the object"
+        if seen is not None:
+            seen.append((start, clicks))
+        return crop
+
+    return predict
+
+
+def found(truth: np.ndarray, clicks: np.ndarray, max_crops: int = 64) -> tuple[np.ndarray, object]:
+    coverage = follow(oracle(truth), clicks, SIZE, truth.shape, max_crops)
+    whole = np.zeros(truth.shape, bool)
+    for voxel in np.argwhere(coverage.object) + coverage.canvas.start:
+        whole[tuple(voxel)] = True
+    return whole, coverage
+
+
+def test_a_small_object_takes_one_crop() -> None:
+    truth = np.zeros((40, 40, 40))
+    truth[18:23, 18:23, 18:23] = 1
+    whole, coverage = found(truth, np.array([[20.0, 20, 20]]))
+    assert np.array_equal(whole, truth > 0)
+    assert len(coverage.starts) == 1
+
+
+@pytest.mark.parametrize("click", [(3, 20, 20), (35, 20, 20), (76, 20, 20)])
+def test_an_object_longer_than_a_crop_is_covered_from_any_click(click: tuple[int, int, int]) -> None:
+    truth = np.zeros((80, 40, 40))
+    truth[2:78, 17:24, 17:24] = 1
+    whole, coverage = found(truth, np.array([click], float))
+    assert np.array_equal(whole, truth > 0)
+    assert coverage.complete
+
+
+def test_a_bent_object_is_covered() -> None:
+    truth = np.zeros((60, 60, 20))
+    truth[5:55, 5:10, 8:12] = 1
+    truth[50:55, 5:55, 8:12] = 1
+    whole, _ = found(truth, np.array([[6.0, 6, 9]]))
+    assert np.array_equal(whole, truth > 0)
+
+
+def test_an_object_at_the_scans_edge_needs_no_crop_outside() -> None:
+    truth = np.zeros((30, 30, 5))
+    truth[0:4, 0:4, 0:5] = 1
+    whole, coverage = found(truth, np.array([[1.0, 1, 2]]))
+    assert np.array_equal(whole, truth > 0)
+    assert len(coverage.starts) <= 2
+
+
+def test_other_objects_are_left_alone() -> None:
+    truth = np.zeros((40, 40, 40))
+    truth[18:22, 18:22, 18:22] = 1
+    truth[24:26, 18:22, 18:22] = 1
+    whole, _ = found(truth, np.array([[19.0, 19, 19]]))
+    assert whole[18:22].sum() == 64
+    assert not whole[24:].any()
+
+
+def test_clicks_far_apart_start_one_crop_each() -> None:
+    truth = np.zeros((80, 20, 20))
+    truth[5:10, 8:12, 8:12] = 1
+    truth[70:75, 8:12, 8:12] = 1
+    whole, _ = found(truth, np.array([[7.0, 10, 10], [72.0, 10, 10]]))
+    assert np.array_equal(whole, truth > 0)
+
+
+def test_the_limit_is_kept_and_said() -> None:
+    truth = np.ones((100, 100, 30))
+    _, coverage = found(truth, np.array([[50.0, 50, 15]]), max_crops=5)
+    assert len(coverage.starts) == 5
+    assert not coverage.complete
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.tuples(*[st.integers(0, 39)] * 3), st.tuples(*[st.integers(1, 30)] * 3), st.data())
+def test_every_box_is_covered(low: tuple[int, int, int], size: tuple[int, int, int], data: st.DataObject) -> None:
+    truth = np.zeros((44, 44, 44))
+    truth[tuple(slice(a, min(a + b, 44)) for a, b in zip(low, size, strict=True))] = 1
+    voxels = np.argwhere(truth > 0)
+    click = voxels[data.draw(st.integers(0, len(voxels) - 1))]
+    whole, coverage = found(truth, click[None].astype(float))
+    assert coverage.complete
+    assert np.array_equal(whole, truth > 0)
+
+
+def test_nothing_found_is_an_empty_object() -> None:
+    coverage = follow(lambda *_: np.zeros((SIZE,) * 3, np.float32), np.array([[5.0, 5, 5]]), SIZE, (20, 20, 20), 8)
+    assert not coverage.object.any()
+    assert len(coverage.starts) == 1
+
+
+def test_a_click_just_beside_takes_the_nearest_part() -> None:
+    mask = np.zeros((20, 20, 20), bool)
+    mask[5:8, 5:8, 5:8] = mask[14:18, 14:18, 14:18] = True
+    assert clicked_parts(mask, np.array([[9.0, 6, 6]])).sum() == 27
+    assert clicked_parts(mask, np.array([[0.0, 19, 0]])).sum() == 0
+
+
+@pytest.mark.parametrize(("keep", "expected"), [("all", 91), ("largest", 64), ("clicked", 27)])
+def test_parts_kept(keep: str, expected: int) -> None:
+    mask = np.zeros((20, 20, 20), bool)
+    mask[5:8, 5:8, 5:8] = mask[14:18, 14:18, 14:18] = True
+    assert clean(mask, np.array([[6.0, 6, 6]]), 1.0, Postprocessing(keep=keep)).sum() == expected
+
+
+def test_small_parts_are_measured_in_mm3() -> None:
+    mask = np.zeros((20, 20, 20), bool)
+    mask[5:8, 5:8, 5:8] = mask[14:18, 14:18, 14:18] = True
+    how = Postprocessing(keep="all", min_mm3=20.0)
+    assert clean(mask, np.array([[6.0, 6, 6]]), 0.5, how).sum() == 64
+    assert clean(mask, np.array([[6.0, 6, 6]]), 1.0, how).sum() == 91
+
+
+def test_holes_are_filled() -> None:
+    mask = np.ones((5, 5, 5), bool)
+    mask[2, 2, 2] = False
+    assert clean(mask, np.array([[0.0, 0, 0]]), 1.0, Postprocessing(fill_holes=True)).all()
