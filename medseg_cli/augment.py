@@ -1,4 +1,4 @@
-"""Random crops and random intensities for training on volumes. Every draw comes from the generator that is passed in."""
+"""Random crops and random intensities for training on volumes. Every draw comes from the generator passed in."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def crop_grid(grid: Grid, centre: NDArray[np.float64], axes: NDArray[np.float64]
 
 
 def random_axes(axes: NDArray[np.float64], rng: Generator) -> NDArray[np.float64]:
-    """Crop axes (3, 3) rotated by up to `ROTATION_DEGREES` about each, scaled by `SCALE`, and mirrored left-right half the time."""
+    """Crop axes (3, 3) rotated by up to `ROTATION_DEGREES` about each, scaled by `SCALE`, mirrored half the time."""
     angles = np.deg2rad(rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES, size=3))
     rotation = np.eye(3)
     for axis, angle in enumerate(angles):
@@ -39,7 +39,7 @@ def random_axes(axes: NDArray[np.float64], rng: Generator) -> NDArray[np.float64
         a, b = (axis + 1) % 3, (axis + 2) % 3
         turn[[a, a, b, b], [a, b, a, b]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
         rotation = rotation @ turn
-    scaled = rotation @ axes @ np.diag(np.exp(rng.uniform(*np.log(SCALE), size=3)))
+    scaled = rotation @ axes @ np.diag(np.exp(rng.uniform(np.log(SCALE[0]), np.log(SCALE[1]), size=3)))
     scaled[:, 0] *= rng.choice([-1.0, 1.0])
     return scaled
 

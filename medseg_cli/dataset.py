@@ -1,4 +1,4 @@
-"""Training and evaluation cases from a folder, and their split. First form: the Medical Segmentation Decathlon layout."""
+"""Training and evaluation cases from a folder, and their split. Layout: Medical Segmentation Decathlon."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def read_cases(folder: Path) -> tuple[Case, ...]:
     """
     listing = folder / "dataset.json"
     if not listing.is_file():
-        raise InputError(f"{folder} holds no dataset.json", "give a folder in the Medical Segmentation Decathlon layout")
+        raise InputError(
+            f"{folder} holds no dataset.json", "give a folder in the Medical Segmentation Decathlon layout"
+        )
     try:
         entries = json.loads(listing.read_text(encoding="utf-8"))["training"]
         cases = [_case(folder, entry) for entry in entries]

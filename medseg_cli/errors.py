@@ -1,7 +1,7 @@
 """What can go wrong, as typed exceptions that carry the way out.
 
 A `MedsegError` becomes exactly one line on stderr ("what, which file, why") plus a hint ("what to do next"), and its
-`exit_code` becomes the process's. Anything else is a bug and exits with 1. The table is documented in `docs/exit-codes.md`.
+`exit_code` becomes the process's. Anything else is a bug and exits with 1. The table is in `docs/exit-codes.md`.
 """
 
 from __future__ import annotations

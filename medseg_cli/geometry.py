@@ -82,8 +82,8 @@ def resample(voxels: Tensor, source: Grid, target: Grid, smooth: bool = True) ->
         smooth: smooth along axes on which the source is much finer than the target (no aliasing).
 
     Returns:
-        (C, *target.shape) float32, zero outside the source; and (1, *target.shape) float32, the share of each target voxel's
-        interpolation weight that lay inside the source (1 inside, 0 outside).
+        (C, *target.shape) float32, zero outside the source; and (1, *target.shape) float32, the share of each target
+        voxel's interpolation weight that lay inside the source (1 inside, 0 outside).
     """
     from monai.data import MetaTensor
     from monai.transforms import SpatialResample
@@ -100,18 +100,21 @@ def resample(voxels: Tensor, source: Grid, target: Grid, smooth: bool = True) ->
     if smooth:
         part = _smooth(part, step)
     part = torch.cat([part, torch.ones_like(part[:1])])
-    cut = source.window(low, (int(part.shape[1]), int(part.shape[2]), int(part.shape[3])))
+    # MONAI misplaces axes of a single voxel: zeros round the source, and a second voxel on such axes of the target.
+    part = torch.nn.functional.pad(part, (1,) * 6)
+    cut = source.window(low - 1, (int(part.shape[1]), int(part.shape[2]), int(part.shape[3])))
     mover = SpatialResample(mode="bilinear", padding_mode="zeros", align_corners=True, dtype=torch.float32)
     moved = mover(
         MetaTensor(part, affine=torch.from_numpy(cut.affine)),
         dst_affine=torch.from_numpy(target.affine),
-        spatial_size=target.shape,
+        spatial_size=tuple(max(size, 2) for size in target.shape),
     ).as_tensor()
+    moved = moved[:, : target.shape[0], : target.shape[1], : target.shape[2]]
     return moved[:-1], moved[-1:]
 
 
 def _smooth(part: Tensor, step: NDArray[np.float64]) -> Tensor:
-    """Gaussian smoothing with sigma (step - 1) / 2 source voxels where a target step spans more than `ALIAS_RATIO` of them."""
+    """Gaussian smoothing, sigma (step - 1) / 2 source voxels, where a target step spans over `ALIAS_RATIO` of them."""
     from monai.networks.layers import GaussianFilter
 
     sigma = np.where(step > ALIAS_RATIO, (step - 1) / 2, 0.0)

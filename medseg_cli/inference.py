@@ -1,8 +1,8 @@
 """Covering an object with cubic crops: the crop follows the object instead of cutting it off.
 
-The first crop lies round the clicks. Where the predicted object reaches a crop's border inside the scan, another crop is
-centred there, prompted by the clicks that it holds or else by a voxel of the object found so far. Overlapping predictions
-are averaged with weights that fall towards a crop's border.
+The first crop lies round the clicks. Where the predicted object reaches a crop's border inside the scan, another crop
+is centred there, prompted by the clicks that it holds or else by a voxel of the object found so far. Overlapping
+predictions are averaged with weights that fall towards a crop's border.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def follow(
         max_crops: stop after this many; `complete` is then False.
 
     Returns:
-        Coverage; its object is the parts of probability > 0.5 that hold a click (or are nearest to one within the crop).
+        Coverage; its object is `clicked_parts` of probability > 0.5.
     """
     importance = _importance(size)
     middle = (clicks.min(0) + clicks.max(0)) / 2
@@ -103,7 +103,7 @@ def follow(
 
 
 def clicked_parts(mask: NDArray[np.bool_], clicks: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """The 26-connected parts of `mask` that hold a click; a click just beside the object takes the nearest part within 5 voxels."""
+    """The 26-connected parts of `mask` that hold a click; a click beside it takes the nearest within 5 voxels."""
     parts, count = ndimage.label(mask, EVERYWHERE)
     if not count:
         return mask

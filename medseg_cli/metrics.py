@@ -14,7 +14,7 @@ class Score:
 
     Args:
         dice: 2 |A ∩ B| / (|A| + |B|); 1 when both are empty.
-        hd95_mm: MONAI's 95 % Hausdorff distance (the larger of the two directed 95th percentiles); None when a mask is empty.
+        hd95_mm: MONAI's 95 % Hausdorff distance, the larger of both directions; None when a mask is empty.
         volume_mm3, reference_mm3: volumes.
         volume_error: (volume - reference) / reference; None for an empty reference.
     """

@@ -53,15 +53,19 @@ def locate(click: Click, scan: Scan) -> tuple[float, float, float]:
     """Continuous voxel index ijk of a click in `scan`.
 
     Raises:
-        InputError: outside the scan (a voxel reaches half a voxel beyond its centre), with the valid range in the click's frame.
+        InputError: outside the scan, with the valid range; a voxel reaches half a voxel round its centre.
     """
     ijk = scan.world_to_voxel(np.array([click.position]), click.frame)[0]
     size = np.array(scan.shape)
     if not np.all(np.isfinite(ijk)) or np.any(ijk < -0.5) or np.any(ijk > size - 0.5):
         corners = np.array([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)]) * (size - 1)
         world = scan.voxel_to_world(corners, click.frame)
-        span = ", ".join(f"{axis} {low:g}..{high:g}" for axis, low, high in
-                         zip("ijk" if click.frame == "ijk" else "xyz", world.min(0).round(2), world.max(0).round(2), strict=True))
+        span = ", ".join(
+            f"{axis} {low:g}..{high:g}"
+            for axis, low, high in zip(
+                "ijk" if click.frame == "ijk" else "xyz", world.min(0).round(2), world.max(0).round(2), strict=True
+            )
+        )
         unit = "voxels" if click.frame == "ijk" else "mm"
         other = "" if click.frame == "ijk" else f", voxel {tuple(round(float(v), 1) for v in ijk)} of {scan.shape}"
         raise InputError(

@@ -100,7 +100,9 @@ def summary(report: dict[str, Any], files: list[str], talk: Talk) -> None:
     device = report["run"]["device"]
     console.print(f"{report['seconds']:.1f} s on {device}, {report['run']['precision']}; wrote {', '.join(files)}")
     if report["random_weights"]:
-        console.print("RANDOM WEIGHTS: this mask means nothing", style="bold red")
+        from medseg_cli.segmentation import RANDOM_WEIGHTS
+
+        console.print(RANDOM_WEIGHTS, style="bold red")
     empty = [label["name"] for label in report["labels"] if label["empty"]]
     if empty:
         console.print(f"EMPTY: nothing was segmented for {', '.join(empty)}", style="bold yellow")

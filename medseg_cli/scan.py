@@ -1,6 +1,6 @@
 """`Scan`: voxels, where they lie in the patient, and where they came from.
 
-Frames: `ijk` is the continuous voxel index (voxel centres at whole numbers, first voxel at 0), `ras` is world millimetres
+Frames: `ijk` is the continuous voxel index (voxel centres at whole numbers, the first at 0), `ras` is world millimetres
 with +x right, +y anterior, +z superior (NIfTI), `lps` is the same with x and y negated (DICOM, ITK).
 """
 

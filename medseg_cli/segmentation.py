@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from medseg_cli.scan import Scan
 
+RANDOM_WEIGHTS = "RANDOM WEIGHTS: this mask means nothing"
+"""Stamped on every output of a run without trained weights."""
+
 
 @dataclass(frozen=True)
 class Label:
@@ -54,3 +57,8 @@ class Segmentation:
         unnamed = set(np.unique(self.mask).tolist()) - {0} - {label.value for label in self.labels}
         if unnamed:
             raise ValueError(f"mask values without a name: {sorted(unnamed)}")
+
+    @property
+    def is_random(self) -> bool:
+        """Whether it came from random weights, which only an explicit flag allows."""
+        return bool(self.provenance.get("weights", {}).get("random"))

@@ -127,7 +127,9 @@ def fit(recipe: Recipe, split: Split, plan: Plan, run: Path, report: Callable[[P
         network.train()
         loss = recipe.loss(model, [recipe.sample(volumes[index], rng) for index in chosen])
         if not torch.isfinite(loss):
-            raise ModelError(f"the loss of step {step} is {loss.item()}", "lower --learning-rate, or resume the last checkpoint")
+            raise ModelError(
+                f"the loss of step {step} is {loss.item()}", "lower --learning-rate, or resume the last checkpoint"
+            )
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(loss)
         fabric.clip_gradients(model, optimizer, max_norm=1.0)
@@ -137,7 +139,9 @@ def fit(recipe: Recipe, split: Split, plan: Plan, run: Path, report: Callable[[P
         losses.append(loss.item())
         if (step + 1) % plan.validate_every == 0 or step + 1 == plan.steps:
             dice = _validate(recipe, average.module, held, plan)
-            line = Progress(step + 1, float(np.mean(losses)), dice, float(schedule.get_last_lr()[0]), time.monotonic() - started)
+            line = Progress(
+                step + 1, float(np.mean(losses)), dice, float(schedule.get_last_lr()[0]), time.monotonic() - started
+            )
             _save(run, plan, line, network, average, optimizer, schedule)
             report(line)
             losses = []
@@ -197,7 +201,9 @@ def _save(
                 writer.writeheader()
             writer.writerow(asdict(line))
     except OSError as error:
-        raise InputError(f"cannot write the run folder {run}: {error.strerror}", "give a writable folder with -o") from error
+        raise InputError(
+            f"cannot write the run folder {run}: {error.strerror}", "give a writable folder with -o"
+        ) from error
 
 
 def _resume(run: Path, plan: Plan, network: nn.Module, average: AveragedModel, optimizer: Any, schedule: Any) -> int:
@@ -208,12 +214,20 @@ def _resume(run: Path, plan: Plan, network: nn.Module, average: AveragedModel, o
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["plan"] != asdict(plan):
-            changed = {key: (state["plan"].get(key), value) for key, value in asdict(plan).items() if state["plan"].get(key) != value}
-            raise ModelError(f"{path} belongs to another plan: {changed}", "use the same options, or another folder with -o")
+            changed = {
+                key: (state["plan"].get(key), value)
+                for key, value in asdict(plan).items()
+                if state["plan"].get(key) != value
+            }
+            raise ModelError(
+                f"{path} belongs to another plan: {changed}", "use the same options, or another folder with -o"
+            )
         network.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
     except (RuntimeError, KeyError, ValueError) as error:
-        raise ModelError(f"{path} cannot be resumed: {str(error).splitlines()[0]}", "use another folder with -o") from error
+        raise ModelError(
+            f"{path} cannot be resumed: {str(error).splitlines()[0]}", "use another folder with -o"
+        ) from error
     return int(state["step"])

@@ -57,7 +57,9 @@ def train(
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot make the run folder {run}: {error.strerror}", "give a writable folder with -o") from error
+        raise InputError(
+            f"cannot make the run folder {run}: {error.strerror}", "give a writable folder with -o"
+        ) from error
     _write_text(run / "split.json", json.dumps(_ids(split), indent=1))
     model = fit(recipe_of(base, start), split, plan, run, report)
     return export(model, base, plan, dataset, run)
@@ -66,7 +68,12 @@ def train(
 def export(model: nn.Module, base: Preset, plan: Plan, dataset: Path, run: Path) -> Path:
     """Write the weights as safetensors and a preset that uses them; returns the preset's path."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    metadata = {"preset": base.name, "pipeline": base.pipeline, "plan": json.dumps(asdict(plan)), "dataset": dataset.name}
+    metadata = {
+        "preset": base.name,
+        "pipeline": base.pipeline,
+        "plan": json.dumps(asdict(plan)),
+        "dataset": dataset.name,
+    }
     with atomic_output(run / WEIGHTS, overwrite=True) as part:
         save_file(tensors, part, metadata)
     weights = ShippedWeights(file=WEIGHTS, sha256=sha256_of(run / WEIGHTS))

@@ -6,7 +6,7 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,11 +14,7 @@ from hypothesis import strategies as st
 from medseg_cli.geometry import Grid, overlap, resample, working_grid
 from medseg_cli.scan import orientation_codes
 
-ORIENTATIONS = [
-    "".join(letters)
-    for axes in permutations(("RL", "AP", "SI"))
-    for letters in product(*axes)
-]
+ORIENTATIONS = ["".join(letters) for axes in permutations(("RL", "AP", "SI")) for letters in product(*axes)]
 
 
 def oriented(code: str, spacing: tuple[float, float, float], tilt: float = 0.0) -> np.ndarray:
@@ -75,8 +71,8 @@ def test_resample_agrees_with_simpleitk() -> None:
     voxels = torch.rand((1, *source.shape), generator=generator)
     mine, weight = resample(voxels, source, target, smooth=False)
 
-    def image(grid: Grid, values: np.ndarray) -> sitk.Image:
-        out = sitk.GetImageFromArray(values.transpose(2, 1, 0))
+    def image(grid: Grid, values: np.ndarray) -> SimpleITK.Image:
+        out = SimpleITK.GetImageFromArray(values.transpose(2, 1, 0))
         lps = np.diag([-1, -1, 1, 1]) @ grid.affine
         spacing = np.linalg.norm(lps[:3, :3], axis=0)
         out.SetSpacing(spacing.tolist())
@@ -85,7 +81,9 @@ def test_resample_agrees_with_simpleitk() -> None:
         return out
 
     reference = image(target, np.zeros(target.shape, np.float32))
-    theirs = sitk.GetArrayFromImage(sitk.Resample(image(source, voxels[0].numpy()), reference, sitk.Transform(), sitk.sitkLinear))
+    theirs = SimpleITK.GetArrayFromImage(
+        SimpleITK.Resample(image(source, voxels[0].numpy()), reference, SimpleITK.Transform(), SimpleITK.sitkLinear)
+    )
     inside = (weight[0] > 0.999).numpy()
     assert inside.mean() > 0.3
     assert np.abs(mine[0].numpy() - theirs.transpose(2, 1, 0))[inside].max() < 1e-4
@@ -131,3 +129,18 @@ def test_smoothing_prevents_aliasing() -> None:
     values, weight = resample(stripes, source, target)
     inside = weight > 0.999
     assert float((values[inside] - 0.5).abs().max()) < 0.1
+
+
+@pytest.mark.parametrize("shape", [(12, 14, 10), (12, 14, 1), (1, 14, 10), (1, 1, 10), (1, 1, 1)])
+@pytest.mark.parametrize("wanted", [(5, 6, 1), (1, 6, 1), (1, 1, 1), (6, 1, 4)])
+def test_axes_of_one_voxel_stay_in_place(shape: tuple[int, int, int], wanted: tuple[int, int, int]) -> None:
+    source = Grid(oriented("LPS", (0.8, 1.2, 2.0), tilt=0.1), shape)
+    start = np.minimum((2, 3, 4), np.array(shape) - 1)
+    target = source.window(start, wanted)
+    values, weight = resample(ramp(source), source, target, smooth=False)
+    inside = weight > 0.999
+    expected = torch.zeros_like(inside)
+    seen = [max(0, min(a + b, c) - a) for a, b, c in zip(start, wanted, shape, strict=True)]
+    expected[:, : seen[0], : seen[1], : seen[2]] = True
+    assert torch.equal(inside, expected)
+    assert torch.allclose(values[inside], ramp(target)[inside], atol=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import subprocess
@@ -221,3 +222,19 @@ def test_itk_without_space_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(InputError, match="no space left"):
         write_mask(phantom.segmentation(phantom.scan()), tmp_path / "mask.nrrd")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_random_weights_are_stamped_into_the_file(tmp_path: Path, suffix: str) -> None:
+    segmentation = dataclasses.replace(phantom.segmentation(phantom.scan()), provenance={"weights": {"random": True}})
+    path = write_mask(segmentation, tmp_path / f"mask{suffix}")
+    if suffix == ".nii.gz":
+        assert b"RANDOM WEIGHTS" in bytes(nib.load(path).header["descrip"])
+    else:
+        assert "RANDOM WEIGHTS" in SimpleITK.ReadImage(str(path)).GetMetaData("medseg")
+
+
+def test_what_cannot_be_stamped_is_refused(tmp_path: Path) -> None:
+    segmentation = dataclasses.replace(phantom.segmentation(phantom.scan()), provenance={"weights": {"random": True}})
+    with pytest.raises(UsageError, match="cannot be stamped"):
+        write_mask(segmentation, tmp_path / "mask.mgz")

@@ -21,8 +21,9 @@ def cubic_window_attention(
     """Attention inside window³ cubes, the grid rolled by -shift on every axis before and by +shift after.
 
     Args:
-        qkv: (B, H, W, D, 3 * heads * d); the last axis runs over (q, k, v), then heads, then d. H, W and D are multiples of `window`.
-        tables: T_h, T_w, T_d, each (2 * window - 1, d); row r belongs to the offset r - (window - 1) of query minus key.
+        qkv: (B, H, W, D, 3 * heads * d); the last axis runs over (q, k, v), then heads, then d. H, W and D are
+            multiples of `window`.
+        tables: T_h, T_w, T_d, each (2 * window - 1, d); row r is for the offset r - (window - 1), query minus key.
         gain: () factor of the relative-position term.
         heads: number of heads.
         window: edge of a window in tokens.

@@ -13,7 +13,9 @@ from medseg_cli.commands import options
 def evaluate(
     dataset: Annotated[Path, typer.Argument(help="Folder in the Medical Segmentation Decathlon layout.")],
     preset: options.PresetName,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="JSON", help="Report with every case.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="JSON", help="Report with every case.")
+    ] = None,
     cases: Annotated[
         Literal["test", "validation", "train", "all"],
         typer.Option(help="Part of the split that `medseg finetune` makes with the same seed."),

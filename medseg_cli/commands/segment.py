@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from medseg_cli.writers.outputs import Outputs
     from medseg_cli.writers.sidecar import Run
 
-STAMP = "RANDOM WEIGHTS: this mask means nothing"
-
 
 def segment(
     scan: Annotated[str, typer.Argument(metavar="SCAN", help="File or DICOM folder, zip or DICOMDIR.")] = "",
@@ -76,6 +74,7 @@ def segment(
     talk = options.start_talking(quiet, verbose, debug, log_json)
     from medseg_cli import device as devices
     from medseg_cli import report
+    from medseg_cli.segmentation import RANDOM_WEIGHTS
     from medseg_cli.stages import Stages
     from medseg_cli.writers import outputs, sidecar
 
@@ -89,7 +88,7 @@ def segment(
         stages = Stages(progress)
         with stages("start"):
             runtime = devices.select(device, precision, seed, deterministic)
-        notes = (STAMP,) if random_weights else ()
+        notes = (RANDOM_WEIGHTS,) if random_weights else ()
         run = sidecar.Run(chosen, prompt, runtime, stages, ("medseg", *sys.argv[1:]), random_weights, notes)
         segmentation = _segment(source, reading, run)
         result = _write(segmentation, run, files, overwrite=overwrite)
@@ -172,6 +171,7 @@ def _write(segmentation: Segmentation, run: Run, files: Outputs, *, overwrite: b
     """Mask, picture and report, all or none; the report as data."""
     from medseg_cli.measure import measure
     from medseg_cli.prompt import locate
+    from medseg_cli.segmentation import RANDOM_WEIGHTS
     from medseg_cli.writers import outputs, preview, sidecar, volume
 
     scan = segmentation.scan
@@ -182,7 +182,7 @@ def _write(segmentation: Segmentation, run: Run, files: Outputs, *, overwrite: b
             if places.preview:
                 clicks = [click for target in run.prompt.targets for click in target.clicks]
                 focus = locate(clicks[0], scan) if clicks else None
-                stamp = STAMP if run.random_weights else ""
+                stamp = RANDOM_WEIGHTS if run.random_weights else ""
                 preview.write(segmentation, measurements, places.preview, focus=focus, stamp=stamp)
         report = sidecar.describe(segmentation, measurements, run)
         report["output"] = {

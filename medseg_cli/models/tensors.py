@@ -33,17 +33,28 @@ def read_tensors(path: Path) -> Mapping[str, Any]:
     except SafetensorError as error:
         raise ModelError(f"{path} is not a readable safetensors file: {error}", "fetch or import it again") from error
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"{path} holds more than tensors and is refused: {reason}", "only load tensors-only checkpoints") from error
+        raise ModelError(
+            f"{path} holds more than tensors and is refused: {_first_line(error)}", "only load tensors-only checkpoints"
+        ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{path} cannot be read: {str(error).splitlines()[0]}", "fetch or import it again") from error
+        raise ModelError(f"{path} cannot be read: {_first_line(error)}", "fetch or import it again") from error
     if not isinstance(content, Mapping):
         raise ModelError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
     return content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _numpy_scalars() -> list[Any]:
     """What the pickle of a numpy scalar names: its dtype's classes and the reconstructor, nothing that runs code."""
     dtypes = [type(np.dtype(code)) for code in ("f2", "f4", "f8", "i4", "i8", "u1", "?")]
     scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
-    return [np.dtype, *dtypes, scalar, (scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
+    return [
+        np.dtype,
+        *dtypes,
+        scalar,
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
+    ]

@@ -132,7 +132,8 @@ class Sam3dPipeline:
         """(N, 3) continuous voxel index ijk per target."""
         if scan.voxels.shape[0] != 1:
             raise InputError(
-                f"{scan.provenance.path} has {scan.voxels.shape[0]} colour channels, {self.preset.name} takes grey scans"
+                f"{scan.provenance.path} has {scan.voxels.shape[0]} colour channels",
+                f"preset {self.preset.name} takes grey scans",
             )
         if not prompt.targets or not all(target.clicks for target in prompt.targets):
             raise UsageError(f"{self.preset.name} needs at least one click per object", "give --point or --prompts")
@@ -147,7 +148,7 @@ class Sam3dPipeline:
     def _probability(
         self, scan: Scan, clicks: NDArray[np.float64]
     ) -> tuple[NDArray[np.float32], tuple[slice, slice, slice], int, bool]:
-        """Object probability on a part of the scan's own grid, that part, the number of crops, and whether it is complete."""
+        """Object probability on a part of the scan's grid, that part, the number of crops, whether it is complete."""
         if self.options.protocol == "official":
             whole = sam3d_official.probability(scan, clicks, self.options.official_axes, self.preset, self._predict)
             i, j, k = (slice(0, size) for size in scan.shape)
@@ -213,5 +214,3 @@ PALETTE = ("#f4d03f", "#5dade2", "#58d68d", "#ec7063", "#af7ac5", "#eb984e", "#4
 def _rgb(color: str) -> tuple[int, int, int]:
     red, green, blue = bytes.fromhex(color.lstrip("#"))
     return (red, green, blue)
-
-

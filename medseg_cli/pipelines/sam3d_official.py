@@ -1,4 +1,4 @@
-"""The official test protocol of 3DSAM-adapter, quirks kept (official test.py and dataset classes, spec sections 7 and 9).
+"""The official test protocol of 3DSAM-adapter, quirks kept (official test.py and dataset classes).
 
 The array's axes are taken in a fixed order whatever the affine says; the volume is resampled to 1 mm without
 anti-aliasing, then clipped and normalised; one crop lies round the clicks, and nothing outside it can be predicted.
@@ -42,7 +42,6 @@ def resample_to_1mm(volume: Tensor, zooms: Tensor) -> Tensor:
     """(1, 1, D, H, W) with spacing `zooms` (D, H, W) → 1 mm, linear, through scale_factor as the official code."""
     factors = [float(zoom) for zoom in zooms]
     if max(factors) / min(factors) > SEPARATE:
-        _, _, depth, _, _ = volume.shape
         planes = volume[0].transpose(0, 1)
         planes = F.interpolate(planes, scale_factor=factors[1:], mode="bilinear", align_corners=False)
         volume = planes.transpose(0, 1)[None]
@@ -74,7 +73,9 @@ def probability(
     """
     how = preset.preprocessing.intensity
     if not isinstance(how, ClipZScore):
-        raise ModelError(f"preset {preset.name}: protocol official needs intensity method clip-zscore, not {how.method}")
+        raise ModelError(
+            f"preset {preset.name}: protocol official needs intensity method clip-zscore, not {how.method}"
+        )
     zooms = torch.tensor(scan.spacing, dtype=torch.float32)
     volume = load_image(torch.from_numpy(scan.voxels[0]), zooms, axes)
     volume = (volume.clamp(how.low, how.high) - how.mean) / how.std
@@ -101,6 +102,6 @@ def probability(
 
 
 def _to_1mm(points: NDArray[np.float64], original: tuple[int, ...], size: tuple[int, ...]) -> NDArray[np.float64]:
-    """Voxel indices (N, 3) in (D, H, W) on the file's grid → nearest voxel of the 1 mm grid, as a nearest-resized label has it."""
+    """Voxel indices (N, 3) on the file's grid → voxel of the 1 mm grid where a nearest-resized label has them."""
     scale = np.array(size) / np.array(original)
     return np.clip(np.floor((points + 0.5) * scale), 0, np.array(size) - 1)

@@ -157,7 +157,7 @@ class Sam3dRecipe:
 
 
 def dice_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """Half Dice loss of class 1 (smooth 1e-5), half two-class cross entropy: the official code's loss (paper section 4).
+    """Half Dice loss of class 1 (smooth 1e-5), half two-class cross entropy: the official loss (paper section 4).
 
     Args:
         logits: (B, 2, D, H, W).
@@ -177,6 +177,6 @@ def predict(model: Sam3d, samples: list[Sample]) -> Tensor:
 
 
 def _sample(image: Tensor, label: Tensor, clicks: NDArray[np.float64]) -> Sample:
-    """From working-grid order (I, J, K) to the network's (D, H, W) = (K, J, I) and its click columns (d, w, h) = (k, i, j)."""
+    """From working order (I, J, K) to the network's (D, H, W) = (K, J, I), clicks to columns (d, w, h) = (k, i, j)."""
     points = torch.from_numpy(clicks[:, [2, 0, 1]]).float()
     return Sample(image.permute(0, 3, 2, 1).contiguous(), label.permute(0, 3, 2, 1).contiguous(), points)

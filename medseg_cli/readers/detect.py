@@ -57,6 +57,8 @@ _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     (344, b"ni1\0", "NIfTI"),
     (4, b"n+2\0\r\n\x1a\n", "NIfTI"),
     (4, b"ni2\0\r\n\x1a\n", "NIfTI"),
+    # Before TIFF: a DICOM preamble may hold a TIFF header, so that both kinds of reader take the file.
+    (128, b"DICM", "DICOM"),
     (0, b"NRRD0", "NRRD"),
     (252, b"\xef\xff\xe9\xb0", "GIPL"),
     (252, b"\x2a\xe3\x89\xb8", "GIPL"),
@@ -66,7 +68,6 @@ _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"MM\0*", "TIFF"),
     (0, b"II+\0", "TIFF"),
     (0, b"MM\0+", "TIFF"),
-    (128, b"DICM", "DICOM"),
     (0, b"PK\x03\x04", "zip"),
     (0, b"GIF8", "GIF"),
     (0, b"\x89HDF\r\n\x1a\n", "HDF5"),

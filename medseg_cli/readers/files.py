@@ -26,7 +26,6 @@ def _read(path: Path, kind: detect.Kind, options: ReadOptions) -> Scan:
     if kind.format == "dicom":
         from medseg_cli.readers import dicom
 
-        _refuse_spacing(path, options, "DICOM")
         return dicom.read(path, options)
     if options.series is not None:
         raise UsageError(f"--series picks a DICOM series, but {path} is {kind}", "leave --series out")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medseg_cli.errors import InputError, UsageError
 from medseg_cli.scan import RAS_TO_LPS
-from medseg_cli.segmentation import Segmentation
+from medseg_cli.segmentation import RANDOM_WEIGHTS, Segmentation
 from medseg_cli.writers.atomic import atomic_output, out_of_space
 
 if TYPE_CHECKING:
@@ -54,14 +54,19 @@ def write_mask(segmentation: Segmentation, path: str | Path, overwrite: bool = F
         The path written.
 
     Raises:
-        UsageError: the suffix is not one of `SUFFIXES`.
+        UsageError: the suffix is not one of `SUFFIXES`, or MGH, which has no room for the stamp of random weights.
         InputError: `path` may not or cannot be written.
     """
     path = Path(path).expanduser()
     suffix = volume_suffix(path)
+    if suffix in (".mgh", ".mgz") and segmentation.is_random:
+        raise UsageError("a mask of random weights cannot be stamped as such in an MGH file", "write .nii.gz instead")
     with atomic_output(path, overwrite) as temporary:
         if suffix in (".nii", ".nii.gz"):
-            _nifti(segmentation).to_filename(temporary)
+            image = _nifti(segmentation)
+            if segmentation.is_random:
+                image.header["descrip"] = RANDOM_WEIGHTS.encode()
+            image.to_filename(temporary)
         elif suffix in (".mgh", ".mgz"):
             _mgh(segmentation).to_filename(temporary)
         else:
@@ -137,6 +142,8 @@ def _write_itk(segmentation: Segmentation, temporary: Path, path: Path) -> None:
     image.SetSpacing(header.spacing)
     image.SetOrigin(header.origin)
     image.SetDirection(header.direction)
+    if segmentation.is_random:
+        image.SetMetaData("medseg", RANDOM_WEIGHTS)
     try:
         SimpleITK.WriteImage(image, str(temporary), useCompression=True)
     except RuntimeError as error:

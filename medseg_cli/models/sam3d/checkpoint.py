@@ -124,5 +124,6 @@ def check_masks(state: Mapping[str, Tensor], config: Sam3dConfig, source: Path) 
     for key, value in stored.items():
         if value.shape != expected.shape or not torch.equal(value.float(), expected):
             raise ModelError(
-                f"{source}: {key} {tuple(value.shape)} is not the shift mask of a {config.tokens}³ grid with windows of {window}³"
+                f"{source}: {key} {tuple(value.shape)} is not the shift mask of a {config.tokens}³ grid "
+                f"with windows of {window}³"
             )

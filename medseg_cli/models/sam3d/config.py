@@ -11,16 +11,16 @@ from medseg_cli.errors import ModelError
 
 @dataclass(frozen=True)
 class Sam3dConfig:
-    """Sizes of a 3DSAM-adapter network. Defaults are the published ViT-B configuration (paper section 3, official code).
+    """Sizes of a 3DSAM-adapter network. Defaults: the published ViT-B (paper section 3, official code).
 
     Args:
         crop_size: edge P of the cubic crop in voxels.
-        internal_size: edge to which the crop is upsampled before patch embedding; internal_size / patch_size tokens per axis.
+        internal_size: edge to which the crop is upsampled before patch embedding.
         img_size: image size that the SAM position table was made for (1024 → 64x64); pooled to the token grid.
         patch_size, num_slice: in-plane and through-plane extent of a token in upsampled voxels.
         embed_dim, depth, num_heads, mlp_ratio: the transformer.
         window_size: SAM's window; only sets the stored relative-position table length, 2 * window_size - 1 rows.
-        global_attn_indexes: blocks whose stored tables are longer, 2 * img_size / patch_size - 1 rows; no block is global.
+        global_attn_indexes: blocks whose stored tables have 2 * img_size / patch_size - 1 rows; no block is global.
         cubic_window_size: edge of the attention windows in tokens.
         out_chans: channels of the features after the necks.
         prompt_depth, prompt_heads, prompt_mlp_dim: the click transformer, width out_chans.
@@ -57,9 +57,13 @@ class Sam3dConfig:
         elif self.internal_size // self.patch_size != self.internal_size // self.num_slice:
             problems.append("patch_size and num_slice must give the same number of tokens per axis")
         elif self.tokens % self.cubic_window_size:
-            problems.append(f"{self.tokens} tokens per axis are not a multiple of cubic_window_size {self.cubic_window_size}")
+            problems.append(
+                f"{self.tokens} tokens per axis are not a multiple of cubic_window_size {self.cubic_window_size}"
+            )
         elif (self.img_size // self.patch_size) % self.tokens:
-            problems.append(f"the {self.img_size // self.patch_size}² position table cannot be pooled to {self.tokens}² tokens")
+            problems.append(
+                f"the {self.img_size // self.patch_size}² position table cannot be pooled to {self.tokens}² tokens"
+            )
         if self.internal_size % self.crop_size:
             problems.append(f"internal_size {self.internal_size} is not a multiple of crop_size {self.crop_size}")
         if self.embed_dim % self.num_heads or self.out_chans % (2 * self.prompt_heads):
@@ -88,14 +92,19 @@ class Sam3dConfig:
 
 OFFICIAL_GROUPS: Mapping[str, Mapping[str, str]] = {
     "enc": {},
-    "pe": {"embedding_dim": "out_chans", "mlp_dim": "prompt_mlp_dim", "num_heads": "prompt_heads", "depth": "prompt_depth"},
+    "pe": {
+        "embedding_dim": "out_chans",
+        "mlp_dim": "prompt_mlp_dim",
+        "num_heads": "prompt_heads",
+        "depth": "prompt_depth",
+    },
     "dec": {"mla_channels": "out_chans"},
 }
 """Constructor names of the official classes that differ from ours, per class."""
 
 
 def parse_config(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Field values of `Sam3dConfig` from flat names, or from the official constructors' names grouped as enc / pe / dec.
+    """Field values of `Sam3dConfig` from flat names, or from the official constructors' grouped as enc / pe / dec.
 
     Raises:
         ModelError: a name that does not exist, with the names that do.
@@ -113,7 +122,9 @@ def parse_config(values: Mapping[str, Any]) -> dict[str, Any]:
         if not flat.pop(name) and name != "seed":
             raise ModelError(f"3dsam-adapter configuration: {name} is always on")
     if unknown := flat.keys() - known:
-        raise ModelError(f"3dsam-adapter configuration: unknown {sorted(unknown)}", f"known names: {', '.join(sorted(known))}")
+        raise ModelError(
+            f"3dsam-adapter configuration: unknown {sorted(unknown)}", f"known names: {', '.join(sorted(known))}"
+        )
     if "global_attn_indexes" in flat:
         flat["global_attn_indexes"] = tuple(flat["global_attn_indexes"])
     return flat

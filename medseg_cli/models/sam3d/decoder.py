@@ -36,7 +36,7 @@ class MaskDecoder(nn.Module):
         )
 
     def decoder_logits(self, features: Sequence[Tensor], image: Tensor) -> Tensor:
-        """Logits before the last upsampling: (B, classes, G, G, G) in (H, W, D), G = decoder grid. Arguments as `forward`."""
+        """Logits before the last upsampling, (B, classes, G, G, G) in (H, W, D), G = decoder grid."""
         grid = (self.config.decoder_grid,) * 3
         levels = [
             F.interpolate(self.mlahead.get_submodule(level)(feature), size=grid, mode="trilinear", align_corners=True)
@@ -49,7 +49,15 @@ class MaskDecoder(nn.Module):
         return self.cls(torch.cat([*levels, image], dim=1))
 
     def forward(self, features: Sequence[Tensor], image: Tensor) -> Tensor:
-        """features: four (B, C, T, T, T) in (H, W, D); image (B, 1 or 3, P, P, P) in (D, H, W) → logits (B, classes, P, P, P) in (D, H, W)."""
+        """Class logits on the crop's grid.
+
+        Args:
+            features: four (B, C, T, T, T) in (H, W, D).
+            image: (B, 1 or 3, P, P, P) in (D, H, W).
+
+        Returns:
+            (B, classes, P, P, P) in (D, H, W).
+        """
         logits = self.decoder_logits(features, image)
         size = (self.config.crop_size,) * 3
         if logits.shape[2:] != size:

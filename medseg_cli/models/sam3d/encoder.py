@@ -28,6 +28,7 @@ class SpatialAdapter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, D, C) → the same."""
         down, conv, up = self.linear1, self.conv, self.linear2
+        assert conv.bias is not None
         return spatial_adapter(x, down.weight, down.bias, conv.weight, conv.bias, up.weight, up.bias)
 
 
@@ -61,7 +62,7 @@ class CubicAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Adapter, then pre-norm attention and MLP (the code's order; the paper's teaser draws the adapter after attention)."""
+    """Adapter, then pre-norm attention and MLP (the code's order; the paper draws it after attention)."""
 
     def __init__(self, config: Sam3dConfig, block: int) -> None:
         super().__init__()
@@ -120,7 +121,7 @@ class ImageEncoder(nn.Module):
     def patches(self, image: Tensor) -> Tensor:
         """(B, 1 or 3, D, H, W) crop → (B, H', W', D, C) patch embedding of every upsampled slice, still one per slice.
 
-        One channel stands for three identical ones: their kernels are summed, which is the same linear map at a third of the work.
+        One channel stands for three identical ones: their kernels are summed, the same map at a third of the work.
         """
         scale = self.config.internal_size // self.config.crop_size
         if scale != 1:
@@ -140,7 +141,7 @@ class ImageEncoder(nn.Module):
         return tokens + position[:, :, :, None] + self.depth_embed[:, None, None]
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """(B, 1 or 3, P, P, P) crop in (D, H, W), normalised intensity → four features (B, out_chans, T, T, T) in (H, W, D)."""
+        """(B, 1 or 3, P, P, P) normalised crop in (D, H, W) → four features (B, out_chans, T, T, T) in (H, W, D)."""
         x = self.embed(self.patches(image))
         features = []
         quarter = len(self.blocks) // 4

@@ -33,7 +33,7 @@ class Sam3d(nn.Module):
         """Segment one object in each crop.
 
         Args:
-            image: (B, 1 or 3, P, P, P) crop in (D, H, W), normalised as the preset says; three channels are three copies.
+            image: (B, 1 or 3, P, P, P) crop in (D, H, W), normalised as the preset says.
             points: (N, B, 3), columns (d, w, h) in crop voxels, all inside the object: the network knows no sign.
 
         Returns:

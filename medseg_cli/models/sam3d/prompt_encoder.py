@@ -1,4 +1,6 @@
-"""Prompt encoder of 3DSAM-adapter, the "visual sampler" (paper section 3.3): clicks pick features, ten queries carry them back.
+"""Prompt encoder of 3DSAM-adapter, the "visual sampler" (paper section 3.3).
+
+Clicks pick features, ten queries carry them back.
 
 The image attends only to the global queries; clicks have no sign and no coordinate encoding.
 """
@@ -84,9 +86,11 @@ class PromptEncoder(nn.Module):
         self.register_buffer("positional_encoding_gaussian_matrix", torch.zeros(3, config.num_pos_feats))
 
     def forward(self, feature: Tensor, points: Tensor) -> Tensor:
-        """feature (B, C, T, T, T) in (H, W, D), points (N, B, 3) with columns (d, w, h) in crop voxels → (B, C, T, T, T)."""
+        """feature (B, C, T, T, T) in (H, W, D), points (N, B, 3), columns (d, w, h) in voxels → (B, C, T, T, T)."""
         grid = (points.transpose(0, 1) + 0.5) * (2 / self.crop_size) - 1
-        clicks = F.grid_sample(feature, grid[:, None, None].to(feature.dtype), align_corners=False)[:, :, 0, 0].transpose(1, 2)
+        clicks = F.grid_sample(feature, grid[:, None, None].to(feature.dtype), align_corners=False)[
+            :, :, 0, 0
+        ].transpose(1, 2)
         image = feature.flatten(2).transpose(1, 2)
         for layer in self.transformer.layers:
             image, clicks = layer(image, clicks)

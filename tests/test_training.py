@@ -1,0 +1,186 @@
+"""Training through the command line on synthetic data: runs, resumes bit-equal, and gives a usable preset."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from medseg_cli import preset, training_run
+from medseg_cli.dataset import read_cases, split_cases
+from medseg_cli.errors import InputError, ModelError
+from medseg_cli.trainer import Plan
+
+TINY = {
+    "crop_size": 16, "internal_size": 16, "img_size": 16, "patch_size": 4, "num_slice": 4, "embed_dim": 16, "depth": 4,
+    "num_heads": 2, "mlp_ratio": 2, "window_size": 2, "global_attn_indexes": [], "cubic_window_size": 2, "out_chans": 8,
+    "prompt_heads": 2, "prompt_mlp_dim": 16, "num_pos_feats": 4, "mlahead_channels": 4, "decoder_scale": 4,
+}  # fmt: skip
+PLAN = Plan(steps=4, batch_size=1, validate_every=2, learning_rate=1e-3, seed=5)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six 20³ volumes with one bright ball each."""
+    folder = tmp_path_factory.mktemp("Balls")
+    rng = np.random.default_rng(0)
+    entries = []
+    for number in range(6):
+        centre = rng.uniform(7, 13, size=3)
+        index = np.stack(np.meshgrid(*[np.arange(20)] * 3, indexing="ij"), -1)
+        ball = ((index - centre) ** 2).sum(-1) < 4.5**2
+        image = (rng.normal(100, 10, (20, 20, 20)) + 80 * ball).astype(np.float32)
+        for kind, data in (("imagesTr", image), ("labelsTr", ball.astype(np.uint8))):
+            (folder / kind).mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(data, np.eye(4)), folder / kind / f"ball_{number}.nii.gz")
+        entries.append({"image": f"./imagesTr/ball_{number}.nii.gz", "label": f"./labelsTr/ball_{number}.nii.gz"})
+    (folder / "dataset.json").write_text(json.dumps({"name": "Balls", "training": entries}))
+    return folder
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A preset like hippocampus-mr with a very small network."""
+    base = preset.find("hippocampus-mr").model_copy(update={"name": "tiny", "model": TINY})
+    path = tmp_path / "tiny.yaml"
+    path.write_text(preset.dump(base))
+    return path
+
+
+def test_a_run_is_a_preset_that_segments(run_medseg, dataset: Path, tiny: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = [
+        "--preset",
+        str(tiny),
+        "--start",
+        "scratch",
+        "--steps",
+        "4",
+        "--batch-size",
+        "1",
+        "--validate-every",
+        "2",
+    ]
+    done = run_medseg("finetune", dataset, "-o", run, *arguments, "--device", "cpu")
+    assert done.rc == 0, done.stderr
+    assert "step 4: loss" in done.stderr
+    assert {path.name for path in run.iterdir()} == {
+        "last.pt",
+        "log.csv",
+        "preset.yaml",
+        "split.json",
+        "weights.safetensors",
+    }
+    assert len((run / "log.csv").read_text().splitlines()) == 3
+
+    scan = dataset / "imagesTr" / "ball_0.nii.gz"
+    done = run_medseg("segment", scan, "-o", tmp_path / "mask.nii.gz", "--preset", run, "--point", "10,10,10", "--json")
+    assert done.rc == 0, done.stderr
+    weights = json.loads(done.stdout)["weights"]
+    assert weights["sha256"] == hashlib.sha256((run / "weights.safetensors").read_bytes()).hexdigest()
+
+    done = run_medseg("evaluate", dataset, "--preset", run, "--json", "-o", tmp_path / "scores.json")
+    assert done.rc == 0, done.stderr
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["cases"] == len(json.loads((run / "split.json").read_text())["test"]) == 1
+    assert 0 <= scores["dice_mean"] <= 1
+    assert json.loads(done.stdout) == scores
+
+
+class StopError(Exception):
+    """Ends a run from its callback, as a crash would."""
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(dataset: Path, tiny: Path, tmp_path: Path) -> None:
+    base = preset.find(tiny)
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    training_run.train(dataset, base, None, PLAN, straight, lambda line: None)
+
+    def stop(line):
+        raise StopError
+
+    with pytest.raises(StopError):
+        training_run.train(dataset, base, None, PLAN, broken, stop)
+    assert not (broken / "weights.safetensors").exists()
+    seen = []
+    training_run.train(dataset, base, None, PLAN, broken, seen.append)
+    assert [line.step for line in seen] == [4]
+    one, two = (load_file(folder / "weights.safetensors") for folder in (straight, broken))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_training_learns(dataset: Path, tiny: Path, tmp_path: Path) -> None:
+    lines = []
+    plan = Plan(steps=40, batch_size=2, validate_every=20, learning_rate=5e-3, ema=0.8, seed=1)
+    training_run.train(dataset, preset.find(tiny), None, plan, tmp_path / "run", lines.append)
+    assert lines[-1].loss < 0.75 * 0.9
+    assert lines[-1].loss < lines[0].loss
+    assert lines[-1].dice > 0.5
+
+
+def test_a_run_of_another_plan_is_refused(dataset: Path, tiny: Path, tmp_path: Path) -> None:
+    base = preset.find(tiny)
+    short = Plan(steps=1, batch_size=1, validate_every=1)
+    training_run.train(dataset, base, None, short, tmp_path, lambda line: None)
+    with pytest.raises(ModelError, match=r"another plan.*batch_size"):
+        training_run.train(
+            dataset, base, None, Plan(steps=1, batch_size=2, validate_every=1), tmp_path, lambda line: None
+        )
+
+
+def test_a_corrupt_checkpoint_is_said(dataset: Path, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "last.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(ModelError, match=r"last\.pt cannot be resumed"):
+        training_run.train(dataset, preset.find(tiny), None, PLAN, tmp_path, lambda line: None)
+
+
+def test_the_split_is_the_same_everywhere_and_disjoint(dataset: Path) -> None:
+    cases = read_cases(dataset)
+    one, two = split_cases(cases, 0), split_cases(tuple(reversed(cases)), 0)
+    assert one == two
+    ids = [case.id for part in (one.train, one.validation, one.test) for case in part]
+    assert sorted(ids) == [case.id for case in cases]
+    assert split_cases(cases, 1) != one
+
+
+@pytest.mark.parametrize(
+    ("listing", "words"),
+    [
+        (None, "no dataset.json"),
+        ("{", "not a Medical Segmentation Decathlon listing"),
+        ('{"training": []}', "lists no training case"),
+        ('{"training": [{"image": "a.nii.gz", "label": "b.nii.gz"}]}', "does not exist"),
+        ('{"training": ["a.nii.gz"]}', "not a Medical Segmentation Decathlon listing"),
+    ],
+)
+def test_bad_datasets_are_said(tmp_path: Path, listing: str | None, words: str) -> None:
+    if listing is not None:
+        (tmp_path / "dataset.json").write_text(listing)
+    with pytest.raises(InputError, match=words):
+        read_cases(tmp_path)
+
+
+def test_too_few_cases_are_said(dataset: Path) -> None:
+    with pytest.raises(InputError, match="2 cases cannot be split"):
+        split_cases(read_cases(dataset)[:2], 0)
+
+
+def test_labels_off_the_grid_and_empty_labels_are_said(dataset: Path, tiny: Path, tmp_path: Path) -> None:
+    from medseg_cli.dataset import Case
+
+    recipe = training_run.recipe_of(preset.find(tiny), None)
+    image = read_cases(dataset)[0].image
+    for name, data, affine, words in (
+        ("empty", np.zeros((20, 20, 20), np.uint8), np.eye(4), "no labelled voxel"),
+        ("shape", np.ones((20, 20, 19), np.uint8), np.eye(4), "does not lie on the grid"),
+        ("shift", np.ones((20, 20, 20), np.uint8), np.diag([1, 1, 1.2, 1]), "differ by up to 0.2 mm"),
+    ):
+        nib.save(nib.Nifti1Image(data, affine), tmp_path / f"{name}.nii.gz")
+        with pytest.raises(InputError, match=words):
+            recipe.load(Case(name, image, tmp_path / f"{name}.nii.gz"))
