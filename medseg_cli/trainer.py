@@ -6,6 +6,7 @@ The randomness of step s comes from (seed, s) alone, so a resumed run draws the 
 from __future__ import annotations
 
 import csv
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from medseg_cli.dataset import Case, Split
 from medseg_cli.errors import InputError, ModelError
+from medseg_cli.models.tensors import read_tensors
 
 CHECKPOINT = "last.pt"
 LOG = "log.csv"
@@ -162,7 +164,7 @@ def _rate(step: int, plan: Plan) -> float:
     warm = max(1, round(0.03 * plan.steps))
     if step < warm:
         return (step + 1) / warm
-    return 0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * (step - warm) / max(1, plan.steps - warm)))
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, plan.steps - warm)))
 
 
 def _validate(recipe: Recipe, model: nn.Module, volumes: Sequence[Any], plan: Plan) -> float:
@@ -211,8 +213,8 @@ def _resume(run: Path, plan: Plan, network: nn.Module, average: AveragedModel, o
     path = run / CHECKPOINT
     if not path.is_file():
         return 0
+    state = read_tensors(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
         if state["plan"] != asdict(plan):
             changed = {
                 key: (state["plan"].get(key), value)

@@ -117,11 +117,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(dataset: Path, tiny: Path, tm
 
 def test_training_learns(dataset: Path, tiny: Path, tmp_path: Path) -> None:
     lines = []
-    plan = Plan(steps=40, batch_size=2, validate_every=20, learning_rate=5e-3, ema=0.8, seed=1)
+    plan = Plan(steps=90, batch_size=4, validate_every=30, learning_rate=5e-3, ema=0.8, seed=1)
     training_run.train(dataset, preset.find(tiny), None, plan, tmp_path / "run", lines.append)
-    assert lines[-1].loss < 0.75 * 0.9
-    assert lines[-1].loss < lines[0].loss
-    assert lines[-1].dice > 0.5
+    assert lines[-1].loss < 0.7 * lines[0].loss, lines
+    assert lines[-1].dice > 0.8, lines
 
 
 def test_a_run_of_another_plan_is_refused(dataset: Path, tiny: Path, tmp_path: Path) -> None:
@@ -136,7 +135,7 @@ def test_a_run_of_another_plan_is_refused(dataset: Path, tiny: Path, tmp_path: P
 
 def test_a_corrupt_checkpoint_is_said(dataset: Path, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "last.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(ModelError, match=r"last\.pt cannot be resumed"):
+    with pytest.raises(ModelError, match=r"last\.pt"):
         training_run.train(dataset, preset.find(tiny), None, PLAN, tmp_path, lambda line: None)
 
 
