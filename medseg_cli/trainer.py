@@ -21,9 +21,9 @@ from numpy.random import Generator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from medseg_cli.checkpoint_file import read_tensors
 from medseg_cli.dataset import Case, Split
 from medseg_cli.errors import InputError, ModelError
-from medseg_cli.models.tensors import read_tensors
 
 CHECKPOINT = "last.pt"
 LOG = "log.csv"

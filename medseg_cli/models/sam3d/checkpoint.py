@@ -10,10 +10,10 @@ import torch
 from medseg_kernels.cubic_attention import shift_mask
 from torch import Tensor
 
+from medseg_cli.checkpoint_file import read_tensors
 from medseg_cli.errors import ModelError
 from medseg_cli.models.sam3d.config import Sam3dConfig, parse_config
 from medseg_cli.models.sam3d.network import Sam3d
-from medseg_cli.models.tensors import read_tensors
 
 MASK_KEY = ".attn_mask"
 
