@@ -59,19 +59,45 @@ def zero_pad(voxels: Tensor, margin: int) -> Tensor:
     return torch.nn.functional.pad(voxels, (margin,) * 6)
 
 
-def random_field_of_view(clicks: NDArray[np.float64], size: int, rng: Generator) -> Tensor:
-    """(1, size, size, size) bool: a random box that holds all clicks (N, 3); what is outside was "not scanned"."""
-    valid = torch.ones((1, size, size, size), dtype=torch.bool)
+def random_box(clicks: NDArray[np.float64], size: int, rng: Generator) -> Tensor:
+    """(1, size, size, size) bool: a random box that holds all clicks (N, 3), each face open or 4 to 22 voxels away.
+
+    Distances are for size 48 and scale with it.
+    """
+    inside = torch.ones((1, size, size, size), dtype=torch.bool)
     for axis in range(3):
         low, high = clicks[:, axis].min(), clicks[:, axis].max()
         if rng.random() < 0.4:
             cut = int(low - rng.uniform(0.08, 0.45) * size)
-            valid.narrow(axis + 1, 0, min(max(cut, 0), size)).fill_(False)
+            inside.narrow(axis + 1, 0, min(max(cut, 0), size)).fill_(False)
         if rng.random() < 0.4:
-            cut = int(high + rng.uniform(0.08, 0.45) * size) + 1
-            start = min(max(cut, 0), size)
-            valid.narrow(axis + 1, start, size - start).fill_(False)
-    return valid
+            start = min(max(int(high + rng.uniform(0.08, 0.45) * size) + 1, 0), size)
+            inside.narrow(axis + 1, start, size - start).fill_(False)
+    return inside
+
+
+def random_surroundings(image: Tensor, rng: Generator) -> Tensor:
+    """Something else that may lie round a field of view: the crop itself turned over, air, or a smooth random pattern.
+
+    Training volumes that are cut out round their object teach that the object is where the volume's middle is, and that
+    intensities are those of its neighbourhood; a whole scan keeps neither promise.
+
+    Args:
+        image: (1, I, J, K).
+
+    Returns:
+        (1, I, J, K) in the range of `image`.
+    """
+    kind = rng.choice(["turned", "turned", "air", "pattern"])
+    if kind == "turned":
+        return image.flip([1 + int(axis) for axis in rng.choice(3, size=rng.integers(1, 4), replace=False)])
+    low, high = float(image.min()), float(image.max())
+    if kind == "air":
+        return torch.full_like(image, low + (high - low) * rng.uniform(0, 0.1))
+    cells = int(rng.integers(2, 7))
+    noise = torch.from_numpy(rng.uniform(low, high, size=(1, 1, cells, cells, cells)).astype(np.float32))
+    shape = (image.shape[1], image.shape[2], image.shape[3])
+    return torch.nn.functional.interpolate(noise, size=shape, mode="trilinear", align_corners=True)[0]
 
 
 def random_intensity(image: Tensor, rng: Generator) -> Tensor:

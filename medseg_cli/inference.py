@@ -1,8 +1,9 @@
 """Covering an object with cubic crops: the crop follows the object instead of cutting it off.
 
-The first crop lies round the clicks. Where the predicted object reaches a crop's border inside the scan, another crop
-is centred there, prompted by the clicks that it holds or else by a voxel of the object found so far. Overlapping
-predictions are averaged with weights that fall towards a crop's border.
+The first crop lies round the clicks; where it sits badly on the object that it finds, a better centred one replaces it.
+Where the object then reaches a crop's border inside the scan, another crop is centred there, prompted by the clicks that
+it holds or else by a voxel of the object found so far. Overlapping predictions are averaged with weights that fall
+towards a crop's border.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ Predict = Callable[[NDArray[np.int64], NDArray[np.float64]], NDArray[np.float32]
 
 BORDER = 3
 """Object voxels this close to a crop's face call for another crop."""
-CENTRED = 1 / 8
-"""A first crop whose object's middle is off by more than this share of its edge is followed by a centred one."""
+CENTRED = 1 / 12
+"""A crop is centred well enough when the object's middle is off by no more than this share of its edge."""
+MOVES = 4
+"""How often the first crop may be moved towards the object's middle."""
 EVERYWHERE = np.ones((3, 3, 3), dtype=bool)
 """26-neighbourhood."""
 
@@ -58,11 +61,20 @@ class Canvas:
 
 @dataclass
 class Coverage:
-    """What `follow` found: the canvas, the object's voxels on it (bool), and the crops that it took."""
+    """What `follow` found.
+
+    Args:
+        canvas: the averaged crops.
+        object: the object's voxels on the canvas.
+        starts: first lattice voxel of each crop on the canvas.
+        crops: how many crops were predicted, those that were replaced by better centred ones included.
+        complete: False when the limit on crops ended it.
+    """
 
     canvas: Canvas
     object: NDArray[np.bool_]
     starts: list[NDArray[np.int64]] = field(default_factory=list)
+    crops: int = 0
     complete: bool = True
 
 
@@ -81,25 +93,53 @@ def follow(
     Returns:
         Coverage; its object is `clicked_parts` of probability > 0.5.
     """
-    importance = _importance(size)
     middle = (clicks.min(0) + clicks.max(0)) / 2
-    spread = np.all(np.ptp(clicks, axis=0) < size - 2 * BORDER)
-    queue = [middle] if spread else list(clicks)
-    coverage = Coverage(Canvas(_start(queue[0], size), *np.zeros((2, size, size, size), np.float32)), np.zeros(0, bool))
+    together = bool(np.all(np.ptp(clicks, axis=0) < size - 2 * BORDER))
+    queue = [middle] if together else list(clicks)
+    coverage = _empty(_start(queue[0], size), size)
     while queue:
-        if len(coverage.starts) == max_crops:
+        if coverage.crops == max_crops:
             coverage.complete = False
             break
-        start = _start(queue.pop(0), size)
-        inside = clicks[np.all((clicks - start > -0.5) & (clicks - start < size - 0.5), axis=1)] - start
-        if not len(inside):
-            inside = _seed(coverage, start, size)
-        coverage.canvas.add(start, predict(start, inside), importance)
-        coverage.starts.append(start)
-        coverage.object = clicked_parts(coverage.canvas.probability > 0.5, clicks - coverage.canvas.start)
+        _predict_at(coverage, predict, _start(queue.pop(0), size), clicks, size)
+        if together and len(coverage.starts) == 1 and coverage.crops <= min(MOVES, max_crops - 1):
+            better = _better_centre(coverage, clicks, size)
+            if better is not None:
+                coverage = _empty(_start(better, size), size, coverage.crops)
+                queue = [better]
+                continue
         if not queue:
             queue = _next_centres(coverage, size, extent)
     return coverage
+
+
+def _empty(start: NDArray[np.int64], size: int, crops: int = 0) -> Coverage:
+    total, weight = np.zeros((2, size, size, size), np.float32)
+    return Coverage(Canvas(start, total, weight), np.zeros((size, size, size), dtype=bool), crops=crops)
+
+
+def _predict_at(
+    coverage: Coverage, predict: Predict, start: NDArray[np.int64], clicks: NDArray[np.float64], size: int
+) -> None:
+    """Add the crop at `start` to the coverage, prompted by the clicks in it or by a voxel of the object."""
+    inside = clicks[np.all((clicks - start > -0.5) & (clicks - start < size - 0.5), axis=1)] - start
+    if not len(inside):
+        inside = _seed(coverage, start, size)
+    coverage.canvas.add(start, predict(start, inside), _importance(size))
+    coverage.starts.append(start)
+    coverage.crops += 1
+    coverage.object = clicked_parts(coverage.canvas.probability > 0.5, clicks - coverage.canvas.start)
+
+
+def _better_centre(coverage: Coverage, clicks: NDArray[np.float64], size: int) -> NDArray[np.float64] | None:
+    """The middle of the object, as far as all clicks stay in the crop; None when the crop sits well already."""
+    found = np.argwhere(coverage.object) + coverage.canvas.start
+    if not len(found):
+        return None
+    reach = size // 2 - BORDER
+    middle = np.clip((found.min(0) + found.max(0)) / 2, clicks.max(0) - reach, clicks.min(0) + reach)
+    off = np.abs(middle - coverage.starts[0] - size // 2).max()
+    return middle if off > CENTRED * size else None
 
 
 def clicked_parts(mask: NDArray[np.bool_], clicks: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -137,14 +177,10 @@ def _seed(coverage: Coverage, start: NDArray[np.int64], size: int) -> NDArray[np
 
 
 def _next_centres(coverage: Coverage, size: int, extent: tuple[int, int, int]) -> list[NDArray[np.float64]]:
-    """Where the object runs into a border that is not the scan's, and where a first crop sat badly."""
+    """Where the object runs into a border that is not the scan's."""
     found = np.argwhere(coverage.object) + coverage.canvas.start
     if not len(found):
         return []
-    if len(coverage.starts) == 1:
-        middle = (found.min(0) + found.max(0)) / 2
-        if np.abs(middle - coverage.starts[0] - size // 2).max() > CENTRED * size:
-            return [_inside(middle, found)]
     covered = np.zeros(len(found), dtype=bool)
     for start in coverage.starts:
         low = np.where(start <= 0, 0, start + BORDER)

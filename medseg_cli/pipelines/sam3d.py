@@ -164,7 +164,7 @@ class Sam3dPipeline:
             (place[0].stop - place[0].start, place[1].stop - place[1].start, place[2].stop - place[2].start),
         )
         back, _ = resample(torch.from_numpy(canvas.probability)[None], source, target, smooth=False)
-        return back[0].numpy(), place, len(coverage.starts), coverage.complete
+        return back[0].numpy(), place, coverage.crops, coverage.complete
 
     def _lattice(self, scan: Scan) -> Grid:
         preprocessing = self.preset.preprocessing

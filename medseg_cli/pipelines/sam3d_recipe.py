@@ -17,7 +17,15 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medseg_cli.augment import crop_grid, mirror_pad, random_axes, random_field_of_view, random_intensity, zero_pad
+from medseg_cli.augment import (
+    crop_grid,
+    mirror_pad,
+    random_axes,
+    random_box,
+    random_intensity,
+    random_surroundings,
+    zero_pad,
+)
 from medseg_cli.dataset import Case
 from medseg_cli.errors import InputError
 from medseg_cli.geometry import Grid, resample, scan_grid, working_grid
@@ -111,18 +119,21 @@ class Sam3dRecipe:
         clicks = clicks[seen]
 
         voxels, mask, source = volume.voxels, volume.object, volume.grid
-        if rng.random() < 0.4:
+        if rng.random() < 0.5:
             voxels, source = mirror_pad(voxels, volume.grid, size // 2)
             mask = zero_pad(mask, size // 2)
         both, weight = resample(torch.cat([voxels, mask]), source, grid, smooth=False)
         both = both / weight.clamp(min=FULLY_IN_VIEW)
-        valid = weight > FULLY_IN_VIEW
+        image, label, valid = both[:1], both[1:] > 0.5, weight > FULLY_IN_VIEW
         if rng.random() < 0.5:
-            valid = valid & random_field_of_view(clicks, size, rng)
+            box = random_box(clicks, size, rng)
+            image, label = torch.where(box, image, random_surroundings(image, rng)), label & box
+        if rng.random() < 0.5:
+            valid = valid & random_box(clicks, size, rng)
         how = self.preset.preprocessing.intensity
-        image = normalise(random_intensity(normalise(both[:1], valid, how), rng), valid, how)
-        image = (image * rng.uniform(0.8, 1.2) + rng.uniform(-0.2, 0.2)) * valid
-        return _sample(image, ((both[1:] > 0.5) & valid).float(), clicks)
+        image = normalise(random_intensity(normalise(image, valid, how), rng), valid, how)
+        image = (image * rng.uniform(0.6, 1.4) + rng.uniform(-0.6, 0.6)) * valid
+        return _sample(image, (label & valid).float(), clicks)
 
     def fixed_sample(self, volume: Volume, rng: Generator) -> Sample:
         """A crop centred on one random foreground click, nothing augmented: what validation sees."""
