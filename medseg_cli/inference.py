@@ -1,8 +1,8 @@
 """Covering an object with cubic crops: the crop follows the object instead of cutting it off.
 
 The first crop lies round the clicks; where it sits badly on the object that it finds, a better centred one replaces it.
-Where the object then reaches a crop's border inside the scan, another crop is centred there, prompted by the clicks that
-it holds or else by a voxel of the object found so far. Overlapping predictions are averaged with weights that fall
+Where the object then reaches a crop's border inside the scan, another crop is centred there, prompted by the clicks in
+it or else by a voxel of the object found so far. Overlapping predictions are averaged with weights that fall
 towards a crop's border.
 """
 
