@@ -76,3 +76,16 @@ def load(path: Path, options: ReadOptions) -> Scan:
     tensor = transform(path)
     assert reader.scan is not None, "LoadImage returned without calling our reader"
     return replace(reader.scan, voxels=tensor.numpy(), affine=tensor.affine.numpy().astype(np.float64))
+
+
+def _load_image(reader: ScanReader) -> LoadImage:
+    """`LoadImage` with our reader. It also sets up readers that are never used; their complaints are not the user's."""
+    plugin = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
+    level = plugin.level
+    plugin.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+            return LoadImage(reader=reader, image_only=True)
+    finally:
+        plugin.setLevel(level)
