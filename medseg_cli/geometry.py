@@ -26,6 +26,12 @@ class Grid:
     affine: NDArray[np.float64]
     shape: tuple[int, int, int]
 
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """mm per step along i, j, k."""
+        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return (float(i), float(j), float(k))
+
     def window(self, start: NDArray[np.int64], shape: tuple[int, int, int]) -> Grid:
         """The part (or extension) of this lattice that begins at voxel `start` and has `shape` voxels."""
         affine = self.affine.copy()

@@ -24,6 +24,8 @@ CENTRED = 1 / 12
 """A crop is centred well enough when the object's middle is off by no more than this share of its edge."""
 MOVES = 4
 """How often the first crop may be moved towards the object's middle."""
+REACH_MM = 5.0
+"""How far beside an object a click may lie and still mean it."""
 EVERYWHERE = np.ones((3, 3, 3), dtype=bool)
 """26-neighbourhood."""
 
@@ -79,7 +81,12 @@ class Coverage:
 
 
 def follow(
-    predict: Predict, clicks: NDArray[np.float64], size: int, extent: tuple[int, int, int], max_crops: int
+    predict: Predict,
+    clicks: NDArray[np.float64],
+    size: int,
+    extent: tuple[int, int, int],
+    spacing: tuple[float, float, float],
+    max_crops: int,
 ) -> Coverage:
     """Predict crop after crop until the clicked object is covered.
 
@@ -88,6 +95,7 @@ def follow(
         clicks: (N, 3) continuous voxel index on the working lattice, inside `extent`.
         size: edge P of a crop in voxels.
         extent: (I, J, K) of the scan on the working lattice.
+        spacing: mm per lattice step along each axis.
         max_crops: stop after this many; `complete` is then False.
 
     Returns:
@@ -97,15 +105,19 @@ def follow(
     together = bool(np.all(np.ptp(clicks, axis=0) < size - 2 * BORDER))
     queue = [middle] if together else list(clicks)
     coverage = _empty(_start(queue[0], size), size)
+    previous = coverage
     while queue:
         if coverage.crops == max_crops:
             coverage.complete = False
             break
-        _predict_at(coverage, predict, _start(queue.pop(0), size), clicks, size)
+        _predict_at(coverage, predict, _start(queue.pop(0), size), clicks, size, spacing)
+        if previous.object.any() and not coverage.object.any():
+            # The move lost the object: what was found before it stands.
+            previous.crops, coverage, together = coverage.crops, previous, False
         if together and len(coverage.starts) == 1 and coverage.crops <= min(MOVES, max_crops - 1):
             better = _better_centre(coverage, clicks, size)
             if better is not None:
-                coverage = _empty(_start(better, size), size, coverage.crops)
+                previous, coverage = coverage, _empty(_start(better, size), size, coverage.crops)
                 queue = [better]
                 continue
         if not queue:
@@ -119,16 +131,21 @@ def _empty(start: NDArray[np.int64], size: int, crops: int = 0) -> Coverage:
 
 
 def _predict_at(
-    coverage: Coverage, predict: Predict, start: NDArray[np.int64], clicks: NDArray[np.float64], size: int
+    coverage: Coverage,
+    predict: Predict,
+    start: NDArray[np.int64],
+    clicks: NDArray[np.float64],
+    size: int,
+    spacing: tuple[float, float, float],
 ) -> None:
-    """Add the crop at `start` to the coverage, prompted by the clicks in it or by a voxel of the object."""
+    """Add the crop at `start` to the coverage, prompted by the clicks in it or by its middle, a voxel of the object."""
     inside = clicks[np.all((clicks - start > -0.5) & (clicks - start < size - 0.5), axis=1)] - start
     if not len(inside):
-        inside = _seed(coverage, start, size)
+        inside = np.full((1, 3), size // 2, dtype=np.float64)
     coverage.canvas.add(start, predict(start, inside), _importance(size))
     coverage.starts.append(start)
     coverage.crops += 1
-    coverage.object = clicked_parts(coverage.canvas.probability > 0.5, clicks - coverage.canvas.start)
+    coverage.object = clicked_parts(coverage.canvas.probability > 0.5, clicks - coverage.canvas.start, spacing)
 
 
 def _better_centre(coverage: Coverage, clicks: NDArray[np.float64], size: int) -> NDArray[np.float64] | None:
@@ -142,21 +159,34 @@ def _better_centre(coverage: Coverage, clicks: NDArray[np.float64], size: int) -
     return middle if off > CENTRED * size else None
 
 
-def clicked_parts(mask: NDArray[np.bool_], clicks: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """The 26-connected parts of `mask` that hold a click; a click beside it takes the nearest within 5 voxels."""
+def clicked_parts(
+    mask: NDArray[np.bool_], clicks: NDArray[np.float64], spacing: tuple[float, float, float]
+) -> NDArray[np.bool_]:
+    """The 26-connected parts of `mask` that hold a click; a click beside them takes the nearest within `REACH_MM`.
+
+    Args:
+        mask: (I, J, K).
+        clicks: (N, 3) continuous voxel index of `mask`; it may lie outside.
+        spacing: mm along i, j, k.
+    """
     parts, count = ndimage.label(mask, EVERYWHERE)
     if not count:
         return mask
-    chosen = set()
+    chosen = np.zeros(count + 1, dtype=bool)
+    reach = np.ceil(REACH_MM / np.array(spacing)).astype(int)
     for click in clicks:
-        voxel = np.clip(np.round(click).astype(int), 0, np.array(mask.shape) - 1)
-        low = np.maximum(voxel - 5, 0)
-        near = parts[low[0] : voxel[0] + 6, low[1] : voxel[1] + 6, low[2] : voxel[2] + 6]
+        voxel = np.round(click).astype(int)
+        low, high = np.maximum(voxel - reach, 0), np.minimum(voxel + reach + 1, mask.shape)
+        if np.any(low >= high):
+            continue
+        near = parts[low[0] : high[0], low[1] : high[1], low[2] : high[2]]
         where = np.argwhere(near)
         if len(where):
-            closest = where[np.argmin(((where + low - voxel) ** 2).sum(1))]
-            chosen.add(int(near[tuple(closest)]))
-    return np.isin(parts, sorted(chosen)) & mask
+            distance = (((where + low - voxel) * spacing) ** 2).sum(1)
+            if distance.min() <= REACH_MM**2:
+                chosen[near[tuple(where[distance.argmin()])]] = True
+    found: NDArray[np.bool_] = chosen[parts]
+    return found
 
 
 def _start(centre: NDArray[np.float64], size: int) -> NDArray[np.int64]:
@@ -169,29 +199,19 @@ def _importance(size: int) -> NDArray[np.float32]:
     return (hill[:, None, None] * hill[None, :, None] * hill[None, None, :]).astype(np.float32)
 
 
-def _seed(coverage: Coverage, start: NDArray[np.int64], size: int) -> NDArray[np.float64]:
-    """(1, 3) crop voxel: the voxel of the object found so far that lies nearest to the crop's middle."""
-    found = np.argwhere(coverage.object) + coverage.canvas.start - start
-    found = found[np.all((found >= 0) & (found < size), axis=1)]
-    return found[[np.argmin(((found - size // 2) ** 2).sum(1))]].astype(np.float64)
-
-
 def _next_centres(coverage: Coverage, size: int, extent: tuple[int, int, int]) -> list[NDArray[np.float64]]:
-    """Where the object runs into a border that is not the scan's."""
-    found = np.argwhere(coverage.object) + coverage.canvas.start
-    if not len(found):
-        return []
-    covered = np.zeros(len(found), dtype=bool)
+    """Where the object runs into a border that is not the scan's: a voxel of the object, or none."""
+    loose = coverage.object.copy()
     for start in coverage.starts:
-        low = np.where(start <= 0, 0, start + BORDER)
-        high = np.where(start + size >= extent, np.array(extent), start + size - BORDER)
-        covered |= np.all((found >= low) & (found < high), axis=1)
-    loose = found[~covered]
-    loose = loose[np.all((loose >= 0) & (loose < extent), axis=1)]
-    if not len(loose):
+        low = np.where(start <= 0, 0, start + BORDER) - coverage.canvas.start
+        high = np.where(start + size >= extent, np.array(extent), start + size - BORDER) - coverage.canvas.start
+        low, high = np.maximum(low, 0), np.maximum(high, 0)
+        loose[low[0] : high[0], low[1] : high[1], low[2] : high[2]] = False
+    voxels = np.argwhere(loose) + coverage.canvas.start
+    voxels = voxels[np.all((voxels >= 0) & (voxels < extent), axis=1)]
+    if not len(voxels):
         return []
-    first = loose[0]
-    return [_inside(loose[np.abs(loose - first).max(1) < size // 2].mean(0), loose)]
+    return [_inside(voxels[np.abs(voxels - voxels[0]).max(1) < size // 2].mean(0), voxels)]
 
 
 def _inside(point: NDArray[np.float64], voxels: NDArray[np.int64]) -> NDArray[np.float64]:

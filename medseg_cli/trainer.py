@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from medseg_cli.checkpoint_file import read_tensors
 from medseg_cli.dataset import Case, Split
 from medseg_cli.errors import InputError, ModelError
+from medseg_cli.writers.atomic import atomic_output
 
 CHECKPOINT = "last.pt"
 LOG = "log.csv"
@@ -71,6 +71,7 @@ class Plan:
         seed: of weights, samples and order.
         precision: Fabric's name: "32-true" or "bf16-mixed".
         accelerator: Fabric's name: "cpu", "cuda" or "mps".
+        device: index among that accelerator's devices.
     """
 
     steps: int = 4000
@@ -82,11 +83,12 @@ class Plan:
     seed: int = 0
     precision: Any = "32-true"
     accelerator: str = "cpu"
+    device: int = 0
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One line of the log: means since the line before."""
+    """One line of the log: the mean loss since the line before, and the seconds since this start of the loop."""
 
     step: int
     loss: float
@@ -111,7 +113,8 @@ def fit(recipe: Recipe, split: Split, plan: Plan, run: Path, report: Callable[[P
     Raises:
         ModelError: the folder holds a run with another plan or network, or the loss is not finite.
     """
-    fabric = Fabric(accelerator=plan.accelerator, devices=1, precision=plan.precision)
+    devices: Any = 1 if plan.accelerator == "cpu" else [plan.device]
+    fabric = Fabric(accelerator=plan.accelerator, devices=devices, precision=plan.precision)
     torch.manual_seed(plan.seed)
     network = recipe.model(plan.seed)
     optimizer = torch.optim.AdamW(_groups(network, plan), lr=plan.learning_rate)
@@ -181,21 +184,17 @@ def _save(
     run: Path, plan: Plan, line: Progress, network: nn.Module, average: AveragedModel, optimizer: Any, schedule: Any
 ) -> None:
     """Write checkpoint and log line; the checkpoint is whole or not there."""
+    state = {
+        "plan": asdict(plan),
+        "step": line.step,
+        "model": network.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+    }
+    with atomic_output(run / CHECKPOINT, overwrite=True) as part, part.open("wb") as file:
+        torch.save(state, file)
     try:
-        run.mkdir(parents=True, exist_ok=True)
-        part = run / f"{CHECKPOINT}.part"
-        torch.save(
-            {
-                "plan": asdict(plan),
-                "step": line.step,
-                "model": network.state_dict(),
-                "average": average.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-            },
-            part,
-        )
-        os.replace(part, run / CHECKPOINT)
         fresh = line.step <= plan.validate_every or not (run / LOG).is_file()
         with (run / LOG).open("w" if fresh else "a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(asdict(line)))
@@ -228,7 +227,7 @@ def _resume(run: Path, plan: Plan, network: nn.Module, average: AveragedModel, o
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
-    except (RuntimeError, KeyError, ValueError) as error:
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{path} cannot be resumed: {str(error).splitlines()[0]}", "use another folder with -o"
         ) from error

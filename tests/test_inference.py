@@ -12,6 +12,7 @@ from medseg_cli.postprocess import clean
 from medseg_cli.preset_format import Postprocessing
 
 SIZE = 16
+MM = (1.0, 1.0, 1.0)
 
 
 def oracle(truth: np.ndarray, seen: list | None = None):
@@ -33,7 +34,7 @@ def oracle(truth: np.ndarray, seen: list | None = None):
 
 
 def found(truth: np.ndarray, clicks: np.ndarray, max_crops: int = 64) -> tuple[np.ndarray, object]:
-    coverage = follow(oracle(truth), clicks, SIZE, truth.shape, max_crops)
+    coverage = follow(oracle(truth), clicks, SIZE, truth.shape, MM, max_crops)
     whole = np.zeros(truth.shape, bool)
     for voxel in np.argwhere(coverage.object) + coverage.canvas.start:
         whole[tuple(voxel)] = True
@@ -110,7 +111,7 @@ def test_every_box_is_covered(low: tuple[int, int, int], size: tuple[int, int, i
 
 
 def test_nothing_found_is_an_empty_object() -> None:
-    coverage = follow(lambda *_: np.zeros((SIZE,) * 3, np.float32), np.array([[5.0, 5, 5]]), SIZE, (20, 20, 20), 8)
+    coverage = follow(lambda *_: np.zeros((SIZE,) * 3, np.float32), np.array([[5.0, 5, 5]]), SIZE, (20, 20, 20), MM, 8)
     assert not coverage.object.any()
     assert len(coverage.starts) == 1
 
@@ -118,26 +119,53 @@ def test_nothing_found_is_an_empty_object() -> None:
 def test_a_click_just_beside_takes_the_nearest_part() -> None:
     mask = np.zeros((20, 20, 20), bool)
     mask[5:8, 5:8, 5:8] = mask[14:18, 14:18, 14:18] = True
-    assert clicked_parts(mask, np.array([[9.0, 6, 6]])).sum() == 27
-    assert clicked_parts(mask, np.array([[0.0, 19, 0]])).sum() == 0
+    assert clicked_parts(mask, np.array([[9.0, 6, 6]]), MM).sum() == 27
+    assert clicked_parts(mask, np.array([[0.0, 19, 0]]), MM).sum() == 0
 
 
 @pytest.mark.parametrize(("keep", "expected"), [("all", 91), ("largest", 64), ("clicked", 27)])
 def test_parts_kept(keep: str, expected: int) -> None:
     mask = np.zeros((20, 20, 20), bool)
     mask[5:8, 5:8, 5:8] = mask[14:18, 14:18, 14:18] = True
-    assert clean(mask, np.array([[6.0, 6, 6]]), 1.0, Postprocessing(keep=keep)).sum() == expected
+    assert clean(mask, np.array([[6.0, 6, 6]]), MM, Postprocessing(keep=keep)).sum() == expected
 
 
 def test_small_parts_are_measured_in_mm3() -> None:
     mask = np.zeros((20, 20, 20), bool)
     mask[5:8, 5:8, 5:8] = mask[14:18, 14:18, 14:18] = True
     how = Postprocessing(keep="all", min_mm3=20.0)
-    assert clean(mask, np.array([[6.0, 6, 6]]), 0.5, how).sum() == 64
-    assert clean(mask, np.array([[6.0, 6, 6]]), 1.0, how).sum() == 91
+    assert clean(mask, np.array([[6.0, 6, 6]]), (1.0, 1.0, 0.5), how).sum() == 64
+    assert clean(mask, np.array([[6.0, 6, 6]]), MM, how).sum() == 91
 
 
 def test_holes_are_filled() -> None:
     mask = np.ones((5, 5, 5), bool)
     mask[2, 2, 2] = False
-    assert clean(mask, np.array([[0.0, 0, 0]]), 1.0, Postprocessing(fill_holes=True)).all()
+    assert clean(mask, np.array([[0.0, 0, 0]]), MM, Postprocessing(fill_holes=True)).all()
+
+
+def test_reach_is_in_mm() -> None:
+    mask = np.zeros((60, 20, 20), bool)
+    mask[5:8, 5:8, 5:8] = True
+    click = np.array([[20.0, 6, 6]])
+    assert clicked_parts(mask, click, (0.2, 0.2, 0.2)).sum() == 27
+    assert not clicked_parts(mask, click, MM).any()
+    assert not clicked_parts(mask, np.array([[9.0, 6, 6]]), (5.0, 1.0, 1.0)).any()
+
+
+def test_a_click_off_the_canvas_takes_nothing() -> None:
+    mask = np.zeros((20, 20, 20), bool)
+    mask[0:3, 5:8, 5:8] = True
+    assert not clicked_parts(mask, np.array([[-30.0, 6, 6]]), MM).any()
+
+
+def test_a_move_that_finds_nothing_is_taken_back() -> None:
+    def predict(start: np.ndarray, clicks: np.ndarray) -> np.ndarray:
+        crop = np.zeros((SIZE,) * 3, np.float32)
+        if start[0] == 12:
+            crop[8:13, 7:10, 7:10] = 1
+        return crop
+
+    coverage = follow(predict, np.array([[20.0, 20, 20]]), SIZE, (60, 60, 60), MM, 8)
+    assert coverage.object.sum() == 5 * 3 * 3
+    assert coverage.crops >= 2

@@ -178,3 +178,28 @@ def test_names_are_checked() -> None:
         medseg_cli.load_model("3dsam-adapter", **{**SMALL, "cubic_window_size": 3})
     with pytest.raises(ModelError, match=r"nowhere\.pth: No such file"):
         medseg_cli.load_model("3dsam-adapter", checkpoint="nowhere.pth")
+
+
+def test_random_weights_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    one = medseg_cli.load_model("3dsam-adapter", **SMALL).state_dict()
+    before = torch.random.get_rng_state()
+    two = medseg_cli.load_model("3dsam-adapter", **SMALL).state_dict()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"patch_size": 0},
+        {"crop_size": "48"},
+        {"depth": None},
+        {"embed_dim": -16},
+        {"global_attn_indexes": 3},
+        {"num_heads": True},
+    ],
+)
+def test_sizes_that_are_no_sizes_are_said(values: dict) -> None:
+    with pytest.raises(ModelError, match=f"{next(iter(values))} cannot be"):
+        medseg_cli.load_model("3dsam-adapter", **{**SMALL, **values})

@@ -108,6 +108,24 @@ def test_objects_get_values_names_and_colours_in_order() -> None:
     assert len(result.provenance["crops"]) == 3
 
 
+def test_a_second_object_changes_nothing_of_the_first() -> None:
+    scan = scan_of(texture((40, 20, 20)))
+    pipeline = build(tiny(max_crops=1))
+    one, two = Target("a", "", (Click((6, 9, 9)),)), Target("b", "", (Click((33, 9, 9)),))
+    alone = pipeline.segment(scan, Prompt((one,)), Stages()).mask
+    both = pipeline.segment(scan, Prompt((one, two)), Stages()).mask
+    assert np.array_equal(alone[:14] == 1, both[:14] == 1)
+
+
+def test_the_first_of_two_equal_objects_keeps_its_voxels_and_the_loss_is_said() -> None:
+    same = (Click((9, 9, 9)),)
+    prompt = Prompt((Target("a", "", same), Target("b", "", same)))
+    result = build(tiny(max_crops=1)).segment(scan_of(texture((20, 20, 20))), prompt, Stages())
+    assert (result.mask == 1).any()
+    assert not (result.mask == 2).any()
+    assert any("'b' is empty" in note for note in result.notes)
+
+
 def test_many_objects_need_uint16() -> None:
     targets = tuple(Target(str(n), "", (Click((8, 8, 8)),)) for n in range(256))
     chosen = tiny(max_crops=1)
@@ -197,7 +215,7 @@ def test_official_protocol_is_one_crop_round_the_clicks(axes: tuple[int, int, in
     whole = whole.transpose(np.argsort(axes))
     mask = result.mask > 0
     assert not (mask & ~_filled(whole)).any()
-    assert np.array_equal(mask, _filled(clicked_parts(whole, clicks.astype(float))))
+    assert np.array_equal(mask, _filled(clicked_parts(whole, clicks.astype(float), (1.0, 1.0, 1.0))))
 
 
 def _filled(mask: np.ndarray) -> np.ndarray:

@@ -70,6 +70,7 @@ def test_a_run_is_a_preset_that_segments(run_medseg, dataset: Path, tiny: Path, 
     done = run_medseg("finetune", dataset, "-o", run, *arguments, "--device", "cpu")
     assert done.rc == 0, done.stderr
     assert "step 4: loss" in done.stderr
+    assert preset.find(run).name == "run"
     assert {path.name for path in run.iterdir()} == {
         "last.pt",
         "log.csv",
@@ -134,6 +135,7 @@ def test_a_run_of_another_plan_is_refused(dataset: Path, tiny: Path, tmp_path: P
 
 
 def test_a_corrupt_checkpoint_is_said(dataset: Path, tiny: Path, tmp_path: Path) -> None:
+    training_run.train(dataset, preset.find(tiny), None, PLAN, tmp_path, lambda line: None)
     (tmp_path / "last.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(ModelError, match=r"last\.pt"):
         training_run.train(dataset, preset.find(tiny), None, PLAN, tmp_path, lambda line: None)
@@ -183,3 +185,27 @@ def test_labels_off_the_grid_and_empty_labels_are_said(dataset: Path, tiny: Path
         nib.save(nib.Nifti1Image(data, affine), tmp_path / f"{name}.nii.gz")
         with pytest.raises(InputError, match=words):
             recipe.load(Case(name, image, tmp_path / f"{name}.nii.gz"))
+
+
+def test_a_run_of_another_preset_or_split_is_refused(dataset: Path, tiny: Path, tmp_path: Path) -> None:
+    base = preset.find(tiny)
+    short = Plan(steps=1, batch_size=1, validate_every=1)
+    training_run.train(dataset, base, None, short, tmp_path, lambda line: None)
+    before = (tmp_path / "split.json").read_bytes()
+    for other, plan in (
+        (base.model_copy(update={"name": "other"}), short),
+        (base, Plan(1, 1, validate_every=1, seed=9)),
+    ):
+        with pytest.raises(ModelError, match="holds a run with another"):
+            training_run.train(dataset, other, None, plan, tmp_path, lambda line: None)
+    assert (tmp_path / "split.json").read_bytes() == before
+
+
+def test_evaluate_uses_the_runs_own_split(dataset: Path, tiny: Path, tmp_path: Path) -> None:
+    plan = Plan(steps=1, batch_size=1, validate_every=1, seed=3)
+    training_run.train(dataset, preset.find(tiny), None, plan, tmp_path / "run", lambda line: None)
+    cases = read_cases(dataset)
+    assert training_run.split_of(cases, preset.find(tmp_path / "run"), seed=0) == split_cases(cases, 3)
+    assert training_run.split_of(cases, preset.find(tiny), seed=0) == split_cases(cases, 0)
+    with pytest.raises(ModelError, match=r"split\.json does not fit"):
+        training_run.split_of(cases[1:], preset.find(tmp_path / "run"), seed=0)

@@ -18,9 +18,9 @@ def evaluate(
     ] = None,
     cases: Annotated[
         Literal["test", "validation", "train", "all"],
-        typer.Option(help="Part of the split that `medseg finetune` makes with the same seed."),
+        typer.Option(help="Part of the split; of a run's own split.json when --preset is a run folder."),
     ] = "test",
-    split_seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
+    split_seed: Annotated[int, typer.Option(min=0, help="Seed of the split, for presets that are no run.")] = 0,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     seed: options.Seed = 0,
@@ -36,20 +36,22 @@ def evaluate(
 
     medseg evaluate hippocampus-mr/ --preset hippocampus-mr -o scores.json
     """
-    options.start_talking(quiet, verbose, debug, log_json)
+    # With JSON lines on stderr, nothing else may stand there.
+    quiet = options.start_talking(quiet, verbose, debug, log_json) == "quiet" or log_json == "-"
     import json
 
     from medseg_cli import device as devices
     from medseg_cli import evaluation, pipelines
     from medseg_cli import preset as presets
-    from medseg_cli.dataset import read_cases, split_cases
+    from medseg_cli.dataset import read_cases
+    from medseg_cli.training_run import split_of
     from medseg_cli.writers.atomic import atomic_output, check_output
 
     if output is not None:
         check_output(output, overwrite=overwrite)
     chosen = presets.find(preset)
     found = read_cases(dataset)
-    wanted = found if cases == "all" else getattr(split_cases(found, split_seed), cases)
+    wanted = found if cases == "all" else getattr(split_of(found, chosen, split_seed), cases)
     pipeline = pipelines.build(chosen, devices.select(device, precision, seed, deterministic))
 
     def tell(result: evaluation.CaseScore) -> None:

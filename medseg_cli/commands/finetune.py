@@ -38,7 +38,8 @@ def finetune(
     The run folder gets preset.yaml and weights.safetensors: `medseg segment SCAN --preset RUN` uses them at once.
     15 % of the cases are held back as test cases and named in split.json. The same command resumes a stopped run.
     """
-    options.start_talking(quiet, verbose, debug, log_json)
+    # With JSON lines on stderr, nothing else may stand there.
+    quiet = options.start_talking(quiet, verbose, debug, log_json) == "quiet" or log_json == "-"
 
     from medseg_cli import device as devices
     from medseg_cli import preset as presets
@@ -56,6 +57,7 @@ def finetune(
         seed=seed,
         precision=names[runtime.precision],
         accelerator=runtime.device.type,
+        device=runtime.device.index or 0,
     )
     initial = weights.resolve(base).path if start == "preset" else None
     path = training_run.train(dataset, base, initial, plan, output, lambda line: _tell(line, quiet))

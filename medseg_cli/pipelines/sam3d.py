@@ -13,13 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from scipy import ndimage
 
 from medseg_cli.device import Runtime
 from medseg_cli.errors import InputError, ModelError, UsageError
 from medseg_cli.geometry import Grid, overlap, resample, scan_grid, working_grid
-from medseg_cli.inference import Coverage, follow
+from medseg_cli.inference import EVERYWHERE, Coverage, follow
 from medseg_cli.intensity import normalise
-from medseg_cli.models import load_model
+from medseg_cli.models.sam3d.checkpoint import build, random_network
+from medseg_cli.models.sam3d.config import config_of
 from medseg_cli.models.sam3d.network import Sam3d
 from medseg_cli.pipelines import sam3d_official
 from medseg_cli.postprocess import clean
@@ -79,10 +81,9 @@ class Sam3dPipeline:
             found = resolve(preset)
             path = found.path
             weights = {"name": found.name, "sha256": found.sha256, "random": False, "licence": found.licence}
-        model = load_model(preset.pipeline, path, **preset.model)
-        assert isinstance(model, Sam3d)
-        if random_weights:
-            model.initialise(runtime.seed)
+        model = (
+            random_network(config_of(preset.model), runtime.seed).eval() if path is None else build(path, preset.model)
+        )
         return cls(preset, options, runtime, model.to(runtime.device).requires_grad_(False), weights)
 
     def segment(self, scan: Scan, prompt: Prompt, stages: Stages) -> Segmentation:
@@ -94,7 +95,7 @@ class Sam3dPipeline:
         """
         clicks = self._clicks(scan, prompt)
         mask = np.zeros(scan.shape, np.uint8 if len(clicks) < 256 else np.uint16)
-        best = np.full(scan.shape, 0.5, np.float32) if len(clicks) > 1 else None
+        best = np.zeros(scan.shape, np.float32) if len(clicks) > 1 else None
         notes, crops = [], []
         for value, (target, voxels) in enumerate(zip(prompt.targets, clicks, strict=True), start=1):
             with stages("infer"):
@@ -103,11 +104,11 @@ class Sam3dPipeline:
                 inside = clean(
                     probability > 0.5,
                     voxels - [part.start for part in place],
-                    scan.voxel_volume,
+                    scan.spacing,
                     self.preset.postprocessing,
                 )
                 if best is not None:
-                    inside &= probability >= best[place]
+                    inside &= (mask[place] == 0) | (probability > best[place])
                     best[place][inside] = probability[inside]
                 mask[place][inside] = value
             crops.append(count)
@@ -115,8 +116,9 @@ class Sam3dPipeline:
                 notes.append(
                     f"object '{target.id}' was not finished: it still grew after {count} crops (options.max_crops)"
                 )
-            if not inside.any():
-                notes.append(f"object '{target.id}' is empty: nothing was found at its clicks")
+        for value, target in enumerate(prompt.targets, start=1):
+            if not np.any(mask == value):
+                notes.append(f"object '{target.id}' is empty: nothing was found at its clicks, or another has it")
         if scan.modality and scan.modality not in self.preset.modality:
             notes.append(f"the scan is {scan.modality}, the preset is made for {', '.join(self.preset.modality)}")
         provenance = {
@@ -163,7 +165,9 @@ class Sam3dPipeline:
             np.array([part.start for part in place]),
             (place[0].stop - place[0].start, place[1].stop - place[1].start, place[2].stop - place[2].start),
         )
-        back, _ = resample(torch.from_numpy(canvas.probability)[None], source, target, smooth=False)
+        # One voxel of margin keeps the interpolated surface; other parts than the clicked ones are not the object.
+        near = ndimage.binary_dilation(coverage.object, EVERYWHERE)
+        back, _ = resample(torch.from_numpy(canvas.probability * near)[None], source, target, smooth=False)
         return back[0].numpy(), place, coverage.crops, coverage.complete
 
     def _lattice(self, scan: Scan) -> Grid:
@@ -181,9 +185,10 @@ class Sam3dPipeline:
             image = normalise(crop, weight > FULLY_IN_VIEW, self.preset.preprocessing.intensity)
             # Working order (I, J, K) is the network's (W, H, D); its click columns are (d, w, h) = (k, i, j).
             probability = self._predict(image.permute(0, 3, 2, 1)[None], inside[:, [2, 0, 1]])
-            return probability.transpose(2, 1, 0)
+            # What lies outside the scan is nobody's: it must neither join parts nor move crops.
+            return probability.transpose(2, 1, 0) * (weight[0] > 0).numpy()
 
-        return follow(predict, clicks, size, lattice.shape, self.options.max_crops)
+        return follow(predict, clicks, size, lattice.shape, lattice.spacing, self.options.max_crops)
 
     def _predict(self, image: torch.Tensor, points: NDArray[np.float64]) -> NDArray[np.float32]:
         """image (1, 1, P, P, P) in (D, H, W), points (N, 3) columns (d, w, h) → probability (P, P, P) in (D, H, W)."""

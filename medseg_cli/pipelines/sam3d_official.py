@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from medseg_cli.errors import ModelError
+from medseg_cli.errors import InputError, ModelError
+from medseg_cli.models.sam3d.config import config_of
 from medseg_cli.preset import Preset
 from medseg_cli.preset_format import ClipZScore
 from medseg_cli.scan import Scan
@@ -70,6 +71,7 @@ def probability(
 
     Raises:
         ModelError: the preset's intensities are not the official kind.
+        InputError: the scan is thinner than 1 mm.
     """
     how = preset.preprocessing.intensity
     if not isinstance(how, ClipZScore):
@@ -77,12 +79,18 @@ def probability(
             f"preset {preset.name}: protocol official needs intensity method clip-zscore, not {how.method}"
         )
     zooms = torch.tensor(scan.spacing, dtype=torch.float32)
+    thin = [f"{n} x {zoom:g} mm" for n, zoom in zip(scan.shape, scan.spacing, strict=True) if n * zoom < 1]
+    if thin:
+        raise InputError(
+            f"{scan.provenance.path} is thinner than 1 mm ({thin[0]}): protocol official cannot resample it to 1 mm",
+            "use a preset with protocol: follow",
+        )
     volume = load_image(torch.from_numpy(scan.voxels[0]), zooms, axes)
     volume = (volume.clamp(how.low, how.high) - how.mean) / how.std
     original = tuple(scan.shape[axis] for axis in axes)
     points = _to_1mm(clicks[:, list(axes)], original, tuple(volume.shape[1:]))
 
-    size = int(preset.model.get("crop_size", 128))  # type: ignore[call-overload, arg-type]
+    size = config_of(preset.model).crop_size
     centre = np.floor((points.max(0) + points.min(0)) / 2).astype(int)
     low = centre - size // 2
     crop = torch.zeros(1, 1, size, size, size)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +29,8 @@ from medseg_cli.dataset import Case
 from medseg_cli.errors import InputError
 from medseg_cli.geometry import Grid, resample, scan_grid, working_grid
 from medseg_cli.intensity import normalise
-from medseg_cli.models import load_model
+from medseg_cli.models.sam3d.checkpoint import build, random_network
+from medseg_cli.models.sam3d.config import config_of
 from medseg_cli.models.sam3d.network import Sam3d
 from medseg_cli.preset import Preset
 from medseg_cli.readers import load_scan
@@ -81,11 +81,9 @@ class Sam3dRecipe:
 
     def model(self, seed: int) -> Sam3d:
         """The network of the preset with its initial weights."""
-        model = load_model("3dsam-adapter", self.start, **self.preset.model)
-        assert isinstance(model, Sam3d)
         if self.start is None:
-            model.initialise(seed)
-        return model
+            return random_network(config_of(self.preset.model), seed)
+        return build(self.start, self.preset.model)
 
     def load(self, case: Case) -> Volume:
         """A case in memory; every positive label value is the object.
@@ -158,8 +156,7 @@ class Sam3dRecipe:
 
     @property
     def _size(self) -> int:
-        size: Any = self.preset.model["crop_size"]
-        return int(size)
+        return config_of(self.preset.model).crop_size
 
     def _axes(self, volume: Volume) -> NDArray[np.float64]:
         """(3, 3) steps of a crop's axes in RAS mm, ordered and spaced as the preset says."""

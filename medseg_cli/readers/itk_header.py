@@ -140,9 +140,11 @@ def _data_files(path: Path, named: str, text: str) -> tuple[Path, ...]:
     """The data files that a detached header names, relative to its folder.
 
     Raises:
-        InputError: one is missing, or they are given as a pattern.
+        InputError: none is named, one is missing or lies outside the folder, or they are given as a pattern.
     """
     words = named.split()
+    if not words:
+        raise InputError(f"{path} names no data file", "export it again")
     if words[0].upper() == "LIST":
         listed = text.split(named, 1)[1].splitlines()
         names = [line.strip() for line in listed if line.strip()]
@@ -152,6 +154,8 @@ def _data_files(path: Path, named: str, text: str) -> tuple[Path, ...]:
         names = [named]
     files = tuple(path.parent / name for name in names)
     for file in files:
+        if not file.resolve().is_relative_to(path.parent.resolve()):
+            raise InputError(f"{path} names a data file outside its own folder: {file}", "put the two side by side")
         if not file.is_file():
             raise InputError(f"{path} names its data file {file}, which does not exist", "put the two side by side")
     return files

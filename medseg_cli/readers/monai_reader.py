@@ -68,12 +68,7 @@ class ScanReader(ImageReader):
 def load(path: Path, options: ReadOptions) -> Scan:
     """The scan at `path`, through `LoadImage`; see `readers.load_scan`."""
     reader = ScanReader(options)
-    with warnings.catch_warnings():
-        # MONAI constructs all its own readers too and complains about one that we never use, in two ways.
-        warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
-        logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
-        transform = LoadImage(reader=reader, image_only=True)
-    tensor = transform(path)
+    tensor = _load_image(reader)(path)
     assert reader.scan is not None, "LoadImage returned without calling our reader"
     return replace(reader.scan, voxels=tensor.numpy(), affine=tensor.affine.numpy().astype(np.float64))
 

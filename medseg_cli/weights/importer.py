@@ -132,6 +132,8 @@ def _convert(checkpoint: Checkpoint, target: Path, digest: str) -> str:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         save_file(_separate(checkpoint.tensors), draft, {METADATA: json.dumps(metadata, sort_keys=True)})
+        # safetensors makes files that only their owner can read; a store is often shared.
+        draft.chmod(0o644)
         made = store.sha256_of(draft)
         os.replace(draft, target)
     except OSError as error:

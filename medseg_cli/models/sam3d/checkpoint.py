@@ -28,9 +28,7 @@ def build(checkpoint: Path | None, values: Mapping[str, Any]) -> Sam3d:
     """
     given = parse_config(values)
     if checkpoint is None:
-        model = Sam3d(Sam3dConfig(**given))
-        model.initialise(0)
-        return model.eval()
+        return random_network(Sam3dConfig(**given), 0).eval()
     state = flatten(read_tensors(checkpoint), checkpoint)
     config = Sam3dConfig(**{**infer(state, checkpoint), **given})
     model = Sam3d(config)
@@ -51,6 +49,15 @@ def build(checkpoint: Path | None, values: Mapping[str, Any]) -> Sam3d:
         )
     model.load_state_dict(weights)
     return model.eval()
+
+
+def random_network(config: Sam3dConfig, seed: int) -> Sam3d:
+    """The network with weights drawn from `seed` alone; the caller's random numbers are left as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Sam3d(config)
+        model.initialise()
+    return model
 
 
 def flatten(tree: Mapping[str, Any], source: Path) -> dict[str, Tensor]:

@@ -125,6 +125,26 @@ def parse_config(values: Mapping[str, Any]) -> dict[str, Any]:
         raise ModelError(
             f"3dsam-adapter configuration: unknown {sorted(unknown)}", f"known names: {', '.join(sorted(known))}"
         )
+    for name, value in flat.items():
+        if name == "global_attn_indexes":
+            good = isinstance(value, list | tuple) and all(isinstance(v, int) and v >= 0 for v in value)
+        elif name == "mlp_ratio":
+            good = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+        else:
+            good = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        if not good:
+            raise ModelError(
+                f"3dsam-adapter configuration: {name} cannot be {value!r}", "sizes are whole numbers above 0"
+            )
     if "global_attn_indexes" in flat:
         flat["global_attn_indexes"] = tuple(flat["global_attn_indexes"])
     return flat
+
+
+def config_of(values: Mapping[str, Any]) -> Sam3dConfig:
+    """The configuration that a preset's `model` states; what it leaves out is the published value.
+
+    Raises:
+        ModelError: unknown names, or values that do not go together.
+    """
+    return Sam3dConfig(**parse_config(values))

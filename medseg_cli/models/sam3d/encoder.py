@@ -11,7 +11,6 @@ from segment_anything.modeling.common import MLPBlock
 from segment_anything.modeling.image_encoder import PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from medseg_cli.models.sam3d.config import Sam3dConfig
 
@@ -116,7 +115,6 @@ class ImageEncoder(nn.Module):
             )
             for _ in range(4)
         )
-        self.checkpoint_blocks = False
 
     def patches(self, image: Tensor) -> Tensor:
         """(B, 1 or 3, D, H, W) crop → (B, H', W', D, C) patch embedding of every upsampled slice, still one per slice.
@@ -146,10 +144,7 @@ class ImageEncoder(nn.Module):
         features = []
         quarter = len(self.blocks) // 4
         for index, block in enumerate(self.blocks):
-            if self.checkpoint_blocks and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            x = block(x)
             if (index + 1) % quarter == 0:
                 features.append(self.neck_3d[index // quarter](x.permute(0, 4, 1, 2, 3)))
         return features

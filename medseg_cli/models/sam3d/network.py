@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 
 from medseg_cli.models.sam3d.config import Sam3dConfig
@@ -45,9 +44,8 @@ class Sam3d(nn.Module):
         """Logits from the encoder's features; encode once, click many times. Shapes as `forward`."""
         return self.decoder([*features[:3], self.feature[CALLED](features[3], points)], image)
 
-    def initialise(self, generator_seed: int) -> None:
+    def initialise(self) -> None:
         """Random weights for training from scratch, without a SAM checkpoint: truncated normal for the transformer."""
-        torch.manual_seed(generator_seed)
         for name, parameter in self.encoder.named_parameters():
             if name == "pos_embed" or "rel_pos" in name or (".weight" in name and parameter.ndim == 2):
                 nn.init.trunc_normal_(parameter, std=0.02)
