@@ -61,4 +61,4 @@ class Segmentation:
     @property
     def is_random(self) -> bool:
         """Whether it came from random weights, which only an explicit flag allows."""
-        return bool(self.provenance.get("weights", {}).get("random"))
+        return bool((self.provenance.get("weights") or {}).get("random"))
