@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import os
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medseg_cli.errors import DeviceError, MedsegError
+from medseg_cli.errors import DeviceError, InputError, MedsegError
 
 COMMANDS = ("segment", "info", "finetune", "evaluate", "doctor")
 """Functions of that name in `commands/<name>.py`, in the order of `medseg --help`."""
@@ -22,6 +23,12 @@ GROUPS = ("presets", "weights")
 
 INTERRUPTED = 130
 REPORT_BUG = "this is a bug in medseg: please report it with the command line and the traceback that --debug prints"
+SYSTEM_HINTS = {
+    errno.ENAMETOOLONG: "use a shorter path",
+    errno.ENOSPC: "free some space or write elsewhere",
+    errno.EIO: "check the disk",
+}
+"""What a user can do about failures of the system that may come from anywhere."""
 OUT_OF_MEMORY = "close other programs, crop the scan, or choose another --device"
 
 app = typer.Typer(
@@ -71,9 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None takes the process's own.
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    # A closed terminal ends a run as Ctrl-C does, unless nohup said that it must not.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         code = app(args=arguments, prog_name="medseg", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         code = INTERRUPTED
     except BrokenPipeError:
@@ -104,6 +115,9 @@ def _explain(error: Exception) -> int:
     if _is_out_of_memory(error):
         _say(f"out of memory: {str(error) or 'no more memory for this process'}", OUT_OF_MEMORY, error)
         return DeviceError.exit_code
+    if isinstance(error, OSError) and error.errno in SYSTEM_HINTS:
+        _say(f"{error.filename or 'the output'}: {error.strerror}", SYSTEM_HINTS[error.errno], error)
+        return InputError.exit_code
     _say(f"unexpected {type(error).__name__}: {error}", REPORT_BUG, error)
     return 1
 

@@ -123,7 +123,8 @@ def _smooth(part: Tensor, step: NDArray[np.float64]) -> Tensor:
     """Gaussian smoothing, sigma (step - 1) / 2 source voxels, where a target step spans over `ALIAS_RATIO` of them."""
     from monai.networks.layers import GaussianFilter
 
-    sigma = np.where(step > ALIAS_RATIO, (step - 1) / 2, 0.0)
+    # A kernel much longer than the axis costs time and changes nothing.
+    sigma = np.where(step > ALIAS_RATIO, np.minimum((step - 1) / 2, part.shape[1:]), 0.0)
     if not sigma.any():
         return part
     blur = GaussianFilter(3, [max(float(value), 1e-3) for value in sigma])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -69,7 +70,12 @@ def configure(console: logging.Handler, talk: Talk = "normal", json_path: str = 
 
 
 def _file(path: str) -> logging.Handler:
+    """A handler that appends to a log; anything else of that name is left alone."""
     try:
+        if os.path.isfile(path) and os.path.getsize(path):
+            with open(path, "rb") as file:
+                if file.read(1) != b"{":
+                    raise InputError(f"{path} exists and is no log of JSON lines", "choose another --log-json")
         return logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
         raise InputError(

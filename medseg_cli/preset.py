@@ -101,6 +101,14 @@ def dump(preset: Preset) -> str:
     return yaml.safe_dump(preset.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
 
+def with_absolute_weights(preset: Preset) -> Preset:
+    """The preset with the weights beside it named by their absolute path; unchanged when they are in the store."""
+    if preset.weights_file is None:
+        return preset
+    moved = preset.weights.model_copy(update={"file": str(preset.weights_file.resolve())})
+    return preset.model_copy(update={"weights": moved})
+
+
 def schema() -> dict[str, Any]:
     """JSON schema of the format, for editors and checks in other languages."""
     return Preset.model_json_schema()

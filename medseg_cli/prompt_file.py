@@ -151,7 +151,9 @@ def _add_row(
     coords = record.get("coords", "").lower() or frame
     if coords not in get_args(Frame):
         raise InputError(f"{place}: coords '{coords}' is unknown", "use ijk, ras or lps")
-    name = record.get("id", "") or "1"
+    name = record.get("id", "1")
+    if not name:
+        raise InputError(f"{place}: the id is empty", "give every object an id, or leave the column out for one object")
     label = record.get("label", "")
     target = objects.setdefault(name, _Object(label, line))
     if label and target.label and label != target.label:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Without a GPU, Triton's kernels run in its interpreter; medseg_kernels reads the variable when it is imported."""
     import torch
 
+    # A runner started in the background inherits an ignored SIGINT, and so would every process that a test interrupts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
 

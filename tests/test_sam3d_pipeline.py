@@ -247,3 +247,23 @@ def test_the_lattice_is_monais_orientation_and_spacing() -> None:
     inside = weight > 0.999
     assert inside.float().mean() > 0.5
     assert torch.allclose(ours[inside], moved.as_tensor()[inside], atol=1e-3)
+
+
+def test_minus_clicks_cannot_be_switched_on() -> None:
+    base = tiny()
+    with pytest.raises(ModelError, match="no sign for clicks"):
+        build(base.model_copy(update={"prompts": base.prompts.model_copy(update={"minus": True})}))
+
+
+def test_every_label_has_a_name_of_its_own() -> None:
+    click = (Click((9, 9, 9)),)
+    targets = (Target("L", "a", click), Target("R", "a (L)", click), Target("Q", "a", click))
+    result = build(tiny(max_crops=1)).segment(scan_of(texture((20, 20, 20))), Prompt(targets), Stages())
+    assert len({label.name for label in result.labels}) == 3
+
+
+def test_a_picture_is_no_volume() -> None:
+    image = Scan(np.random.default_rng(0).normal(size=(1, 20, 20, 1)).astype(np.float32), np.eye(4),
+                 Provenance(Path("us.png"), "image", ""))  # fmt: skip
+    with pytest.raises(InputError, match="2-D image"):
+        build(tiny()).segment(image, Prompt((at((9, 9, 0)),)), Stages())

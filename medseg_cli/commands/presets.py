@@ -61,7 +61,8 @@ def show(name: OneName, as_json: AsJson = False) -> None:
         typer.echo(json.dumps(shown, indent=2))
         return
     typer.echo(f"# {found.path}\n# weights {_weights_state(found)}{_remedy(found)}")
-    typer.echo(presets.dump(found), nl=False)
+    # A copy saved elsewhere must find the same weights.
+    typer.echo(presets.dump(presets.with_absolute_weights(found)), nl=False)
 
 
 @app.command("check")
@@ -109,7 +110,7 @@ def path(
 ) -> None:
     """Print where a preset is, or the folder in which your own presets are looked for.
 
-    $ cp mine.yaml "$(medseg presets path)"
+    $ mkdir -p "$(medseg presets path)" && cp mine.yaml "$(medseg presets path)"
     """
     from medseg_cli import preset as presets
 

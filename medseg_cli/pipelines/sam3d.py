@@ -75,6 +75,11 @@ class Sam3dPipeline:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise ModelError(f"preset {preset.name}: options.{where}: {first['msg']}") from error
+        if preset.prompts.minus:
+            raise ModelError(
+                f"preset {preset.name} says prompts.minus: true, but pipeline {preset.pipeline} has no sign for clicks",
+                "set prompts: {minus: false}",
+            )
         if random_weights:
             path, weights = None, {"name": "random", "sha256": None, "random": True, "licence": None}
         else:
@@ -132,6 +137,11 @@ class Sam3dPipeline:
 
     def _clicks(self, scan: Scan, prompt: Prompt) -> list[NDArray[np.float64]]:
         """(N, 3) continuous voxel index ijk per target."""
+        if scan.provenance.format == "image":
+            raise InputError(
+                f"{scan.provenance.path} is a 2-D image, {self.preset.name} segments volumes",
+                "give a NIfTI, NRRD, MetaImage, MGH or DICOM scan",
+            )
         if scan.voxels.shape[0] != 1:
             raise InputError(
                 f"{scan.provenance.path} has {scan.voxels.shape[0]} colour channels",
@@ -140,7 +150,7 @@ class Sam3dPipeline:
         if not prompt.targets or not all(target.clicks for target in prompt.targets):
             raise UsageError(f"{self.preset.name} needs at least one click per object", "give --point or --prompts")
         minus = [click for target in prompt.targets for click in target.clicks if not click.positive]
-        if minus and not self.preset.prompts.minus:
+        if minus:
             raise UsageError(
                 f"{self.preset.name} cannot use {len(minus)} minus click(s): its network has no sign for clicks",
                 "remove them; 3DSAM-adapter would silently treat them as part of the object",
@@ -203,10 +213,12 @@ class Sam3dPipeline:
         default = self.preset.labels[0]
         known = {label.name: label for label in self.preset.labels}
         names = [target.label or default.name for target in prompt.targets]
-        labels = []
+        labels: list[Label] = []
         for index, (target, name) in enumerate(zip(prompt.targets, names, strict=True)):
             like = known.get(name, default)
             shown = f"{name} ({target.id})" if names.count(name) > 1 else name
+            while shown in {label.name for label in labels}:
+                shown = f"{shown} ({target.id})"
             color = like.color if len(names) == 1 else PALETTE[index % len(PALETTE)]
             labels.append(Label(index + 1, shown, _rgb(color), like.snomed or ""))
         return tuple(labels)

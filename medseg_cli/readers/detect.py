@@ -99,6 +99,8 @@ def detect(path: Path) -> Kind:
     """
     if path.is_dir():
         return Kind("dicom", "a folder")
+    if path.is_fifo() or path.is_socket():
+        raise InputError(f"{path} is a pipe or a socket, no file", "write it to a file first")
     if suffix_of(path) == ".img" and path.with_suffix(".hdr").is_file():
         return detect(path.with_suffix(".hdr"))
     with path.open("rb") as file:

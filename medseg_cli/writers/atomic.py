@@ -58,7 +58,8 @@ def atomic_output(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """
     path = Path(path).expanduser()
     check_output(path, overwrite)
-    temporary = path.with_name(f".{secrets.token_hex(4)}.part-{path.name}")
+    # Lower case: some writers choose their format by the suffix and know no other spelling.
+    temporary = path.with_name(f".{secrets.token_hex(4)}.part-{path.name.lower()}")
     try:
         yield temporary
         with temporary.open("rb") as file:

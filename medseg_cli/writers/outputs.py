@@ -40,7 +40,8 @@ class Outputs:
 
 def case_name(scan: Path) -> str:
     """What a scan is called: its file or folder name without the format's suffix."""
-    scan = scan.resolve()
+    # A link's own name is the case's: what it leads to may be called by a hash.
+    scan = scan.absolute() if scan.name not in ("", ".", "..") else scan.resolve()
     if scan.name.upper() == "DICOMDIR":
         return scan.parent.name
     if scan.is_dir():
@@ -139,11 +140,11 @@ def staged(outputs: Outputs, *, overwrite: bool) -> Iterator[Outputs]:
 
 @contextmanager
 def _signals_wait() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM come after the block; Windows has no way to make them wait."""
+    """Let Ctrl-C, SIGTERM and SIGHUP come after the block; Windows has no way to make them wait."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield
     finally:

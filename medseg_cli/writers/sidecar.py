@@ -97,7 +97,9 @@ def to_json(report: dict[str, Any]) -> str:
     """A report as text. Short lists of numbers stay on one line, so that people can read it."""
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
     number = r"-?[0-9][0-9.eE+-]*"
-    return re.sub(rf"\[\s+((?:{number},\s+)*{number})\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text)
+    text = re.sub(rf"\[\n\s*((?:{number},\s+)*{number})\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text)
+    # A file name may hold bytes that are no UTF-8.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def sha256(path: Path) -> str:
