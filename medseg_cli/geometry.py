@@ -15,6 +15,8 @@ from torch import Tensor
 
 from medseg_cli.scan import Scan, orientation_codes
 
+SLAB = 64
+"""Slices that `resample_in_slabs` moves at a time."""
 ALIAS_RATIO = 1.25
 """Scans finer than the target grid by more than this factor along an axis are smoothed along it before sampling."""
 
@@ -117,6 +119,24 @@ def resample(voxels: Tensor, source: Grid, target: Grid, smooth: bool = True) ->
     ).as_tensor()
     moved = moved[:, : target.shape[0], : target.shape[1], : target.shape[2]]
     return moved[:-1], moved[-1:]
+
+
+def resample_in_slabs(voxels: Tensor, source: Grid, target: Grid) -> NDArray[np.float32]:
+    """One channel onto a large grid, `SLAB` slices at a time, so that the working memory stays small.
+
+    Args:
+        voxels: (1, I, J, K) on `source`.
+        source, target: as in `resample`; nothing is smoothed.
+
+    Returns:
+        (*target.shape) float32, zero outside the source.
+    """
+    whole = np.empty(target.shape, np.float32)
+    for first in range(0, target.shape[2], SLAB):
+        depth = min(SLAB, target.shape[2] - first)
+        slab = target.window(np.array([0, 0, first]), (target.shape[0], target.shape[1], depth))
+        whole[:, :, first : first + depth] = resample(voxels, source, slab, smooth=False)[0][0].numpy()
+    return whole
 
 
 def _smooth(part: Tensor, step: NDArray[np.float64]) -> Tensor:

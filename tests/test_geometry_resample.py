@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medseg_cli.geometry import Grid, overlap, resample, working_grid
+from medseg_cli.geometry import SLAB, Grid, overlap, resample, resample_in_slabs, working_grid
 from medseg_cli.scan import orientation_codes
 
 ORIENTATIONS = ["".join(letters) for axes in permutations(("RL", "AP", "SI")) for letters in product(*axes)]
@@ -144,3 +144,10 @@ def test_axes_of_one_voxel_stay_in_place(shape: tuple[int, int, int], wanted: tu
     expected[:, : seen[0], : seen[1], : seen[2]] = True
     assert torch.equal(inside, expected)
     assert torch.allclose(values[inside], ramp(target)[inside], atol=1e-3)
+
+
+def test_slabs_make_the_whole() -> None:
+    source = Grid(oriented("LPS", (1.0, 1.0, 1.3), tilt=0.2), (9, 8, 30))
+    target = source.window(np.array([-1, 1, -3]), (7, 6, 2 * SLAB + 5))
+    whole, _ = resample(ramp(source), source, target, smooth=False)
+    assert np.allclose(resample_in_slabs(ramp(source), source, target), whole[0].numpy(), atol=1e-3)

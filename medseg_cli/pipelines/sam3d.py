@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from medseg_cli.device import Runtime
 from medseg_cli.errors import InputError, ModelError, UsageError
-from medseg_cli.geometry import Grid, overlap, resample, scan_grid, working_grid
+from medseg_cli.geometry import Grid, overlap, resample, resample_in_slabs, scan_grid, working_grid
 from medseg_cli.inference import EVERYWHERE, Coverage, follow
 from medseg_cli.intensity import normalise
 from medseg_cli.models.sam3d.checkpoint import build, random_network
@@ -177,8 +177,8 @@ class Sam3dPipeline:
         )
         # One voxel of margin keeps the interpolated surface; other parts than the clicked ones are not the object.
         near = ndimage.binary_dilation(coverage.object, EVERYWHERE)
-        back, _ = resample(torch.from_numpy(canvas.probability * near)[None], source, target, smooth=False)
-        return back[0].numpy(), place, coverage.crops, coverage.complete
+        back = resample_in_slabs(torch.from_numpy(canvas.probability * near)[None], source, target)
+        return back, place, coverage.crops, coverage.complete
 
     def _lattice(self, scan: Scan) -> Grid:
         preprocessing = self.preset.preprocessing
