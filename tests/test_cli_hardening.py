@@ -59,6 +59,7 @@ def test_a_shown_preset_works_from_anywhere(run_medseg, tmp_path: Path) -> None:
 def test_a_closed_terminal_ends_a_run_as_ctrl_c_does(root: Path, medseg_home: Path) -> None:
     code = (
         "import signal, sys, time\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a test runner under nohup ignores it, and its children too\n"
         "from medseg_cli import app\n"
         "def wait(*_, **__):\n"
         "    sys.stderr.write('ready\\n'); sys.stderr.flush(); time.sleep(60)\n"
