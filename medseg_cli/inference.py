@@ -106,17 +106,24 @@ def follow(
     queue = [middle] if together else list(clicks)
     coverage = _empty(_start(queue[0], size), size)
     previous = coverage
+    elsewhere = _around(middle, size) if together else []
+    moves = 0
     while queue:
         if coverage.crops == max_crops:
             coverage.complete = False
             break
         _predict_at(coverage, predict, _start(queue.pop(0), size), clicks, size, spacing)
+        if elsewhere and not previous.object.any() and not coverage.object.any() and coverage.crops < max_crops:
+            queue = [elsewhere.pop(0)]
+            coverage = _empty(_start(queue[0], size), size, coverage.crops)
+            continue
         if previous.object.any() and not coverage.object.any():
             # The move lost the object: what was found before it stands.
             previous.crops, coverage, together = coverage.crops, previous, False
-        if together and len(coverage.starts) == 1 and coverage.crops <= min(MOVES, max_crops - 1):
+        if together and len(coverage.starts) == 1 and moves < MOVES and coverage.crops < max_crops:
             better = _better_centre(coverage, clicks, size)
             if better is not None:
+                moves += 1
                 previous, coverage = coverage, _empty(_start(better, size), size, coverage.crops)
                 queue = [better]
                 continue
@@ -128,6 +135,11 @@ def follow(
 def _empty(start: NDArray[np.int64], size: int, crops: int = 0) -> Coverage:
     total, weight = np.zeros((2, size, size, size), np.float32)
     return Coverage(Canvas(start, total, weight), np.zeros((size, size, size), dtype=bool), crops=crops)
+
+
+def _around(middle: NDArray[np.float64], size: int) -> list[NDArray[np.float64]]:
+    """Six other places for a first crop, when a click finds nothing at its own: it means that something is there."""
+    return [middle + sign * size / 6 * np.eye(3)[axis] for axis in range(3) for sign in (-1, 1)]
 
 
 def _predict_at(

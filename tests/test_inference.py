@@ -113,7 +113,20 @@ def test_every_box_is_covered(low: tuple[int, int, int], size: tuple[int, int, i
 def test_nothing_found_is_an_empty_object() -> None:
     coverage = follow(lambda *_: np.zeros((SIZE,) * 3, np.float32), np.array([[5.0, 5, 5]]), SIZE, (20, 20, 20), MM, 8)
     assert not coverage.object.any()
-    assert len(coverage.starts) == 1
+    assert coverage.crops == 7
+    assert coverage.complete
+
+
+def test_a_click_at_whose_place_nothing_is_seen_is_looked_at_from_nearby() -> None:
+    def predict(start: np.ndarray, clicks: np.ndarray) -> np.ndarray:
+        crop = np.zeros((SIZE,) * 3, np.float32)
+        if start[2] < 12:
+            place = tuple(slice(max(a, 0), max(b, 0)) for a, b in zip(18 - start, 22 - start, strict=True))
+            crop[place] = 1
+        return crop
+
+    coverage = follow(predict, np.array([[20.0, 20, 20]]), SIZE, (60, 60, 60), MM, 20)
+    assert coverage.object.sum() == 64
 
 
 def test_a_click_just_beside_takes_the_nearest_part() -> None:
