@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -140,15 +141,23 @@ def staged(outputs: Outputs, *, overwrite: bool) -> Iterator[Outputs]:
 
 @contextmanager
 def _signals_wait() -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM and SIGHUP come after the block; Windows has no way to make them wait."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    """Let Ctrl-C, SIGTERM and SIGHUP come after the block.
+
+    Handlers, not a signal mask: a mask holds for one thread, and torch's threads would take the signal.
+    """
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [number for name in names if callable(signal.getsignal(number := getattr(signal, name)))]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in numbers}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def _unwritable(path: Path, error: OSError) -> InputError:
