@@ -8,7 +8,7 @@ from medseg_cli.prompt import Prompt, Target
 from medseg_cli.prompt_file import parse_point
 from medseg_cli.readers import load_scan
 from medseg_cli.stages import Stages
-from medseg_cli.writers.volume import write_mask
+from medseg_cli.writers.masks import write_mask
 
 
 def main(scan_path: str, mask_path: str, point: str) -> None:

@@ -18,7 +18,7 @@ from medseg_cli.prompt import Click, locate
 from medseg_cli.readers import ReadOptions, load_scan
 from medseg_cli.readers.files import read_file
 from medseg_cli.scan import Scan
-from medseg_cli.writers.volume import write_mask
+from medseg_cli.writers.masks import write_mask
 
 OBLIQUE = (0.2, -0.35, 0.5)
 SEVERELY_OBLIQUE = (0.75, 0.7, -0.8)

@@ -17,7 +17,7 @@ from medseg_cli.errors import DeviceError, InputError
 from medseg_cli.readers import ReadOptions, payload
 from medseg_cli.readers.files import read_file
 from medseg_cli.scan import Scan
-from medseg_cli.writers.volume import write_mask
+from medseg_cli.writers.masks import write_mask
 
 VALUES = phantom.voxels((4, 3, 2))
 RAW = VALUES.tobytes(order="F")

@@ -16,7 +16,7 @@ from medseg_cli.errors import DeviceError, InputError, UsageError
 from medseg_cli.readers import ReadOptions, payload
 from medseg_cli.readers.files import read_file
 from medseg_cli.scan import Scan
-from medseg_cli.writers.volume import write_mask
+from medseg_cli.writers.masks import write_mask
 
 
 def read(path: Path, **options: object) -> Scan:

@@ -21,7 +21,8 @@ from medseg_cli.readers.files import read_file
 from medseg_cli.segmentation import Segmentation
 from medseg_cli.writers import atomic
 from medseg_cli.writers.atomic import atomic_output, check_output
-from medseg_cli.writers.volume import SUFFIXES, write_mask
+from medseg_cli.writers.masks import write_mask
+from medseg_cli.writers.volume import SUFFIXES
 
 MASK_HEADER_FIELDS = {
     "datatype", "bitpix", "dim", "vox_offset", "descrip", "aux_file", "db_name", "data_type", "intent_code",
@@ -92,7 +93,7 @@ def test_a_scan_from_no_file_at_all(tmp_path: Path, suffix: str, dtype: type) ->
         assert SimpleITK.ReadImage(str(path)).GetPixelIDTypeAsString() == kind
 
 
-@pytest.mark.parametrize("name", ["mask.txt", "mask", "mask.mhd", "mask.png", "mask.gz", "mask.dcm"])
+@pytest.mark.parametrize("name", ["mask.txt", "mask", "mask.mhd", "mask.gz", "mask.dcm"])
 def test_other_suffixes_are_usage_errors_that_list_those_that_work(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="format") as caught:
         write_mask(phantom.segmentation(phantom.scan()), tmp_path / name)
@@ -196,7 +197,7 @@ from dataclasses import replace
 from medseg_cli.errors import InputError
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Label, Segmentation
-from medseg_cli.writers.volume import write_mask
+from medseg_cli.writers.masks import write_mask
 scan = phantom.scan(shape=(60, 60, 60))
 mask = np.random.default_rng(0).integers(0, 200, scan.shape).astype(np.uint8)
 segmentation = Segmentation(mask, tuple(Label(v, str(v)) for v in range(1, 201)), scan)

@@ -172,13 +172,13 @@ def _write(segmentation: Segmentation, run: Run, files: Outputs, *, overwrite: b
     from medseg_cli.measure import measure
     from medseg_cli.prompt import locate
     from medseg_cli.segmentation import RANDOM_WEIGHTS
-    from medseg_cli.writers import outputs, preview, sidecar, volume
+    from medseg_cli.writers import masks, outputs, preview, sidecar
 
     scan = segmentation.scan
     with outputs.staged(files, overwrite=overwrite) as places:
         with run.stages("write"):
             measurements = measure(segmentation)
-            volume.write_mask(segmentation, places.mask)
+            masks.write_mask(segmentation, places.mask)
             if places.preview:
                 clicks = [click for target in run.prompt.targets for click in target.clicks]
                 focus = locate(clicks[0], scan) if clicks else None

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medseg_cli.errors import InputError, UsageError
-from medseg_cli.writers.volume import volume_suffix
+from medseg_cli.readers import detect
+from medseg_cli.writers import image2d
+from medseg_cli.writers.masks import mask_suffix
 
 SCAN_SUFFIXES = (".nii.gz", ".img.gz", ".tar.gz")
 """Double suffixes that are dropped as one from a case's name; any other suffix is single."""
@@ -59,24 +61,33 @@ def plan(scan: Path, output: str, *, preview: bool = True) -> Outputs:
     Args:
         scan: file or folder that is segmented.
         output: a mask file, or a folder: one that exists, or any text that ends in a slash. In a folder the mask is
-            called `<case>_seg.nii.gz`.
-        preview: whether a picture is wanted.
+            called `<case>_seg.nii.gz`, or `<case>_seg.png` where the scan is a picture file.
+        preview: whether a picture is wanted. It is called as the mask, with `_preview` added where the mask is a PNG.
 
     Raises:
         UsageError: the file's suffix names no mask format, or there is nothing before it.
-        InputError: the file's folder does not exist (a folder with a slash is created).
+        InputError: the file's folder does not exist (a folder with a slash is created), or `scan` is of no known kind.
     """
     folder = Path(output).expanduser()
     if output.endswith(("/", os.sep)) or folder.is_dir():
-        mask, stem = folder / f"{case_name(scan)}_seg.nii.gz", f"{case_name(scan)}_seg"
+        mask = folder / f"{case_name(scan)}_seg{'.png' if _is_picture(scan) else '.nii.gz'}"
     else:
         mask = folder
-        stem = mask.name[: -len(volume_suffix(mask))]
-        if not stem:
-            raise UsageError(f"output {output} has no name before its suffix", "name it, for example mask.nii.gz")
-        if not mask.parent.exists():
-            raise InputError(f"there is no folder {mask.parent} for {mask.name}", f"mkdir -p {mask.parent}")
-    return Outputs(mask, mask.with_name(f"{stem}.json"), mask.with_name(f"{stem}.png") if preview else None)
+    suffix = mask_suffix(mask)
+    stem = mask.name[: -len(suffix)]
+    if not stem:
+        raise UsageError(f"output {output} has no name before its suffix", f"name it, for example mask{suffix}")
+    if mask is folder and not mask.parent.exists():
+        raise InputError(f"there is no folder {mask.parent} for {mask.name}", f"mkdir -p {mask.parent}")
+    picture = f"{stem}_preview.png" if suffix in image2d.SUFFIXES else f"{stem}.png"
+    return Outputs(mask, mask.with_name(f"{stem}.json"), mask.with_name(picture) if preview else None)
+
+
+def _is_picture(scan: Path) -> bool:
+    try:
+        return scan.is_file() and detect.detect(scan).format == "image"
+    except OSError:
+        return False  # reading it will say why
 
 
 def check(outputs: Outputs, inputs: tuple[Path, ...], *, overwrite: bool) -> None:

@@ -23,55 +23,42 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mgh", ".mgz")
 
+_MGH = (".mgh", ".mgz")
 _INTENT_LABEL = 1002
 _NIFTI1_MAX_SIZE = 32767
 
 
-def volume_suffix(path: str | Path) -> str:
-    """The suffix that decides the format of a mask at `path`.
-
-    Raises:
-        UsageError: none of `SUFFIXES`.
-    """
-    name = Path(path).name.lower()
-    found = max((suffix for suffix in SUFFIXES if name.endswith(suffix)), key=len, default="")
-    if not found:
-        raise UsageError(
-            f"cannot tell the mask's format from the name {Path(path).name}", f"end it in one of {', '.join(SUFFIXES)}"
-        )
-    return found
-
-
-def write_mask(segmentation: Segmentation, path: str | Path, overwrite: bool = False) -> Path:
-    """Write the label map; it appears whole or not at all.
+def write(segmentation: Segmentation, path: Path, overwrite: bool = False) -> None:
+    """Write the label map; it appears whole or not at all. `masks.write_mask` is the door to it.
 
     Args:
         segmentation: mask (I, J, K) uint8 or uint16 on the grid of its scan.
-        path: its suffix decides the format, whatever the scan's own was.
+        path: it ends in one of `SUFFIXES`, which decides the format, whatever the scan's own was.
         overwrite: whether it may replace a file.
 
-    Returns:
-        The path written.
-
     Raises:
-        UsageError: the suffix is not one of `SUFFIXES`, or MGH, which has no room for the stamp of random weights.
+        UsageError: MGH, which has no room for the stamp of random weights.
         InputError: `path` may not or cannot be written.
     """
-    path = Path(path).expanduser()
-    suffix = volume_suffix(path)
-    if suffix in (".mgh", ".mgz") and segmentation.is_random:
+    name = path.name.lower()
+    if name.endswith(_MGH) and segmentation.is_random:
         raise UsageError("a mask of random weights cannot be stamped as such in an MGH file", "write .nii.gz instead")
     with atomic_output(path, overwrite) as temporary:
-        if suffix in (".nii", ".nii.gz"):
+        if name.endswith((".nii", ".nii.gz")):
             image = _nifti(segmentation)
             if segmentation.is_random:
                 image.header["descrip"] = RANDOM_WEIGHTS.encode()
             image.to_filename(temporary)
-        elif suffix in (".mgh", ".mgz"):
+        elif name.endswith(_MGH):
             _mgh(segmentation).to_filename(temporary)
         else:
             _write_itk(segmentation, temporary, path)
-    return path
+
+
+def stored_dtype(segmentation: Segmentation, path: str | Path) -> str:
+    """NumPy name of what `write` stores. MGH has no uint16: such masks are stored as int32."""
+    wide = segmentation.mask.dtype != np.uint8
+    return "int32" if wide and Path(path).name.lower().endswith(_MGH) else str(segmentation.mask.dtype)
 
 
 def _nifti(segmentation: Segmentation) -> nib.Nifti1Image:
@@ -119,11 +106,10 @@ def _under_own_header(mask: NDArray[Any], own: nib.Nifti1Header) -> nib.Nifti1Im
 
 
 def _mgh(segmentation: Segmentation) -> nib.freesurfer.MGHImage:
-    """MGH has no uint16: such masks are stored as int32."""
     import nibabel as nib
 
-    mask, own = segmentation.mask, segmentation.scan.header
-    stored = mask if mask.dtype == np.uint8 else mask.astype(np.int32)
+    own = segmentation.scan.header
+    stored = segmentation.mask.astype(stored_dtype(segmentation, ".mgz"), copy=False)
     image = nib.freesurfer.MGHImage(stored, segmentation.scan.affine)
     if isinstance(own, nib.freesurfer.mghformat.MGHHeader):
         for key in ("Mdc", "delta", "Pxyz_c", "goodRASFlag"):
