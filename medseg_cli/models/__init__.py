@@ -12,7 +12,10 @@ from medseg_cli.errors import ModelError
 if TYPE_CHECKING:
     from torch import nn
 
-MODELS = {"3dsam-adapter": "medseg_cli.models.sam3d.checkpoint:build"}
+MODELS = {
+    "3dsam-adapter": "medseg_cli.models.sam3d.checkpoint:build",
+    "sam-unet": "medseg_cli.models.sam_unet.checkpoint:build",
+}
 """name → "module:function" taking (checkpoint path or None, configuration) and returning a ready module."""
 
 

@@ -1,0 +1,136 @@
+"""Loading SAM-UNet weights, strictly: official training files (wrapped or not), state dicts and safetensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medseg_cli.checkpoint_file import read_tensors
+from medseg_cli.errors import ModelError
+from medseg_cli.models.sam_unet.config import SamUnetConfig, parse_config
+from medseg_cli.models.sam_unet.network import SamUnet
+from medseg_cli.weights.layouts import identify
+
+LAYOUT = "sam-unet"
+_VIT = "image_encoder.sam_img_encoder."
+_PROMPTS = "prompt_encoder.sam_prompt_encoder."
+_TRANSFORMER = "mask_decoder.sam_mask_decoder.transformer."
+
+
+def build(checkpoint: Path | None, values: Mapping[str, Any]) -> SamUnet:
+    """A `SamUnet` in eval mode, weights from `checkpoint` (random ones when None).
+
+    Sizes that the tensors' shapes fix are read from them and `values` must agree; `values` sets the rest.
+
+    Raises:
+        ModelError: unknown configuration, unreadable file, or tensors that do not fit, with the first differing keys.
+    """
+    given = parse_config(values)
+    if checkpoint is None:
+        return random_network(SamUnetConfig(**given), 0).eval()
+    weights = named_tensors(checkpoint)
+    found = infer(weights, checkpoint)
+    wrong = {name: value for name, value in given.items() if name in found and found[name] != value}
+    if wrong:
+        raise ModelError(
+            f"{checkpoint} was made with {', '.join(f'{name} {found[name]}' for name in wrong)}, "
+            f"not {', '.join(str(value) for value in wrong.values())}",
+            "sizes are read from the file: leave them out",
+        )
+    model = SamUnet(SamUnetConfig(**{**found, **given}))
+    check_fit(model.state_dict(), weights, checkpoint)
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def random_network(config: SamUnetConfig, seed: int) -> SamUnet:
+    """The network with weights drawn from `seed` alone; the caller's random numbers are left as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = SamUnet(config)
+        model.initialise()
+    return model
+
+
+def named_tensors(path: Path) -> dict[str, Tensor]:
+    """Official names → tensors, whatever dictionary they are wrapped in, `module.` prefixes removed.
+
+    Raises:
+        ModelError: unreadable file, or one of another layout.
+    """
+    try:
+        found = identify(read_tensors(path))
+    except ModelError as error:
+        if str(path) in error.message:
+            raise
+        raise ModelError(f"{path}: {error.message}", error.hint or "sam-unet loads the official key layout") from error
+    if found.layout != LAYOUT:
+        raise ModelError(f"{path} has the layout '{found.layout}', not '{LAYOUT}'")
+    return found.tensors
+
+
+def check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: Path) -> None:
+    """Every key of the network once, none besides, each of its shape.
+
+    Raises:
+        ModelError: with the first differing keys and shapes.
+    """
+    missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    misfit = [
+        f"{key} is {tuple(weights[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in own
+        if key in weights and own[key].shape != weights[key].shape
+    ]
+    if missing or unexpected or misfit:
+        raise ModelError(
+            f"{source} does not fit sam-unet: {len(missing)} keys missing {missing[:3]}, "
+            f"{len(unexpected)} unexpected {unexpected[:3]}, {len(misfit)} of another shape {misfit[:3]}",
+            "it was made by another version of the network, or is incomplete",
+        )
+
+
+def infer(state: Mapping[str, Tensor], source: Path) -> dict[str, Any]:
+    """Configuration values that the tensors' shapes fix: all but `decoder_heads`.
+
+    Raises:
+        ModelError: a tensor that is needed for it is missing.
+    """
+    try:
+        patch = state[f"{_VIT}patch_embed.proj.weight"]
+        grid = state[f"{_VIT}pos_embed"].shape[1]
+        tables = {
+            int(key.removeprefix(_VIT).split(".")[1]): value.shape[0]
+            for key, value in state.items()
+            if key.startswith(_VIT) and key.endswith("attn.rel_pos_h")
+        }
+        values: dict[str, Any] = {
+            "image_size": grid * patch.shape[-1],
+            "patch_size": patch.shape[-1],
+            "embed_dim": patch.shape[0],
+            "depth": len(tables),
+            "num_heads": patch.shape[0] // state[f"{_VIT}blocks.0.attn.rel_pos_h"].shape[1],
+            "mlp_ratio": state[f"{_VIT}blocks.0.mlp.lin1.weight"].shape[0] / patch.shape[0],
+            "prompt_dim": state[f"{_VIT}neck.0.weight"].shape[0],
+            "mask_in_chans": state[f"{_PROMPTS}mask_downscaling.3.weight"].shape[0],
+            "decoder_depth": _count(state, f"{_TRANSFORMER}layers."),
+            "decoder_mlp_dim": state[f"{_TRANSFORMER}layers.0.mlp.lin1.weight"].shape[0],
+            "backbone": "res50" if "resnet.stage1.0.conv3.weight" in state else "res34",
+            "stem": state["resnet.stage0.0.weight"].shape[0],
+            "layers": tuple(_count(state, f"resnet.stage{index}.") for index in range(1, 5)),
+        }
+    except (KeyError, IndexError) as error:
+        raise ModelError(f"{source} is not a sam-unet checkpoint: {error} is missing") from error
+    whole = tuple(block for block, rows in sorted(tables.items()) if rows == 2 * grid - 1)
+    short = {rows for rows in tables.values() if rows != 2 * grid - 1}
+    if len(whole) == 4 and len(short) == 1:
+        values |= {"global_attn_indexes": whole, "window_size": (short.pop() + 1) // 2}
+    return values
+
+
+def _count(state: Mapping[str, Tensor], prefix: str) -> int:
+    """How many numbered modules stand under a prefix."""
+    return len({key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)})
