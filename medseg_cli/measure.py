@@ -18,7 +18,7 @@ class Measurement:
         label: which object.
         voxels: how many.
         volume_mm3: voxels times the voxel's volume.
-        area_mm2: for a 2-D image only, instead of the volume.
+        area_mm2: for a 2-D image or a DICOM X-ray only, instead of the volume.
         centroid_ijk: mean voxel index.
         centroid_ras: the same point in mm.
         first_ijk: smallest voxel index along each axis.
@@ -91,7 +91,7 @@ def _sizes(segmentation: Segmentation, voxels: int) -> tuple[float | None, float
     if not scan.spacing_known:
         why = "the image does not state its pixel size (give it with --spacing)"
         return None, None, {"volume_mm3": why, "volume_ml": why, "area_mm2": why, "centroid_ras_mm": why}
-    if scan.provenance.format == "image":
+    if scan.is_picture:
         why = "a 2-D image has no volume"
         area = voxels * scan.spacing[0] * scan.spacing[1]
         return None, area, {"volume_mm3": why, "volume_ml": why}

@@ -48,6 +48,8 @@ class Scan:
         provenance: where it came from.
         modality: DICOM code ("CT", "MR", "PT", "US", "CR", "DX"...), empty when the file does not say.
         spacing_known: False for PNG/JPEG/TIFF without a stated pixel size (then 1 mm is assumed and said).
+        position_known: False where a DICOM object does not say where in the patient it lies (X-ray, ultrasound,
+            photograph); axes and origin are then those of the picture.
         header: the format's own header object, kept for writing a mask with the same header; opaque.
     """
 
@@ -56,6 +58,7 @@ class Scan:
     provenance: Provenance
     modality: str = ""
     spacing_known: bool = True
+    position_known: bool = True
     header: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -75,6 +78,11 @@ class Scan:
         """Voxel size in mm along i, j, k."""
         i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
         return (float(i), float(j), float(k))
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is one plane that is no slice of a body: it has an area but no volume, and no directions."""
+        return self.shape[2] == 1 and (self.provenance.format == "image" or not self.position_known)
 
     @property
     def orientation(self) -> str:

@@ -66,4 +66,6 @@ def test_images_without_pixel_size_have_no_volume_but_a_reason() -> None:
     known = measure(segmentation(mask, np.diag([0.5, 0.2, 1.0, 1.0]), 1, format="image"))[0]
     assert known.volume_mm3 is None
     assert known.area_mm2 == pytest.approx(4 * 0.1)
+    (shadow,) = measure(segmentation(mask, np.diag([0.5, 0.2, 1, 1]), 1, format="dicom", position_known=False))
+    assert (shadow.volume_mm3, shadow.area_mm2) == (None, pytest.approx(4 * 0.1)), "a projection has no volume"
     assert known.touches_border is False, "an axis of one voxel has no border"

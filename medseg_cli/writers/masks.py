@@ -81,7 +81,7 @@ def encoding(segmentation: Segmentation, path: str | Path, values: Values = "aut
             notes.append(f"the mask does not tell its {count} objects apart: 255 is any of them (--no-ml)")
     elif values == "auto":
         notes.append(f"the mask holds label values 1 to {count}, which look nearly black: 0/255 would merge objects")
-    if segmentation.scan.provenance.format != "image":
+    if not segmentation.scan.is_picture:
         notes.append("a PNG mask holds no position in the patient: pixel (x, y) is voxel (x, y, 0)")
     return Encoding(chosen, image2d.dtype(segmentation, chosen).__name__, tuple(notes))
 

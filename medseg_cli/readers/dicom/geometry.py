@@ -32,6 +32,7 @@ class Layout:
         depths: (K,) slice depths in mm from the first one where they are to be resampled, else None.
         shear: (K, 2) displacement of each slice along i and j in voxels where it is to be undone, else None.
         notes: what was repaired, chosen or assumed.
+        position_known: False when the file says nothing of where the picture lies.
     """
 
     frames: tuple[Frame, ...]
@@ -40,6 +41,7 @@ class Layout:
     depths: NDArray[np.float64] | None = None
     shear: NDArray[np.float64] | None = None
     notes: tuple[str, ...] = ()
+    position_known: bool = True
 
 
 def arrange(frames: tuple[Frame, ...], options: ReadOptions, where: str) -> Layout:
@@ -99,7 +101,7 @@ def arrange_single(frame: Frame, options: ReadOptions) -> Layout:
     known = frame.pixel_spacing is not None or stated is not None
     if frame.position is None or frame.orientation is None:
         notes.append("no position in the patient is stated: world coordinates start at the first pixel, x to the left")
-        return Layout((frame,), np.diag([*spacing, thickness, 1.0]), known, notes=tuple(notes))
+        return Layout((frame,), np.diag([*spacing, thickness, 1.0]), known, notes=tuple(notes), position_known=False)
     row, column, normal = directions(frame, notes)
     affine = affine_of(row, column, normal, (*spacing, thickness), np.asarray(frame.position))
     return Layout((frame,), affine, known, notes=tuple(notes))

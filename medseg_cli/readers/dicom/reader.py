@@ -117,7 +117,7 @@ def read(path: Path, options: ReadOptions | None = None) -> Scan:
         series_uid=first.series_uid,
         notes=tuple(dict.fromkeys([*notes, *dropped, *picked, *layout.notes, *value_notes])),
     )
-    return Scan(voxels, RAS_TO_LPS @ affine, provenance, first.modality, layout.spacing_known)
+    return Scan(voxels, RAS_TO_LPS @ affine, provenance, first.modality, layout.spacing_known, layout.position_known)
 
 
 def single_file_notes(path: Path, frame: Frame) -> list[str]:
