@@ -1,17 +1,23 @@
-"""Intensity normalisation of what a network sees, as presets name it."""
+"""Intensities as presets name them: normalised for 3-D networks, as 8-bit pictures for 2-D ones."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from medseg_cli.preset_format import ClipZScore, Percentile, ZScore
+from medseg_cli.errors import InputError, ModelError
+from medseg_cli.preset_format import ClipZScore, EightBit, Percentile, Window, ZScore
+from medseg_cli.scan import Scan
 
 TAILS = (0.005, 0.995)
 """Quantiles to which `zscore` clips first, so that a bright vessel or a metal artefact does not set the scale."""
 
 
-def normalise(image: Tensor, valid: Tensor, how: ZScore | ClipZScore | Percentile) -> Tensor:
+def normalise(image: Tensor, valid: Tensor, how: ZScore | ClipZScore | Percentile | Window | EightBit) -> Tensor:
     """Normalised intensities, zero where there is no scan.
 
     Args:
@@ -21,7 +27,12 @@ def normalise(image: Tensor, valid: Tensor, how: ZScore | ClipZScore | Percentil
 
     Returns:
         (C, I, J, K) float32.
+
+    Raises:
+        ModelError: a method that makes pictures ("window", "eight-bit").
     """
+    if isinstance(how, Window | EightBit):
+        raise ModelError(f"intensity method {how.method} is for 2-D models", "use zscore, clip-zscore or percentile")
     inside = image[valid.expand_as(image)]
     if inside.numel() == 0:
         return torch.zeros_like(image)
@@ -41,3 +52,52 @@ def _quantiles(values: Tensor, low: float, high: float) -> Tensor:
     """Two quantiles; of at most a million evenly drawn values, because torch's quantile stops at 16 million."""
     step = max(1, values.numel() // 1_000_000)
     return torch.quantile(values[::step].float(), torch.tensor([low, high], dtype=torch.float32))
+
+
+@dataclass(frozen=True)
+class Display:
+    """How a scan's values become grey values: `low` is black, `high` is white, both in the scan's own units.
+
+    Args:
+        method: "window", "percentile", "eight-bit" (as stored).
+        why: who chose it, in words.
+    """
+
+    low: float
+    high: float
+    method: str
+    why: str
+
+    def picture(self, values: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Values (C, H, W), C = 1 or 3, → RGB picture (H, W, 3) in 0..255; NaN is black."""
+        grey = (np.nan_to_num(values, nan=self.low) - self.low) * (255 / (self.high - self.low))
+        shades = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+        return np.ascontiguousarray(np.broadcast_to(shades, (3, *shades.shape[1:])).transpose(1, 2, 0))
+
+
+def display(scan: Scan, how: ZScore | ClipZScore | Percentile | Window | EightBit, why: str) -> Display:
+    """The grey values of a whole scan, the same for all its slices.
+
+    Args:
+        scan: any; all its finite voxels count for percentiles.
+        how: "window", "percentile" or "eight-bit" of a preset.
+        why: goes into the result.
+
+    Raises:
+        ModelError: a method that makes no pictures ("zscore", "clip-zscore").
+        InputError: no finite voxel.
+    """
+    if isinstance(how, Window):
+        return Display(how.level - how.width / 2, how.level + how.width / 2, "window", why)
+    if not isinstance(how, Percentile | EightBit):
+        raise ModelError(f"intensity method {how.method} makes no pictures", "use window, percentile or eight-bit")
+    values = torch.from_numpy(np.ascontiguousarray(scan.voxels)).ravel()
+    finite = values[torch.isfinite(values)]
+    if not finite.numel():
+        raise InputError(f"{scan.provenance.path} has no finite voxel", "the file is damaged: export it again")
+    if isinstance(how, EightBit) and float(finite.min()) >= 0 and 1 < float(finite.max()) <= 255:
+        return Display(0.0, 255.0, "eight-bit", why)
+    low, high = (float(value) for value in _quantiles(finite, how.low / 100, how.high / 100))
+    if high <= low:
+        low, high = float(finite.min()), float(finite.max())
+    return Display(low, high if high > low else low + 1, "percentile", why)

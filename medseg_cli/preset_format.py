@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
-UNION_TAGS = frozenset({"zscore", "clip-zscore", "percentile", "shipped", "catalogue"})
+UNION_TAGS = frozenset({"zscore", "clip-zscore", "percentile", "window", "eight-bit", "shipped", "catalogue"})
 OWN_ERRORS = frozenset({"unknown_key", "snomed", "order", "labels"})
 
 Name = Annotated[str, Field(pattern=NAME, max_length=64)]
@@ -119,7 +119,23 @@ class Percentile(_Section):
         return self
 
 
-Intensity = Annotated[ZScore | ClipZScore | Percentile, Field(discriminator="method")]
+class Window(_Section):
+    """Show `level` - `width` / 2 as black and `level` + `width` / 2 as white, in the scan's own units (HU for CT)."""
+
+    method: Literal["window"]
+    level: Finite
+    width: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class EightBit(_Section):
+    """Values that all lie within 0..255 are grey values already; others go between the percentiles `low` and `high`."""
+
+    method: Literal["eight-bit"]
+    low: Annotated[float, Field(ge=0, le=100)] = 0.5
+    high: Annotated[float, Field(ge=0, le=100)] = 99.5
+
+
+Intensity = Annotated[ZScore | ClipZScore | Percentile | Window | EightBit, Field(discriminator="method")]
 Millimetres = Annotated[float, Field(gt=0)]
 
 
@@ -130,18 +146,28 @@ class Preprocessing(_Section):
         spacing: voxel size in mm along the axes of `orientation`; None keeps the scan's own.
         orientation: three-letter code that the voxel axes point to, such as "RAS"; None keeps the scan's own.
         intensity: how intensities are normalised.
+        by_modality: the same for scans of one modality (DICOM code such as "CT", or "image" for PNG, JPEG and TIFF),
+            instead of `intensity`.
     """
 
     spacing: tuple[Millimetres, Millimetres, Millimetres] | None = None
     orientation: Annotated[str, Field(pattern="^[RL][AP][SI]$")] | None = None
     intensity: Intensity
+    by_modality: dict[str, Intensity] = {}
 
 
 class Prompts(_Section):
-    """Which prompts the pipeline takes; `minus` says whether it understands clicks outside the object."""
+    """Which prompts the pipeline takes.
+
+    Attributes:
+        kinds: what it understands.
+        minus: whether it understands clicks outside the object.
+        whole_image: whether a 2-D image without a prompt means its whole area as box.
+    """
 
     kinds: Annotated[tuple[Literal["point", "box", "text", "mask"], ...], Field(min_length=1)]
     minus: bool = False
+    whole_image: bool = False
 
 
 _P = (1, 5, 7, 6, 2, 8, 3, 0, 9, 4)

@@ -52,6 +52,13 @@ PIPELINES: dict[str, Entry] = {
         dims=3,
         recipe="medseg_cli.pipelines.sam3d_recipe:Sam3dRecipe",
     ),
+    "sam-unet": Entry(
+        target="medseg_cli.pipelines.sam_unet:SamUnetPipeline",
+        summary="SAM's ViT beside a ResNet branch; boxes, on images and slices (arXiv 2408.09886)",
+        prompts=frozenset({"box", "mask"}),
+        dims=2,
+        recipe="medseg_cli.pipelines.sam_unet_recipe:SamUnetRecipe",
+    ),
 }
 
 

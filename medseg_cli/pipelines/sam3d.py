@@ -24,11 +24,12 @@ from medseg_cli.models.sam3d.checkpoint import build, random_network
 from medseg_cli.models.sam3d.config import config_of
 from medseg_cli.models.sam3d.network import Sam3d
 from medseg_cli.pipelines import sam3d_official
+from medseg_cli.pipelines.objects import empty_targets, labels_of
 from medseg_cli.postprocess import clean
 from medseg_cli.preset import Preset
 from medseg_cli.prompt import Prompt, locate
 from medseg_cli.scan import Scan
-from medseg_cli.segmentation import Label, Segmentation
+from medseg_cli.segmentation import Segmentation
 from medseg_cli.stages import Stages
 from medseg_cli.weights import resolve
 
@@ -101,29 +102,29 @@ class Sam3dPipeline:
         clicks = self._clicks(scan, prompt)
         mask = np.zeros(scan.shape, np.uint8 if len(clicks) < 256 else np.uint16)
         best = np.zeros(scan.shape, np.float32) if len(clicks) > 1 else None
-        notes, crops = [], []
+        notes, crops, cleaning = [], [], []
         for value, (target, voxels) in enumerate(zip(prompt.targets, clicks, strict=True), start=1):
             with stages("infer"):
                 probability, place, count, complete = self._probability(scan, voxels)
             with stages("postprocess"):
-                inside = clean(
+                cleaned = clean(
                     probability > 0.5,
                     voxels - [part.start for part in place],
                     scan.spacing,
                     self.preset.postprocessing,
                 )
+                inside = cleaned.mask
                 if best is not None:
                     inside &= (mask[place] == 0) | (probability > best[place])
                     best[place][inside] = probability[inside]
                 mask[place][inside] = value
             crops.append(count)
+            cleaning.append({"id": target.id, "steps": cleaned.steps})
             if not complete:
                 notes.append(
                     f"object '{target.id}' was not finished: it still grew after {count} crops (options.max_crops)"
                 )
-        for value, target in enumerate(prompt.targets, start=1):
-            if not np.any(mask == value):
-                notes.append(f"object '{target.id}' is empty: nothing was found at its clicks, or another has it")
+        notes += empty_targets(set(np.unique(mask).tolist()), prompt)
         if scan.modality and scan.modality not in self.preset.modality:
             notes.append(f"the scan is {scan.modality}, the preset is made for {', '.join(self.preset.modality)}")
         provenance = {
@@ -131,9 +132,10 @@ class Sam3dPipeline:
             "weights": self.weights,
             "protocol": self.options.protocol,
             "crops": crops,
+            "cleaning": cleaning,
             "kernels": "reference",
         }
-        return Segmentation(mask, self._labels(prompt), scan, provenance, tuple(notes))
+        return Segmentation(mask, labels_of(prompt, self.preset), scan, provenance, tuple(notes))
 
     def _clicks(self, scan: Scan, prompt: Prompt) -> list[NDArray[np.float64]]:
         """(N, 3) continuous voxel index ijk per target."""
@@ -207,27 +209,3 @@ class Sam3dPipeline:
             logits = self.model(image.to(self.runtime.device), columns)
         probability: NDArray[np.float32] = logits.float().softmax(1)[0, 1].cpu().numpy()
         return probability
-
-    def _labels(self, prompt: Prompt) -> tuple[Label, ...]:
-        """One label per target, values 1, 2, 3...; a preset's label of the same name lends its code and colour."""
-        default = self.preset.labels[0]
-        known = {label.name: label for label in self.preset.labels}
-        names = [target.label or default.name for target in prompt.targets]
-        labels: list[Label] = []
-        for index, (target, name) in enumerate(zip(prompt.targets, names, strict=True)):
-            like = known.get(name, default)
-            shown = f"{name} ({target.id})" if names.count(name) > 1 else name
-            while shown in {label.name for label in labels}:
-                shown = f"{shown} ({target.id})"
-            color = like.color if len(names) == 1 else PALETTE[index % len(PALETTE)]
-            labels.append(Label(index + 1, shown, _rgb(color), like.snomed or ""))
-        return tuple(labels)
-
-
-PALETTE = ("#f4d03f", "#5dade2", "#58d68d", "#ec7063", "#af7ac5", "#eb984e", "#48c9b0", "#f7dc6f", "#85929e", "#d98880")
-"""Colours of objects when a run has several."""
-
-
-def _rgb(color: str) -> tuple[int, int, int]:
-    red, green, blue = bytes.fromhex(color.lstrip("#"))
-    return (red, green, blue)

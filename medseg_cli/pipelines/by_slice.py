@@ -1,0 +1,232 @@
+"""Prompted 2-D networks on images and, slice by slice, on volumes: what `sam` and `sam-unet` have in common.
+
+A network offers `encode` and `decode` (see `SliceNetwork`); everything between a scan with prompts and a segmentation
+on the scan's own grid happens here: plane, grey values, which slices are prompted, batches, propagation, cleaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from medseg_cli.device import Runtime
+from medseg_cli.embeddings import EmbeddingCache
+from medseg_cli.errors import InputError, ModelError
+from medseg_cli.intensity import Display, display
+from medseg_cli.pipelines.objects import empty_targets, labels_of
+from medseg_cli.pipelines.slice_prompts import Plan, plan_slices, whole_image
+from medseg_cli.pipelines.slice_run import Answer, Network, SliceRun
+from medseg_cli.postprocess import clean
+from medseg_cli.preset import Preset
+from medseg_cli.prompt import Prompt
+from medseg_cli.propagation import Rules
+from medseg_cli.scan import Scan
+from medseg_cli.segmentation import Segmentation
+from medseg_cli.slices import Plane, PlaneName, plane_of
+from medseg_cli.stages import Stages
+from medseg_cli.weights import resolve
+
+
+class SliceNetwork(Protocol):
+    """A promptable 2-D network, an nn.Module.
+
+    Attributes:
+        size: edge S of its square input.
+        mask_size: edge M of its dense mask prompt.
+    """
+
+    size: int
+    mask_size: int
+
+    def encode(self, images: Tensor) -> dict[str, Tensor]:
+        """Images (B, 3, S, S), normalised and padded → tensors whose first dimension is B."""
+        ...
+
+    def decode(
+        self,
+        embedding: dict[str, Tensor],
+        boxes: Tensor | None = None,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        masks: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """N prompts of one image: boxes (N, 4), points (N, P, 2), labels (N, P), masks (N, 1, M, M), in the frame.
+
+        Returns:
+            Logits (N, h, w) over the whole square, and the network's own scores (N,) or None.
+        """
+        ...
+
+
+class Options(BaseModel):
+    """Knobs of the slice pipelines in a preset's `options`.
+
+    Attributes:
+        slices: the plane in which a volume is sliced.
+        propagate: follow prompts that lie in one slice through the neighbouring slices.
+        propagation: when to stop.
+        batch: slices encoded at a time.
+        fit, scale, interpolation: see `frame.Frame`.
+        dense: give coarse masks to the network as dense prompt too, not only as the box round them.
+        embedding_cache: folder for embeddings on disk; None keeps them in memory only.
+        memory_mb: embeddings kept in memory, MiB.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    slices: PlaneName = "finest"
+    propagate: bool = True
+    propagation: Rules = Rules()
+    batch: int = Field(default=4, ge=1)
+    fit: Literal["longest", "stretch"] = "longest"
+    scale: Literal["imagenet", "unit"] = "imagenet"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    dense: bool = True
+    embedding_cache: str | None = None
+    memory_mb: int = Field(default=512, ge=0)
+
+
+@dataclass(frozen=True, eq=False)
+class SlicePipeline:
+    """A network on its device, with the preset that says how to feed it and the embeddings it has made."""
+
+    preset: Preset
+    options: Options
+    runtime: Runtime
+    model: SliceNetwork
+    weights: dict[str, Any]
+    cache: EmbeddingCache
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: Preset,
+        runtime: Runtime,
+        random_weights: bool,
+        build: Callable[[Path | None, Preset, int], Any],
+    ) -> SlicePipeline:
+        """Load the preset's weights.
+
+        Args:
+            preset: its `options` are `Options`.
+            runtime: where to compute.
+            random_weights: replace the weights by seeded random ones, and say so in every result.
+            build: (weights file or None for random ones, preset, seed) → network on the CPU.
+
+        Raises:
+            ModelError: wrong options, missing or misfitting weights.
+        """
+        try:
+            options = Options.model_validate(preset.options)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ModelError(f"preset {preset.name}: options.{where}: {first['msg']}") from error
+        if random_weights:
+            path, weights = None, {"name": "random", "sha256": None, "random": True, "licence": None}
+        else:
+            found = resolve(preset)
+            path = found.path
+            weights = {"name": found.name, "sha256": found.sha256, "random": False, "licence": found.licence}
+        model = build(path, preset, runtime.seed).eval().requires_grad_(False).to(runtime.device)
+        folder = Path(options.embedding_cache).expanduser() if options.embedding_cache else None
+        return cls(preset, options, runtime, model, weights, EmbeddingCache(options.memory_mb * 2**20, folder))
+
+    def segment(self, scan: Scan, prompt: Prompt, stages: Stages) -> Segmentation:
+        """One mask value per target, in the order of the prompt; without one, the whole image if the preset says so.
+
+        Raises:
+            InputError: a prompt outside the scan, or a scan of other than 1 or 3 channels.
+            UsageError: no prompt, or one that this preset does not take.
+        """
+        if scan.voxels.shape[0] not in (1, 3):
+            raise InputError(
+                f"{scan.provenance.path} has {scan.voxels.shape[0]} channels", "grey and RGB scans are understood"
+            )
+        plane = plane_of(scan, self.options.slices)
+        if not prompt.targets and self.preset.prompts.whole_image and plane.count == 1:
+            prompt = whole_image(scan)
+        plans = plan_slices(prompt, scan, plane, self.preset)
+        shown = self._display(scan)
+        run = SliceRun(self._network, scan, plane, shown, self.cache, self.options.batch)
+        with stages("infer"):
+            run.start(plans)
+            follow = self.options.propagate and plane.count > 1
+            ways = run.propagate(plans, self.options.propagation) if follow else [[] for _ in plans]
+        with stages("postprocess"):
+            mask, cleaning = self._compose(run.found, plans, plane)
+        objects = [
+            {
+                "id": target.id,
+                "slices_prompted": sorted(plan.slices),
+                "slices_with_mask": sum(bool(answer.mask.any()) for answer in found.values()),
+                "propagation": way,
+                "cleaning": steps,
+            }
+            for target, plan, found, way, steps in zip(prompt.targets, plans, run.found, ways, cleaning, strict=True)
+        ]
+        notes = [*self.cache.notes, *empty_targets(set(np.unique(mask).tolist()), prompt)]
+        if scan.modality and scan.modality not in self.preset.modality:
+            notes.append(f"the scan is {scan.modality}, the preset is made for {', '.join(self.preset.modality)}")
+        provenance = {
+            "pipeline": self.preset.pipeline,
+            "weights": self.weights,
+            "slices": {
+                "plane": plane.name,
+                "axis": plane.axis,
+                "count": plane.count,
+                "prompted": len(run.seen),
+                "encoded": run.encoded,
+                "from_cache": run.reused,
+            },
+            "display": asdict(shown),
+            "objects": objects,
+            "kernels": "reference",
+        }
+        return Segmentation(mask, labels_of(prompt, self.preset), scan, provenance, tuple(notes))
+
+    @property
+    def _network(self) -> Network:
+        options = self.options
+        frame = {"fit": options.fit, "scale": options.scale, "interpolation": options.interpolation}
+        name = self.weights["sha256"] or f"random weights of seed {self.runtime.seed}"
+        runtime = self.runtime
+        return Network(self.model, runtime.device, name, frame, options.dense, runtime.precision, runtime.autocast)
+
+    def _compose(
+        self, found: list[dict[int, Answer]], plans: list[Plan], plane: Plane
+    ) -> tuple[NDArray[np.unsignedinteger[Any]], list[list[dict[str, Any]]]]:
+        """The cleaned label map (I, J, K), and what cleaning did to each object. The more probable object wins."""
+        mask = np.zeros(plane.shape, np.uint8 if len(plans) < 256 else np.uint16)
+        best = np.zeros(plane.shape, np.uint8) if len(plans) > 1 else None
+        steps = []
+        for value, (answers, plan) in enumerate(zip(found, plans, strict=True), start=1):
+            whole = np.zeros(plane.shape, dtype=bool)
+            for index, answer in answers.items():
+                plane.put(whole, index, answer.mask)
+            cleaned = clean(whole, plan.clicks, plane.spacing, self.preset.postprocessing)
+            steps.append(cleaned.steps)
+            inside = cleaned.mask
+            if best is not None:
+                probability = np.zeros(plane.shape, np.uint8)
+                for index, answer in answers.items():
+                    plane.put(probability, index, answer.probability)
+                inside = inside & ((mask == 0) | (probability > best))
+                best[inside] = probability[inside]
+            mask[inside] = value
+        return mask, steps
+
+    def _display(self, scan: Scan) -> Display:
+        preprocessing = self.preset.preprocessing
+        key = "image" if scan.provenance.format == "image" else scan.modality
+        if key in preprocessing.by_modality:
+            return display(scan, preprocessing.by_modality[key], f"the preset's choice for {key}")
+        known = f"{key} scans" if key else "scans of unknown modality"
+        return display(scan, preprocessing.intensity, f"the preset's choice for {known}")

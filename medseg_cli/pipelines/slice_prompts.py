@@ -1,0 +1,148 @@
+"""From prompts in a volume to prompts in its slices: which slices an object's prompts lie in, in picture pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg_cli.errors import InputError, UsageError
+from medseg_cli.preset import Preset
+from medseg_cli.prompt import Box, Prompt, Target, locate, locate_box
+from medseg_cli.scan import Scan
+from medseg_cli.slices import Plane
+
+
+@dataclass(frozen=True, eq=False)
+class SlicePrompt:
+    """All prompts of one object in one slice, in picture pixels, x across and y down.
+
+    Args:
+        boxes: (B, 4) first and last pixel x0, y0, x1, y1, both inside.
+        inside: (P, 2) clicks inside the object.
+        outside: (Q, 2) clicks outside it.
+        region: (H, W) bool coarse mask, or None.
+    """
+
+    boxes: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 4)))
+    inside: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
+    outside: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
+    region: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Where one object is prompted.
+
+    Args:
+        slices: slice index → its prompt.
+        outside: slice index → clicks (Q, 2) outside the object in slices that are not prompted otherwise.
+        clicks: (N, 3) voxel ijk of the clicks inside.
+        bounded: whether the prompt states a range of slices itself, so that nothing beyond it is wanted.
+    """
+
+    slices: dict[int, SlicePrompt]
+    outside: dict[int, NDArray[np.float64]]
+    clicks: NDArray[np.float64]
+    bounded: bool
+
+
+def whole_image(scan: Scan) -> Prompt:
+    """The prompt of presets that need none: one object in a box over the whole scan."""
+    i, j, k = scan.shape
+    return Prompt((Target("1", "", boxes=(Box((0.0, 0.0, 0.0), (i - 1.0, j - 1.0, k - 1.0)),)),))
+
+
+def plan_slices(prompt: Prompt, scan: Scan, plane: Plane, preset: Preset) -> list[Plan]:
+    """One plan per target.
+
+    Raises:
+        InputError: a prompt outside the scan, or a box without extent in the plane.
+        UsageError: no prompt, prompts that the preset does not take, or an object with nothing but minus clicks.
+    """
+    if not prompt.targets:
+        hint = "give --box, --point or --mask-prompt" if plane.count > 1 else f"it takes: {_kinds(preset)}"
+        raise UsageError(f"preset {preset.name} needs a prompt for {scan.provenance.path}", hint)
+    for target in prompt.targets:
+        _check_kinds(target, preset)
+    return [_plan(target, scan, plane) for target in prompt.targets]
+
+
+def _kinds(preset: Preset) -> str:
+    return ", ".join(preset.prompts.kinds)
+
+
+def _check_kinds(target: Target, preset: Preset) -> None:
+    used = {"point": bool(target.clicks), "box": bool(target.boxes), "mask": target.region is not None}
+    refused = [kind for kind, given in used.items() if given and kind not in preset.prompts.kinds]
+    if refused:
+        raise UsageError(
+            f"preset {preset.name} takes no {' and no '.join(refused)} prompts", f"it takes: {_kinds(preset)}"
+        )
+    if not preset.prompts.minus and not all(click.positive for click in target.clicks):
+        raise UsageError(f"preset {preset.name} does not understand minus clicks", "leave them out")
+    if not any(click.positive for click in target.clicks) and not target.boxes and target.region is None:
+        raise UsageError(
+            f"object '{target.id}' has no prompt that says where it is", "add a click inside it, a box or a mask"
+        )
+
+
+def _plan(target: Target, scan: Scan, plane: Plane) -> Plan:
+    boxes, bounded = _boxes(target, scan, plane)
+    clicks = {
+        sign: np.array([locate(each, scan) for each in target.clicks if each.positive is sign]).reshape(-1, 3)
+        for sign in (True, False)
+    }
+    inside, outside = _by_slice(clicks[True], plane), _by_slice(clicks[False], plane)
+    regions: dict[int, NDArray[np.bool_]] = {}
+    if target.region is not None:
+        depth = np.flatnonzero(target.region.voxels.any(axis=tuple(a for a in range(3) if a != plane.through)))
+        regions = {int(index): np.ascontiguousarray(plane.take(target.region.voxels, int(index))) for index in depth}
+        bounded = bounded or len(regions) > 1
+    nothing = np.zeros((0, 2))
+    slices = {
+        index: SlicePrompt(
+            np.array(boxes.get(index, [])).reshape(-1, 4),
+            inside.get(index, nothing),
+            outside.get(index, nothing),
+            regions.get(index),
+        )
+        for index in sorted(boxes.keys() | inside.keys() | regions.keys())
+    }
+    alone = {index: points for index, points in outside.items() if index not in slices}
+    return Plan(slices, alone, clicks[True], bounded)
+
+
+def _boxes(target: Target, scan: Scan, plane: Plane) -> tuple[dict[int, list[NDArray[np.float64]]], bool]:
+    """Slice index → boxes (4,) in picture pixels; and whether one of them spans several slices."""
+    found: dict[int, list[NDArray[np.float64]]] = {}
+    bounded = False
+    for box in target.boxes:
+        corners = np.array(locate_box(box, scan))
+        xy = plane.to_picture(corners)
+        low, high = xy.min(0), xy.max(0)
+        if np.any(low >= high):
+            thin = "ijk"[(plane.columns, plane.rows)[int(np.argmax(low >= high))]]
+            raise InputError(
+                f"the box from {_text(corners[0])} to {_text(corners[1])} (voxel ijk) has no extent along {thin}",
+                f"slices of {scan.provenance.path} are {plane.name}, across {plane.axis}: a box may be flat along "
+                f"{plane.axis} only (--slices chooses another plane)"
+                if plane.count > 1
+                else "give x0 < x1 and y0 < y1",
+            )
+        first, last = (int(np.rint(value)) for value in corners[:, plane.through])
+        bounded = bounded or last > first
+        for index in range(first, last + 1):
+            found.setdefault(index, []).append(np.concatenate([low, high]))
+    return found, bounded
+
+
+def _by_slice(ijk: NDArray[np.float64], plane: Plane) -> dict[int, NDArray[np.float64]]:
+    """Clicks (N, 3) by the slice they lie in, as picture pixels (P, 2)."""
+    depth = np.rint(ijk[:, plane.through]).astype(int)
+    return {int(index): plane.to_picture(ijk[depth == index]) for index in np.unique(depth)}
+
+
+def _text(ijk: NDArray[np.float64]) -> str:
+    return ",".join(f"{value:g}" for value in ijk.round(2))

@@ -1,0 +1,259 @@
+"""One scan under one promptable network: pictures, embeddings, decoding, and prompts followed from slice to slice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medseg_cli.embeddings import EmbeddingCache, embedding_key
+from medseg_cli.frame import Frame
+from medseg_cli.intensity import Display
+from medseg_cli.pipelines.slice_prompts import Plan, SlicePrompt
+from medseg_cli.propagation import Found, Rules, describe, next_box, stop_reason
+from medseg_cli.scan import Scan
+from medseg_cli.slices import Plane
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the network says about one object in one slice.
+
+    Args:
+        probability: (H, W) uint8, 255 = certain; 128 and above is the object.
+        score: the network's own estimate of the mask's quality, or None.
+    """
+
+    probability: NDArray[np.uint8]
+    score: float | None
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(H, W) bool."""
+        inside: NDArray[np.bool_] = self.probability >= 128
+        return inside
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network and how its input is made; `model` is a `by_slice.SliceNetwork`.
+
+    Args:
+        sha256: of its weights; random weights have their seed in it.
+        frame: keyword arguments of `Frame` besides the picture's size.
+        dense: whether it takes coarse masks as dense prompts.
+        precision: name of the chosen one.
+        autocast: a function that returns its context.
+    """
+
+    model: Any
+    device: torch.device
+    sha256: str
+    frame: dict[str, Any]
+    dense: bool
+    precision: str
+    autocast: Any
+
+
+@dataclass(eq=False)
+class _Front:
+    """One direction in which one object is followed."""
+
+    target: int
+    seed: int
+    at: int
+    step: int
+    start: Found
+    before: Found
+    because: str = ""
+
+
+@dataclass(eq=False)
+class SliceRun:
+    """The slices of one scan as the network sees them, and what was found in them.
+
+    Args:
+        network: what looks.
+        scan, plane, display: what is looked at.
+        cache: embeddings of this and earlier runs.
+        batch: slices encoded at a time.
+        found: per object: slice index → answer.
+        encoded, reused, seen: slices encoded, taken from the cache, and prompted at all.
+    """
+
+    network: Network
+    scan: Scan
+    plane: Plane
+    display: Display
+    cache: EmbeddingCache
+    batch: int
+    found: list[dict[int, Answer]] = field(default_factory=list)
+    encoded: int = 0
+    reused: int = 0
+    seen: set[int] = field(default_factory=set)
+
+    def start(self, plans: list[Plan]) -> None:
+        """Answer all prompts of the user."""
+        self.found = [{} for _ in plans]
+        wanted = [(target, index, p) for target, plan in enumerate(plans) for index, p in plan.slices.items()]
+        for target, index, answer in self._look(wanted):
+            self.found[target][index] = answer
+
+    def propagate(self, plans: list[Plan], rules: Rules) -> list[list[dict[str, Any]]]:
+        """Follow every object whose prompt is not bounded, in both directions at once.
+
+        Returns:
+            Per object, one record per prompted slice and direction: {"from", "to", "because"}.
+        """
+        fronts = [
+            _Front(target, index, index, step, seed, seed)
+            for target, plan in enumerate(plans)
+            if not plan.bounded
+            for index in plan.slices
+            if (seed := self._describe(target, index)).mask.any()
+            for step in (-1, 1)
+        ]
+        going = fronts
+        while going:
+            wanted: dict[tuple[int, int], _Front] = {}
+            for front in going:
+                front.because = self._end(front, rules, wanted)
+                if not front.because:
+                    wanted[front.target, front.at + front.step] = front
+            asked = [
+                (target, index, self._next(front, plans[target], rules)) for (target, index), front in wanted.items()
+            ]
+            for target, index, answer in self._look(asked):
+                front = wanted[target, index]
+                found = describe(answer.mask, self._picture(index), self._pixel_mm2, answer.score)
+                front.because = stop_reason(found, front.before, front.start, rules) or ""
+                if not front.because:
+                    self.found[target][index] = answer
+                    front.at, front.before = index, found
+            going = [front for front in going if not front.because]
+        return [
+            [{"from": f.seed, "to": f.at, "because": f.because} for f in fronts if f.target == target]
+            for target in range(len(plans))
+        ]
+
+    def _end(self, front: _Front, rules: Rules, wanted: dict[tuple[int, int], _Front]) -> str:
+        index = front.at + front.step
+        if not 0 <= index < self.plane.count:
+            return "the scan ends"
+        if index in self.found[front.target] or (front.target, index) in wanted:
+            return f"slice {index} has this object already"
+        if rules.max_slices is not None and abs(index - front.seed) > rules.max_slices:
+            return f"{rules.max_slices} slices were allowed"
+        return ""
+
+    def _next(self, front: _Front, plan: Plan, rules: Rules) -> SlicePrompt:
+        box = next_box(front.before.mask, rules.margin)
+        return SlicePrompt(boxes=box[None], outside=plan.outside.get(front.at + front.step, np.zeros((0, 2))))
+
+    def _describe(self, target: int, index: int) -> Found:
+        answer = self.found[target][index]
+        return describe(answer.mask, self._picture(index), self._pixel_mm2, answer.score)
+
+    @property
+    def _pixel_mm2(self) -> float:
+        high, wide = self.plane.pixel_mm
+        return high * wide
+
+    def _picture(self, index: int) -> NDArray[np.uint8]:
+        return self.display.picture(self.plane.take(self.scan.voxels, index))
+
+    def _look(self, wanted: list[tuple[int, int, SlicePrompt]]) -> list[tuple[int, int, Answer]]:
+        """Answers to prompts (object, slice, prompt); every slice is encoded once for all objects in it."""
+        frame = Frame(
+            self.plane.height, self.plane.width, self.network.model.size, self.plane.pixel_mm, **self.network.frame
+        )
+        indices = sorted({index for _, index, _ in wanted})
+        self.seen.update(indices)
+        answers = []
+        for first in range(0, len(indices), self.batch):
+            embeddings = self._embed(indices[first : first + self.batch], frame)
+            for target, index, prompt in wanted:
+                if index in embeddings:
+                    answers.append((target, index, self._decode(embeddings[index], prompt, frame)))
+        return answers
+
+    def _embed(self, indices: list[int], frame: Frame) -> dict[int, dict[str, Tensor]]:
+        """Slice index → its embedding on the device, from the cache or encoded as one batch."""
+        pictures = {index: self._picture(index) for index in indices}
+        facts = {
+            **self.network.frame,
+            "size": frame.size,
+            "pixel_mm": self.plane.pixel_mm,
+            "precision": self.network.precision,
+        }
+        keys = {
+            index: embedding_key(self.scan.provenance.sha256, self.network.sha256, facts, picture)
+            for index, picture in pictures.items()
+        }
+        found: dict[int, dict[str, Tensor]] = {}
+        for index, key in keys.items():
+            stored = self.cache.get(key)
+            if stored is not None:
+                found[index] = {name: value.to(self.network.device) for name, value in stored.items()}
+        self.reused += len(found)
+        missing = [index for index in indices if index not in found]
+        if missing:
+            images = torch.stack([frame.image(pictures[index]) for index in missing]).to(self.network.device)
+            with torch.inference_mode(), self.network.autocast():
+                encoded = self.network.model.encode(images)
+            self.encoded += len(missing)
+            for row, index in enumerate(missing):
+                found[index] = {name: value[row : row + 1].float() for name, value in encoded.items()}
+                self.cache.put(keys[index], {name: value.cpu() for name, value in found[index].items()})
+        return found
+
+    def _decode(self, embedding: dict[str, Tensor], prompt: SlicePrompt, frame: Frame) -> Answer:
+        """Several boxes of one object are answered one by one and joined."""
+        logits, scores = [], []
+        for part in _parts(prompt):
+            with torch.inference_mode(), self.network.autocast():
+                low, score = self.network.model.decode(embedding, **self._tensors(part, frame))
+            logits.append(frame.restore(low.float())[0])
+            if score is not None:
+                scores.append(float(score[0]))
+        joined = torch.stack(logits).amax(0)
+        probability = (joined.sigmoid() * 255).round().clamp(0, 255)
+        # The threshold is logit 0 exactly; rounding must not move it.
+        probability = torch.where(joined > 0, probability.clamp(min=128), probability.clamp(max=127))
+        return Answer(probability.to(torch.uint8).cpu().numpy(), min(scores) if scores else None)
+
+    def _tensors(self, prompt: SlicePrompt, frame: Frame) -> dict[str, Tensor | None]:
+        """Keyword arguments of `decode` for one prompt with at most one box."""
+        device = self.network.device
+        points = np.concatenate([prompt.inside, prompt.outside])
+        signs = torch.tensor([1] * len(prompt.inside) + [0] * len(prompt.outside), dtype=torch.int64)
+        boxes, masks = prompt.boxes, None
+        if prompt.region is not None:
+            if not len(boxes) and not len(prompt.inside):
+                boxes = next_box(prompt.region, 0.0)[None]
+            if self.network.dense:
+                masks = frame.region(prompt.region, self.network.model.mask_size)[None].to(device)
+        return {
+            "boxes": frame.boxes(boxes).to(device) if len(boxes) else None,
+            "points": frame.points(points)[None].to(device) if len(points) else None,
+            "labels": signs[None].to(device) if len(points) else None,
+            "masks": masks,
+        }
+
+
+def _parts(prompt: SlicePrompt) -> list[SlicePrompt]:
+    """Prompts with at most one box each: a box takes the clicks inside it, clicks in no box stand for themselves."""
+    if len(prompt.boxes) < 2:
+        return [prompt]
+    low, high = prompt.boxes[:, None, :2], prompt.boxes[:, None, 2:]
+    member = np.all((prompt.inside >= low - 0.5) & (prompt.inside <= high + 0.5), axis=2)
+    parts = [
+        SlicePrompt(box[None], prompt.inside[own], prompt.outside, prompt.region)
+        for box, own in zip(prompt.boxes, member, strict=True)
+    ]
+    alone = prompt.inside[~member.any(axis=0)]
+    return [*parts, SlicePrompt(inside=alone, outside=prompt.outside)] if len(alone) else parts
