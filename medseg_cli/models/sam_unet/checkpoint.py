@@ -32,7 +32,12 @@ def build(checkpoint: Path | None, values: Mapping[str, Any]) -> SamUnet:
     given = parse_config(values)
     if checkpoint is None:
         return random_network(SamUnetConfig(**given), 0).eval()
-    weights = named_tensors(checkpoint)
+    layout, weights = identified(checkpoint)
+    if layout != LAYOUT:
+        raise ModelError(
+            f"{checkpoint} has the layout '{layout}', not '{LAYOUT}'",
+            "a SAM or ResNet checkpoint is what a training can begin with: docs/sam-unet.md",
+        )
     found = infer(weights, checkpoint)
     wrong = {name: value for name, value in given.items() if name in found and found[name] != value}
     if wrong:
@@ -56,21 +61,18 @@ def random_network(config: SamUnetConfig, seed: int) -> SamUnet:
     return model
 
 
-def named_tensors(path: Path) -> dict[str, Tensor]:
-    """Official names → tensors, whatever dictionary they are wrapped in, `module.` prefixes removed.
+def identified(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """A checkpoint's layout and its official names → tensors, unwrapped, `module.` prefixes removed.
 
     Raises:
-        ModelError: unreadable file, or one of another layout.
+        ModelError: unreadable file, pickled objects in it, or no known layout, with the nearest and what it lacks.
     """
+    content = read_tensors(path)
     try:
-        found = identify(read_tensors(path))
+        found = identify(content)
     except ModelError as error:
-        if str(path) in error.message:
-            raise
-        raise ModelError(f"{path}: {error.message}", error.hint or "sam-unet loads the official key layout") from error
-    if found.layout != LAYOUT:
-        raise ModelError(f"{path} has the layout '{found.layout}', not '{LAYOUT}'")
-    return found.tensors
+        raise ModelError(f"{path}: {error.message}", error.hint) from error
+    return found.layout, found.tensors
 
 
 def check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: Path) -> None:
