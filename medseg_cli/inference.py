@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
+import cc3d
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 Predict = Callable[[NDArray[np.int64], NDArray[np.float64]], NDArray[np.float32]]
 """(crop's first voxel on the working lattice (3,), clicks (N, 3) in crop voxels) → object probability (P, P, P)."""
@@ -181,14 +182,25 @@ def clicked_parts(
         clicks: (N, 3) continuous voxel index of `mask`; it may lie outside.
         spacing: mm along i, j, k.
     """
-    parts, count = ndimage.label(mask, EVERYWHERE)
-    if not count:
+    if not mask.any():
         return mask
+    parts, count = cc3d.connected_components(mask, connectivity=26, return_N=True)
+    found: NDArray[np.bool_] = parts_at(parts, count, clicks, spacing)[parts]
+    return found
+
+
+def parts_at(
+    parts: NDArray[np.unsignedinteger[Any]],
+    count: int,
+    clicks: NDArray[np.float64],
+    spacing: tuple[float, float, float],
+) -> NDArray[np.bool_]:
+    """Which of the numbered `parts` (I, J, K), 1 to `count`, hold a click as in `clicked_parts`: (count + 1,)."""
     chosen = np.zeros(count + 1, dtype=bool)
     reach = np.ceil(REACH_MM / np.array(spacing)).astype(int)
     for click in clicks:
         voxel = np.round(click).astype(int)
-        low, high = np.maximum(voxel - reach, 0), np.minimum(voxel + reach + 1, mask.shape)
+        low, high = np.maximum(voxel - reach, 0), np.minimum(voxel + reach + 1, parts.shape)
         if np.any(low >= high):
             continue
         near = parts[low[0] : high[0], low[1] : high[1], low[2] : high[2]]
@@ -197,8 +209,7 @@ def clicked_parts(
             distance = (((where + low - voxel) * spacing) ** 2).sum(1)
             if distance.min() <= REACH_MM**2:
                 chosen[near[tuple(where[distance.argmin()])]] = True
-    found: NDArray[np.bool_] = chosen[parts]
-    return found
+    return chosen
 
 
 def _start(centre: NDArray[np.float64], size: int) -> NDArray[np.int64]:

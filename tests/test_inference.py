@@ -8,8 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg_cli.inference import clicked_parts, follow
-from medseg_cli.postprocess import clean
-from medseg_cli.preset_format import Postprocessing
 
 SIZE = 16
 MM = (1.0, 1.0, 1.0)
@@ -134,27 +132,6 @@ def test_a_click_just_beside_takes_the_nearest_part() -> None:
     mask[5:8, 5:8, 5:8] = mask[14:18, 14:18, 14:18] = True
     assert clicked_parts(mask, np.array([[9.0, 6, 6]]), MM).sum() == 27
     assert clicked_parts(mask, np.array([[0.0, 19, 0]]), MM).sum() == 0
-
-
-@pytest.mark.parametrize(("keep", "expected"), [("all", 91), ("largest", 64), ("clicked", 27)])
-def test_parts_kept(keep: str, expected: int) -> None:
-    mask = np.zeros((20, 20, 20), bool)
-    mask[5:8, 5:8, 5:8] = mask[14:18, 14:18, 14:18] = True
-    assert clean(mask, np.array([[6.0, 6, 6]]), MM, Postprocessing(keep=keep)).sum() == expected
-
-
-def test_small_parts_are_measured_in_mm3() -> None:
-    mask = np.zeros((20, 20, 20), bool)
-    mask[5:8, 5:8, 5:8] = mask[14:18, 14:18, 14:18] = True
-    how = Postprocessing(keep="all", min_mm3=20.0)
-    assert clean(mask, np.array([[6.0, 6, 6]]), (1.0, 1.0, 0.5), how).sum() == 64
-    assert clean(mask, np.array([[6.0, 6, 6]]), MM, how).sum() == 91
-
-
-def test_holes_are_filled() -> None:
-    mask = np.ones((5, 5, 5), bool)
-    mask[2, 2, 2] = False
-    assert clean(mask, np.array([[0.0, 0, 0]]), MM, Postprocessing(fill_holes=True)).all()
 
 
 def test_reach_is_in_mm() -> None:

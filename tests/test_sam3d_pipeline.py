@@ -106,6 +106,8 @@ def test_objects_get_values_names_and_colours_in_order() -> None:
     assert len({label.color for label in result.labels}) == 3
     assert result.provenance["weights"]["random"] is True
     assert len(result.provenance["crops"]) == 3
+    assert [each["id"] for each in result.provenance["cleaning"]] == ["a", "b", "c"]
+    assert [step["step"] for step in result.provenance["cleaning"][0]["steps"]] == ["keep clicked", "fill holes"]
 
 
 def test_a_second_object_changes_nothing_of_the_first() -> None:
