@@ -33,6 +33,9 @@ from medseg_cli.slices import Plane, PlaneName, plane_of
 from medseg_cli.stages import Stages
 from medseg_cli.weights import resolve
 
+AIR_HU = -900.0
+"""A file of unknown modality with values as low as this may be a CT: the user is told, nothing is assumed."""
+
 
 class SliceNetwork(Protocol):
     """A promptable 2-D network, an nn.Module.
@@ -173,8 +176,7 @@ class SlicePipeline:
             for target, plan, found, way, steps in zip(prompt.targets, plans, run.found, ways, cleaning, strict=True)
         ]
         notes = [*self.cache.notes, *empty_targets(set(np.unique(mask).tolist()), prompt)]
-        if scan.modality and scan.modality not in self.preset.modality:
-            notes.append(f"the scan is {scan.modality}, the preset is made for {', '.join(self.preset.modality)}")
+        notes += self._modality_notes(scan)
         provenance = {
             "pipeline": self.preset.pipeline,
             "weights": self.weights,
@@ -222,6 +224,18 @@ class SlicePipeline:
                 best[inside] = probability[inside]
             mask[inside] = value
         return mask, steps
+
+    def _modality_notes(self, scan: Scan) -> list[str]:
+        made_for = self.preset.modality
+        if scan.modality and "any" not in made_for and scan.modality not in made_for:
+            return [f"the scan is {scan.modality}, the preset is made for {', '.join(made_for)}"]
+        lowest = float(np.nanmin(scan.voxels))
+        if not scan.modality and lowest <= AIR_HU and "CT" in self.preset.preprocessing.by_modality:
+            return [
+                f"the file states no modality and its values go down to {lowest:g}: if it is a CT, --modality CT "
+                "chooses the preset's window, or --window another"
+            ]
+        return []
 
     def _display(self, scan: Scan) -> Display:
         preprocessing = self.preset.preprocessing

@@ -8,8 +8,10 @@ from medseg_cli.device import Runtime
 from medseg_cli.models.sam_unet.checkpoint import build, random_network
 from medseg_cli.models.sam_unet.config import config_of
 from medseg_cli.models.sam_unet.network import SamUnet
-from medseg_cli.pipelines.by_slice import SlicePipeline
+from medseg_cli.pipelines.by_slice import Options, SlicePipeline
 from medseg_cli.preset import Preset
+
+__all__ = ["Options", "SamUnetPipeline"]
 
 
 class SamUnetPipeline:
