@@ -1,23 +1,21 @@
-"""Training and evaluation cases from a folder, and their split. Layout: Medical Segmentation Decathlon."""
+"""Training and evaluation cases in memory, and their split. `dataset_layout` finds them in a folder."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from medseg_cli.dataset_layout import Case, read_cases
 from medseg_cli.errors import InputError
+from medseg_cli.readers import load_scan
+from medseg_cli.scan import Scan
 
+__all__ = ["Case", "Split", "load_pair", "read_cases", "split_cases"]
 
-@dataclass(frozen=True)
-class Case:
-    """One scan with its label map: `id` is the image's file name without suffixes."""
-
-    id: str
-    image: Path
-    label: Path
+SAME_GRID_MM = 1e-3
+"""Largest difference of two affines on one grid."""
 
 
 @dataclass(frozen=True)
@@ -29,54 +27,66 @@ class Split:
     test: tuple[Case, ...]
 
 
-def read_cases(folder: Path) -> tuple[Case, ...]:
-    """Cases of a Medical Segmentation Decathlon folder, sorted by id.
+def load_pair(case: Case) -> tuple[Scan, NDArray[np.int64]]:
+    """A case's scan and its label values (I, J, K), 0 = nothing.
+
+    A grey picture of a mask (0 and 255, with shades in between where it was resized or compressed) has one object,
+    value 1, where it is above half.
 
     Raises:
-        InputError: no dataset.json, not that layout, or a file that it names is missing.
+        InputError: unreadable files, image and label on different grids, or a label without a single voxel.
     """
-    listing = folder / "dataset.json"
-    if not listing.is_file():
+    scan, label = load_scan(case.image), load_scan(case.label)
+    if scan.shape != label.shape or not np.allclose(scan.affine, label.affine, atol=SAME_GRID_MM):
         raise InputError(
-            f"{folder} holds no dataset.json", "give a folder in the Medical Segmentation Decathlon layout"
+            f"{case.label} does not lie on the grid of {case.image}: {label.shape} and {scan.shape} voxels, "
+            f"affines differ by up to {np.abs(scan.affine - label.affine).max():g} mm"
         )
-    try:
-        entries = json.loads(listing.read_text(encoding="utf-8"))["training"]
-        cases = [_case(folder, entry) for entry in entries]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{listing} is not a Medical Segmentation Decathlon listing: {error!r}",
-            'it needs "training": [{"image": ..., "label": ...}, ...]',
-        ) from error
-    if not cases:
-        raise InputError(f"{listing} lists no training case")
-    for case in cases:
-        for file in (case.image, case.label):
-            if not file.is_file():
-                raise InputError(f"{listing} names {file}, which does not exist")
-    return tuple(sorted(cases, key=lambda case: case.id))
+    values = np.rint(label.voxels[0]).astype(np.int64)
+    if label.provenance.format == "image" and _is_picture_of_mask(values):
+        values = (values > 127).astype(np.int64)
+    if not np.any(values > 0):
+        raise InputError(f"{case.label} has no labelled voxel", "leave the case out of the dataset")
+    return scan, values
 
 
-def _case(folder: Path, entry: dict[str, str]) -> Case:
-    image = folder / entry["image"]
-    return Case(image.name.split(".")[0], image, folder / entry["label"])
+def _is_picture_of_mask(values: NDArray[np.int64]) -> bool:
+    inside = values[values > 0]
+    return bool(inside.size) and 250 <= int(inside.max()) <= 255 and float((inside >= 250).mean()) > 0.5
 
 
 def split_cases(cases: tuple[Case, ...], seed: int, test: float = 0.15, validation: float = 0.07) -> Split:
-    """A seeded split by case id; the same ids and seed give the same split on every machine.
+    """A seeded split by group; the same ids and seed give the same split on every machine.
 
     Args:
-        cases: all cases.
-        seed: seed of the permutation of the sorted ids.
-        test, validation: shares of the cases, at least one case each when there are three or more.
+        cases: all cases. Where the dataset holds cases back itself (`part`), these are the test cases.
+        seed: seed of the permutation of the sorted groups.
+        test, validation: shares of the groups, at least one group each when there are three or more.
+
+    Raises:
+        InputError: fewer groups than parts.
     """
-    if len(cases) < 3:
-        raise InputError(f"{len(cases)} cases cannot be split into train, validation and test", "give at least 3 cases")
-    order = np.random.default_rng(seed).permutation(len(cases))
-    shuffled = [sorted(cases, key=lambda case: case.id)[index] for index in order]
-    n_test, n_validation = max(1, round(test * len(cases))), max(1, round(validation * len(cases)))
+    held = {_group(case) for case in cases if case.part == "test"}
+    groups = sorted({_group(case) for case in cases} - held)
+    parts = 2 if held else 3
+    if len(groups) < parts:
+        count = f"{len(groups)} cases" if not held else f"{len(groups)} training cases"
+        raise InputError(
+            f"{count} cannot be split into train, validation and test", f"give at least {parts} of different patients"
+        )
+    shuffled = [groups[index] for index in np.random.default_rng(seed).permutation(len(groups))]
+    n_test = 0 if held else max(1, round(test * len(groups)))
+    n_validation = max(1, round(validation * len(groups)))
+    tested = held | set(shuffled[:n_test])
+    validated = set(shuffled[n_test : n_test + n_validation])
+    rank = {group: place for place, group in enumerate([*shuffled, *sorted(held)])}
+    ordered = sorted(cases, key=lambda case: (rank[_group(case)], case.id))
     return Split(
-        tuple(shuffled[n_test + n_validation :]),
-        tuple(shuffled[n_test : n_test + n_validation]),
-        tuple(shuffled[:n_test]),
+        tuple(case for case in ordered if _group(case) not in tested | validated),
+        tuple(case for case in ordered if _group(case) in validated),
+        tuple(case for case in ordered if _group(case) in tested),
     )
+
+
+def _group(case: Case) -> str:
+    return case.group or case.id

@@ -120,7 +120,8 @@ def fit(recipe: Recipe, split: Split, plan: Plan, run: Path, report: Callable[[P
     optimizer = torch.optim.AdamW(_groups(network, plan), lr=plan.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, plan))
     model, optimizer = fabric.setup(network, optimizer)
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(plan.ema))
+    # With buffers: a BatchNorm's running statistics must belong to the weights they stand beside.
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(plan.ema), use_buffers=True)
     done = _resume(run, plan, network, average, optimizer, schedule)
 
     volumes = [recipe.load(case) for case in split.train]

@@ -25,15 +25,13 @@ from medseg_cli.augment import (
     random_surroundings,
     zero_pad,
 )
-from medseg_cli.dataset import Case
-from medseg_cli.errors import InputError
+from medseg_cli.dataset import Case, load_pair
 from medseg_cli.geometry import Grid, resample, scan_grid, working_grid
 from medseg_cli.intensity import normalise
 from medseg_cli.models.sam3d.checkpoint import build, random_network
 from medseg_cli.models.sam3d.config import config_of
 from medseg_cli.models.sam3d.network import Sam3d
 from medseg_cli.preset import Preset
-from medseg_cli.readers import load_scan
 
 CLICKS = (1, 1, 1, 2, 3)
 """Numbers of simulated clicks, drawn evenly."""
@@ -91,15 +89,8 @@ class Sam3dRecipe:
         Raises:
             InputError: unreadable files, image and label on different grids, or a label without a single voxel.
         """
-        scan, label = load_scan(case.image), load_scan(case.label)
-        if scan.shape != label.shape or not np.allclose(scan.affine, label.affine, atol=1e-3):
-            raise InputError(
-                f"{case.label} does not lie on the grid of {case.image}: {label.shape} and {scan.shape} voxels, "
-                f"affines differ by up to {np.abs(scan.affine - label.affine).max():g} mm"
-            )
-        mask = label.voxels[:1] > 0
-        if not mask.any():
-            raise InputError(f"{case.label} has no labelled voxel", "leave the case out of dataset.json")
+        scan, labels = load_pair(case)
+        mask = labels[None] > 0
         voxels = torch.from_numpy(np.ascontiguousarray(scan.voxels[:1]))
         return Volume(voxels, torch.from_numpy(mask.astype(np.float32)), scan_grid(scan), np.argwhere(mask[0]))
 

@@ -23,6 +23,7 @@ from medseg_cli.frame import Frame
 from medseg_cli.intensity import Display, display
 from medseg_cli.models.sam_unet.checkpoint import build, random_network
 from medseg_cli.models.sam_unet.config import config_of
+from medseg_cli.models.sam_unet.losses import focal_dice
 from medseg_cli.models.sam_unet.network import SamUnet
 from medseg_cli.preset import Preset
 from medseg_cli.slices import Plane, plane_of
@@ -105,7 +106,8 @@ class SamUnetRecipe:
         """
         scan, labels = load_pair(case)
         preprocessing = self.preset.preprocessing
-        how = preprocessing.by_modality.get(scan.modality or "", preprocessing.intensity)
+        key = "image" if scan.provenance.format == "image" else scan.modality
+        how = preprocessing.by_modality.get(key or "", preprocessing.intensity)
         planes = (plane_of(scan),)
         slices = tuple(_slices(labels, plane) for plane in planes)
         return Study(scan.voxels, labels.astype(np.uint16), planes, display(scan, how, "preset"), slices)
@@ -153,8 +155,9 @@ class SamUnetRecipe:
         """Mean loss of a batch of pictures."""
         device = next(model.parameters()).device
         batch = [{"image": sample.image.to(device), "boxes": sample.boxes.to(device)} for sample in samples]
-        logits = torch.cat([output["masks"][:, 0] for output in model(batch)])
-        return dice_cross_entropy(logits.float(), torch.cat([sample.masks for sample in samples]).to(device))
+        logits = torch.cat([output["masks"] for output in model(batch)]).float()
+        masks = torch.cat([sample.masks for sample in samples])[:, None].to(device)
+        return dice_cross_entropy(logits, masks) if self.start is None else focal_dice(logits, masks)
 
     def score(self, model: SamUnet, samples: list[Held]) -> list[float]:
         """Dice of each picture's masks, on its own pixels."""
@@ -174,12 +177,12 @@ class SamUnetRecipe:
 
 
 def dice_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
-    """Mean over masks of Dice loss (smooth 1, each mask by itself) plus binary cross entropy; both (N, S, S).
+    """Mean over masks of Dice loss (smooth 1) plus binary cross entropy, both (N, 1, S, S): for random initial weights.
 
-    Not the official loss (focal + 20 Dice over the whole batch): that one is made for weights that begin as SAM's.
+    The method's own loss hardly has a gradient where a random network is confidently wrong.
     """
     probability = logits.sigmoid()
-    both, total = (probability * masks).sum((1, 2)), (probability + masks).sum((1, 2))
+    both, total = (probability * masks).sum((1, 2, 3)), (probability + masks).sum((1, 2, 3))
     return (1 - (2 * both + 1) / (total + 1)).mean() + F.binary_cross_entropy_with_logits(logits, masks)
 
 
