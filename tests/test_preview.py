@@ -191,3 +191,142 @@ def test_constant_and_broken_voxels_do_not_stop_the_picture(tmp_path: Path) -> N
         segmentation = Segmentation(whole.mask, whole.labels, scan)
         preview.write(segmentation, measure(segmentation), tmp_path / "p.png")
         assert Image.open(tmp_path / "p.png").size[0] > preview.PANEL
+
+
+def drawn(values: np.ndarray, mask: np.ndarray, *names: str, **scan: object) -> np.ndarray:
+    """Picture of (rows, columns[, 3]) values and (rows, columns) labels, both as stored in an image file."""
+    columns = np.moveaxis(np.atleast_3d(values).astype(np.float32), 2, 0).transpose(0, 2, 1)[..., np.newaxis]
+    provenance = Provenance(Path("p.png"), str(scan.pop("format", "image")), "")
+    whole = Scan(columns, np.diag([-1.0, -1.0, 1.0, 1.0]), provenance, **{"spacing_known": False, **scan})
+    labels = tuple(Label(value, name, (RED, GREEN, (0, 0, 255))[value - 1]) for value, name in enumerate(names, 1))
+    segmentation = Segmentation(np.ascontiguousarray(mask.T[..., np.newaxis]), labels, whole)
+    return np.asarray(preview.draw(segmentation, measure(segmentation)))
+
+
+def panel_of(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+    """The only panel, without its margins."""
+    return picture[sheet.HEADER : sheet.HEADER + height, sheet.MARGIN : sheet.MARGIN + width]
+
+
+def rim(panel: np.ndarray, color: tuple[int, int, int] = RED) -> tuple[int, int, int, int]:
+    """First and last x and y of an object's line."""
+    rows, columns = np.nonzero((panel == color).all(axis=2))
+    return columns.min(), columns.max(), rows.min(), rows.max()
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "width", "height"),
+    [(8, 8, 800, 800), (300, 600, 800, 400), (2000, 1000, 400, 800), (8, 4000, 800, 96), (4000, 8, 96, 800)],
+)
+def test_a_picture_of_any_size_is_shown_whole(rows: int, columns: int, width: int, height: int) -> None:
+    mask = np.zeros((rows, columns), np.uint8)
+    mask[rows // 4 : rows // 2, columns // 2 : columns * 3 // 4] = 1
+    values = np.tile(np.linspace(0, 255, columns), (rows, 1))
+    picture = drawn(values, mask, "x")
+    panel = panel_of(picture, width, height)
+    first_x, last_x, first_y, last_y = rim(panel)
+    assert (first_x, last_x + 1) == pytest.approx((width / 2, width * 3 / 4), abs=2)
+    assert (first_y, last_y + 1) == pytest.approx((height / 4, height / 2), abs=2)
+    assert panel[-2, 2].max() < 60, "the left edge of the ramp is dark"
+    assert panel[-2, -3].min() > 195
+    assert picture.shape[1] == max(width + 2 * sheet.MARGIN, sheet.LEAST_WIDTH)
+    if min(width, height) > 96:
+        assert not picture[sheet.HEADER : sheet.HEADER + 20, 12:200].min(axis=2).max() > 230, "nothing is stretched"
+
+
+def test_a_speck_is_shown_with_its_surroundings_and_where_they_are() -> None:
+    mask = np.zeros((1000, 1000), np.uint8)
+    mask[500:540, 700:740] = 1
+    picture = drawn(np.random.default_rng(0).random((1000, 1000)) * 99, mask, "speck")
+    first_x, last_x, *_ = rim(panel_of(picture, 800, 800))
+    assert last_x + 1 - first_x == pytest.approx(40 / 250 * 800, abs=2), "a quarter of the image fills the panel"
+
+
+def test_one_pixel_of_a_huge_picture_is_seen() -> None:
+    mask = np.zeros((3000, 2400), np.uint8)
+    mask[200:2800, 200:1500] = 1
+    mask[2000, 2000] = 2
+    panel = panel_of(drawn(np.tile(np.arange(2400), (3000, 1)), mask, "large", "dot"), 640, 800)
+    assert rim(panel, GREEN) == pytest.approx((2000 * 640 / 2400, 2000 * 640 / 2400, 533, 533), abs=1)
+
+
+def test_colours_stay_what_they_are_and_the_tint_is_slight() -> None:
+    values = np.zeros((40, 40, 3))
+    values[:] = (180, 90, 40)
+    mask = np.zeros((40, 40), np.uint8)
+    mask[:, 20:] = 2
+    panel = panel_of(drawn(values, mask, "nothing", "half"), 800, 800)
+    assert tuple(panel[600, 100]) == (180, 90, 40), "untouched outside"
+    inside = panel[600, 700].astype(int)
+    assert 90 < inside[1] < 150, "towards green"
+    assert 100 < inside[0] < 180
+
+
+def test_names_stand_on_their_objects_and_never_on_each_other() -> None:
+    mask = np.zeros((200, 200), np.uint8)
+    mask[20:90, 20:90] = 1
+    mask[110:190, 100:190] = 2
+    mask[92:94, 50:55] = 3  # its name would lie on that of the first
+    values = np.full((200, 200), 100.0)
+    values[0, 0] = 255
+    named = panel_of(drawn(values, mask, "first one", "second one", "third"), 800, 800)
+    blank = panel_of(drawn(values, mask, "", "", ""), 800, 800)
+    changed = (named != blank).any(axis=2)
+    for first_x, last_x, first_y, last_y in ((80, 360, 80, 360), (400, 760, 440, 760)):
+        words = changed[first_y:last_y, first_x:last_x]
+        rows, columns = np.nonzero(words)
+        assert len(rows) > 100
+        assert rows.mean() == pytest.approx(words.shape[0] / 2, abs=20)
+        assert columns.mean() == pytest.approx(words.shape[1] / 2, abs=20)
+        words[:] = False
+    assert 0 < np.count_nonzero(changed) < 2000, "the small object is named below itself"
+    assert np.nonzero(changed)[0].min() >= 94 * 4
+
+
+@pytest.mark.parametrize("background", [0, 255])
+def test_words_are_readable_on_bright_and_on_dark(background: int) -> None:
+    values = np.full((100, 100), float(background))
+    values[0, 0] = 255 - background
+    mask = np.zeros((100, 100), np.uint8)
+    mask[20:80, 20:80] = 1
+    picture = panel_of(drawn(values, mask, "MMMM"), 800, 800)[300:500, 300:500].min(axis=2).astype(int)
+    assert picture.max() >= 230, "light letters"
+    # Dark all around the letters, whatever lies under them.
+    letters = np.argwhere(picture == 235)
+    for y, x in letters[:: max(1, len(letters) // 20)]:
+        assert picture[y - 6 : y + 7, x - 6 : x + 7].min() < 20
+
+
+def test_a_thousand_objects_make_no_endless_legend() -> None:
+    mask = np.zeros((64, 64), np.uint16)
+    mask[::2, ::2] = np.arange(1, 1025).reshape(32, 32)
+    provenance = Provenance(Path("p.png"), "image", "")
+    scan = Scan(np.zeros((1, 64, 64, 1), np.float32), np.eye(4), provenance, spacing_known=False)
+    labels = tuple(Label(value, f"cell {value}", RED) for value in range(1, 1025))
+    segmentation = Segmentation(mask[..., np.newaxis], labels, scan)
+    lines = sheet._legend(measure(segmentation), 400)
+    assert len(lines) == sheet.LEGEND_LINES
+    assert lines[-1][1] == f"and {1024 - len(lines) + 1} more objects, listed in the report"
+    assert preview.draw(segmentation, measure(segmentation)).height < 1800
+
+
+def test_a_dicom_picture_without_a_position_has_no_letters() -> None:
+    values = np.full((100, 100), 50.0)
+    mask = np.zeros((100, 100), np.uint8)
+    placed = drawn(values, mask, "x", format="dicom")
+    picture = drawn(values, mask, "x", format="dicom", position_known=False)
+    title = (slice(sheet.HEADER, sheet.HEADER + 22), slice(sheet.MARGIN, 200))
+    assert placed[title].max() > 200
+    assert picture[title].max() < 200
+
+
+def test_legend_sizes_are_plain_numbers() -> None:
+    mask = np.zeros((400, 300, 1), np.uint8)
+    mask[:200] = 1
+    mask[399, 299] = 2
+    affine, labels = np.diag([-0.7, -0.7, 1.0, 1.0]), (Label(1, "lungs"), Label(2, "dot"))
+    for known, texts in ((True, ["29400 mm2", "0.49 mm2"]), (False, ["60000 pixels", "1 pixel"])):
+        provenance = Provenance(Path("p.png"), "image", "")
+        scan = Scan(np.zeros((1, 400, 300, 1), np.float32), affine, provenance, spacing_known=known)
+        for each, text in zip(measure(Segmentation(mask, labels, scan)), texts, strict=True):
+            assert sheet.legend_text(each).split(": ")[1].split(",")[0] == text

@@ -1,5 +1,8 @@
 """The picture beside a mask: axial, coronal and sagittal planes through the object, its outline over the scan.
 
+A scan of one slice has one panel: all of it, or the surroundings of objects that would be specks there, with a tint and
+the name on each object. Pictures (`Scan.is_picture`) are shown as stored.
+
 Radiological convention: the patient's right is on the left of axial and coronal panels, anterior on the left of
 sagittal ones; superior is up, anterior is up in axial panels. Planes are the scan's own slices nearest to the
 anatomical ones, so an oblique scan is shown along its own axes, with the letters of the nearest directions.
@@ -17,7 +20,8 @@ from PIL import Image
 
 from medseg_cli.measure import Measurement
 from medseg_cli.segmentation import Segmentation
-from medseg_cli.writers.sheet import Panel, compose
+from medseg_cli.writers.overlay import Shape, paint, shapes
+from medseg_cli.writers.sheet import Name, Panel, compose
 
 PANEL = 460
 """Longer side of the field of view in pixels, where there are three panels."""
@@ -25,6 +29,14 @@ FLAT_PANEL = 800
 """The same where there is one."""
 FIELD_MM = 120.0
 """Smallest field of view, where the scan is larger than that."""
+FLAT_SHORT = 96
+"""Shorter side where there is one panel: an image that would be flatter is stretched, which its title says."""
+PIXELS_SEEN = 8
+"""From this enlargement on, pixels are shown as squares."""
+FULL_COLOUR = (255.0, 65535.0)
+"""Brightest value of colour images of 8 and 16 bits; they are shown in their own colours, not stretched."""
+SAMPLE = 1 << 22
+"""Values that are looked at to find black and white."""
 SOFT_TISSUE = (-160.0, 240.0)
 """HU window of CT whose object lies in it: level 40, width 400."""
 
@@ -74,15 +86,17 @@ def draw(
     stamp: str = "",
 ) -> Image.Image:
     """The picture as an RGB image; see `write`."""
+    scan = segmentation.scan
     center = _center(segmentation, measurements, focus)
+    flat = min(scan.shape) == 1
     first, last = _field(segmentation, measurements, center)
-    views = VIEWS if min(segmentation.scan.shape) > 1 else _flat_views(segmentation)
-    scale = (PANEL if len(views) > 1 else FLAT_PANEL) / max(
-        (stop - start + 1) * mm for start, stop, mm in zip(first, last, segmentation.scan.spacing, strict=True)
+    views = _flat_views(segmentation, first, last) if flat else VIEWS
+    scale = (FLAT_PANEL if flat else PANEL) / max(
+        (stop - start + 1) * mm for start, stop, mm in zip(first, last, scan.spacing, strict=True)
     )
     window = _window(segmentation, measurements, center)
     panels = [_panel(segmentation, view, center, (first, last), scale, window) for view in views]
-    return compose(panels, measurements, scale if segmentation.scan.spacing_known else None, stamp)
+    return compose(panels, measurements, stamp)
 
 
 def _center(
@@ -96,7 +110,12 @@ def _center(
         i, j, k = (int(v) for v in np.clip(np.rint(point), 0, shape - 1))
         return (i, j, k)
     box = tuple(slice(a, b + 1) for a, b in zip(largest.first_ijk, largest.last_ijk, strict=True))
-    inside = np.argwhere(segmentation.mask[box] == largest.label.value) + np.array(largest.first_ijk)
+    # Every voxel of a huge object would take gigabytes; one in a few is as good a middle.
+    step = int(max(1.0, (largest.voxels / SAMPLE) ** 0.5))
+    inside = np.argwhere(segmentation.mask[box][::step, ::step, ::step] == largest.label.value) * step
+    if not len(inside):
+        inside = np.argwhere(segmentation.mask[box] == largest.label.value)
+    inside += np.array(largest.first_ijk)
     millimetres = (inside - np.array(largest.centroid_ijk)) * np.array(segmentation.scan.spacing)
     i, j, k = (int(v) for v in inside[np.argmin((millimetres**2).sum(axis=1))])
     return (i, j, k)
@@ -110,9 +129,12 @@ def _field(
     found = [(each.first_ijk, each.last_ijk) for each in measurements if each.first_ijk and each.last_ijk]
     low = np.min([first for first, _ in found], axis=0) if found else np.array(center)
     high = np.max([last for _, last in found], axis=0) if found else np.array(center)
-    extent = (high - low + 1) * spacing
-    side = FIELD_MM if segmentation.scan.spacing_known else float((size * spacing).max())
-    side = max(side, 2.2 * float(extent.max()))
+    extent, longest = float(((high - low + 1) * spacing).max()), float((size * spacing).max())
+    if min(segmentation.scan.shape) > 1:
+        side = max(FIELD_MM if segmentation.scan.spacing_known else longest, 2.2 * extent)
+    else:
+        # A speck is shown with its surroundings, anything larger where it lies in the whole.
+        side = max(longest / 4, 4 * extent) if found and extent < longest / 8 else longest
     middle = (low + high) / 2
     half = side / spacing / 2
     # A field that would leave the scan moves inwards before it is cut.
@@ -127,8 +149,10 @@ def _window(
     """Grey values shown as black and white."""
     scan = segmentation.scan
     i, j, k = center
+    if scan.voxels.shape[0] >= 3:
+        return (0.0, next((top for top in FULL_COLOUR if scan.voxels.max() <= top), float(scan.voxels.max())))
     planes = (scan.voxels[:, i], scan.voxels[:, :, j], scan.voxels[:, :, :, k])
-    seen = np.concatenate([plane.ravel() for plane in planes])
+    seen = np.concatenate([plane.ravel()[:: -(-plane.size // SAMPLE)] for plane in planes])
     seen = seen[np.isfinite(seen)]
     if not seen.size:
         return (0.0, 1.0)
@@ -138,12 +162,14 @@ def _window(
     return (low, high) if high > low else (low - 1.0, low + 1.0)
 
 
-def _flat_views(segmentation: Segmentation) -> tuple[_View, ...]:
-    """The one plane of a scan that is one voxel thick; a plain image is shown as stored, without letters."""
-    thin = int(np.argmin(segmentation.scan.shape))
-    letter = segmentation.scan.orientation[thin]
-    if segmentation.scan.provenance.format == "image":
-        return (_View("image", "", ""),)
+def _flat_views(segmentation: Segmentation, first: tuple[int, ...], last: tuple[int, ...]) -> tuple[_View, ...]:
+    """The one plane of a scan that is one voxel thick; a picture is shown as stored, without letters."""
+    scan = segmentation.scan
+    if scan.is_picture:
+        whole = all(stop - start + 1 == size for start, stop, size in zip(first, last, scan.shape, strict=True))
+        part = "" if whole else f"part of the image: x {first[0]} to {last[0]}, y {first[1]} to {last[1]}"
+        return (_View(part, "", ""),)
+    letter = scan.orientation[int(np.argmin(scan.shape))]
     return tuple(view for view in VIEWS if letter not in view.across + view.down)
 
 
@@ -171,30 +197,38 @@ def _panel(
         grey, mask = grey[:, :, ::-1], mask[:, ::-1]
     if view.down and codes[vertical] == view.down[0]:
         grey, mask = grey[:, ::-1], mask[::-1]
-    size = (
-        max(1, round(mask.shape[1] * scan.spacing[horizontal] * scale)),
-        max(1, round(mask.shape[0] * scan.spacing[vertical] * scale)),
+    width = mask.shape[1] * scan.spacing[horizontal] * scale
+    height = mask.shape[0] * scan.spacing[vertical] * scale
+    title, short = view.title, min(width, height)
+    flat = min(scan.shape) == 1
+    if flat and short < FLAT_SHORT:
+        title = ", ".join(filter(None, [title, f"stretched {FLAT_SHORT / short:.3g} times across"]))
+    least = FLAT_SHORT if flat else 1
+    size = (max(least, round(width)), max(least, round(height)))
+    squares = flat and min(size[0] / mask.shape[1], size[1] / mask.shape[0]) >= PIXELS_SEEN
+    image = Image.fromarray(_eight_bit(grey, window)).resize(
+        size, Image.Resampling.NEAREST if squares else Image.Resampling.BICUBIC, reducing_gap=3.0
     )
-    image = Image.fromarray(_eight_bit(grey, window)).convert("RGB").resize(size, Image.Resampling.BICUBIC)
-    outlines = []
-    for label in segmentation.labels:
-        flat = Image.fromarray((mask == label.value).astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
-        outlines.append((label.color, _outline(np.asarray(flat) > 0)))
-    return Panel(view.title, view.across + view.down, image, outlines)
+    drawn = shapes(mask, segmentation.labels, size)
+    painted = paint(image.convert("RGB"), drawn, tinted=flat)
+    bar = size[0] / (mask.shape[1] * scan.spacing[horizontal]) if scan.spacing_known else None
+    return Panel(title, view.across + view.down, painted, bar, [_name(shape) for shape in drawn] if flat else [])
+
+
+def _name(shape: Shape) -> Name:
+    rows, columns = shape.window
+    box = (columns.start, rows.start, columns.stop - 1, rows.stop - 1)
+    return Name(shape.label.name, shape.place, box, int(np.count_nonzero(shape.inside)))
 
 
 def _eight_bit(grey: NDArray[np.float32], window: tuple[float, float]) -> NDArray[np.uint8]:
-    """(C, H, W) → (H, W) or (H, W, 3) uint8."""
+    """(C, H, W) → (H, W) or (H, W, 3) uint8, a few rows at a time: a copy in float32 can be gigabytes."""
     low, high = window
-    shades = np.clip((np.nan_to_num(grey, nan=low) - low) / (high - low), 0, 1) * 255
-    planes = np.ascontiguousarray(np.moveaxis(shades.astype(np.uint8), 0, -1))
-    return planes[..., :3] if planes.shape[-1] >= 3 else np.ascontiguousarray(planes[..., 0])
-
-
-def _outline(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(H, W): the outermost two pixels inside an object, so that the line never hides what lies outside it."""
-    core = inside
-    for _ in range(2):
-        padded = np.pad(core, 1)
-        core = core & padded[2:, 1:-1] & padded[:-2, 1:-1] & padded[1:-1, 2:] & padded[1:-1, :-2]
-    return inside & ~core
+    channels, rows, columns = grey.shape
+    kept = 3 if channels >= 3 else 1
+    shades = np.empty((rows, columns, kept), np.uint8)
+    band = max(1, SAMPLE // (columns * kept))
+    for row in range(0, rows, band):
+        part = np.nan_to_num(grey[:kept, row : row + band], nan=low)
+        shades[row : row + band] = np.moveaxis(np.clip((part - low) / (high - low), 0, 1) * 255, 0, -1)
+    return shades if kept == 3 else shades[..., 0]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medseg_cli.measure import Measurement
-from medseg_cli.prompt import Click, Prompt, locate
+from medseg_cli.prompt import Box, Click, Prompt, Region, locate, locate_box
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Segmentation
 from medseg_cli.versions import versions
@@ -34,11 +34,12 @@ class Run:
 
     Args:
         preset: what was run.
-        prompt: what the user pointed at.
+        prompt: what the user pointed at, every place with three coordinates.
         runtime: where it computed.
         stages: what it cost.
         command: the command line, or () when called from Python.
         random_weights: True stamps the report: the mask means nothing.
+        typed: `prompt` as the user typed it, without what is drawn; None where that is the same.
         notes: what the user should know about this run, besides the scan's and the segmentation's own notes.
     """
 
@@ -49,6 +50,7 @@ class Run:
     command: tuple[str, ...] = ()
     random_weights: bool = False
     notes: tuple[str, ...] = ()
+    typed: Prompt | None = None
 
 
 def describe(segmentation: Segmentation, measurements: Sequence[Measurement], run: Run) -> dict[str, Any]:
@@ -64,12 +66,13 @@ def describe(segmentation: Segmentation, measurements: Sequence[Measurement], ru
         "random_weights": run.random_weights,
         "notes": [*scan.provenance.notes, *run.notes, *segmentation.notes],
         "input": _input(scan),
-        "prompts": _prompts(run.prompt, scan),
+        "prompts": _prompts(run, scan),
         "labels": [_label(each) for each in measurements],
         "preset": {
             "name": run.preset.name,
             "file": str(run.preset.path) if run.preset.path else None,
             "sha256": sha256(run.preset.path) if run.preset.path else None,
+            "overrides": run.preset.changes,
         },
         "weights": weights,
         "pipeline": {**facts, "name": run.preset.pipeline},
@@ -126,22 +129,58 @@ def _input(scan: Scan) -> dict[str, Any]:
     }
 
 
-def _prompts(prompt: Prompt, scan: Scan) -> list[dict[str, Any]]:
-    return [
-        {"id": target.id, "label": target.label or None, "clicks": [_click(click, scan) for click in target.clicks]}
-        for target in prompt.targets
-    ]
+def _prompts(run: Run, scan: Scan) -> list[dict[str, Any]]:
+    """One entry per object; an image that needed no prompt has one with `whole_image`."""
+    if not run.prompt.targets:
+        return [{"id": "1", "label": None, "clicks": [], "boxes": [], "region": None, "whole_image": True}]
+    typed = {target.id: target for target in (run.typed or run.prompt).targets}
+    entries = []
+    for target in run.prompt.targets:
+        said = typed.get(target.id, target)
+        clicks, boxes = zip(said.clicks, target.clicks, strict=True), zip(said.boxes, target.boxes, strict=True)
+        entries.append(
+            {
+                "id": target.id,
+                "label": target.label or None,
+                "clicks": [_click(before.position, click, scan) for before, click in clicks],
+                "boxes": [_box((before.first, before.second), box, scan) for before, box in boxes],
+                "region": _region(target.region) if target.region else None,
+                "whole_image": False,
+            }
+        )
+    return entries
 
 
-def _click(click: Click, scan: Scan) -> dict[str, Any]:
-    ijk = locate(click, scan)
-    ras = scan.voxel_to_world(np.array([ijk]), "ras")[0]
+def _click(typed: tuple[float, ...], click: Click, scan: Scan) -> dict[str, Any]:
+    (ijk,), ras = _places([locate(click, scan)], scan)
     return {
-        "typed": list(click.position),
+        "typed": list(typed),
         "coords": click.frame,
         "sign": "+" if click.positive else "-",
-        "ijk": _rounded(ijk),
-        "ras_mm": _rounded(ras) if scan.spacing_known else None,
+        "ijk": ijk,
+        "ras_mm": ras and ras[0],
+    }
+
+
+def _box(typed: tuple[tuple[float, ...], tuple[float, ...]], box: Box, scan: Scan) -> dict[str, Any]:
+    ijk, ras = _places(locate_box(box, scan), scan)
+    return {"typed": [list(corner) for corner in typed], "coords": box.frame, "ijk_inclusive": ijk, "ras_mm": ras}
+
+
+def _places(
+    ijk: Sequence[tuple[float, ...]], scan: Scan
+) -> tuple[list[list[float] | None], list[list[float] | None] | None]:
+    """Voxels, and the same places in mm where the scan knows what a millimetre is."""
+    world = scan.voxel_to_world(np.array(ijk), "ras")
+    return [_rounded(each) for each in ijk], [_rounded(each) for each in world] if scan.spacing_known else None
+
+
+def _region(region: Region) -> dict[str, Any]:
+    return {
+        "path": str(region.path),
+        "sha256": region.sha256,
+        "value": region.value,
+        "voxels": int(np.count_nonzero(region.voxels)),
     }
 
 
