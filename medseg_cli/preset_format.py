@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
+"""How the names of checkpoint files end."""
 UNION_TAGS = frozenset({"zscore", "clip-zscore", "percentile", "window", "eight-bit", "shipped", "catalogue"})
 OWN_ERRORS = frozenset({"unknown_key", "snomed", "order", "labels"})
 
@@ -57,11 +60,11 @@ class ShippedWeights(_Section):
     """Weights in a file beside the preset.
 
     Attributes:
-        file: safetensors file, relative to the preset's folder (or absolute).
+        file: checkpoint file, relative to the preset's folder (or absolute); what medseg itself writes is safetensors.
         sha256: its SHA-256; None only while a preset is being made: the file is then used unverified.
     """
 
-    file: Annotated[str, Field(pattern=r"\.safetensors$")]
+    file: Annotated[str, Field(pattern="(" + "|".join(map(re.escape, SUFFIXES)) + ")$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 

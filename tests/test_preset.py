@@ -150,7 +150,7 @@ def test_every_preset_survives_the_round_trip(
         ("preprocessing.spacing", [1, 0, 1], r"preprocessing\.spacing\[1\]: input should be greater than 0, got 0"),
         ("preprocessing.spacing", [1, 1], r"preprocessing\.spacing\[2\]: is required"),
         ("preprocessing.orientation", "RAX", r"preprocessing\.orientation: .*got 'RAX'"),
-        ("weights", {"file": "x.pth"}, r"weights\.file: .*safetensors.*got 'x\.pth'"),
+        ("weights", {"file": "x.zip"}, r"weights\.file: .*safetensors.*got 'x\.zip'"),
         ("weights", {"file": "a.safetensors", "name": "b"}, r"weights: unknown key 'name'; allowed: file, sha256"),
         ("weights", {"name": "a", "sha256": "0"}, r"weights: unknown key 'sha256'; allowed: name"),
         ("weights.sha256", "abc", r"weights\.sha256: "),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 MODELS = {
     "3dsam-adapter": "medseg_cli.models.sam3d.checkpoint:build",
+    "sam": "medseg_cli.models.sam.checkpoint:build",
     "sam-unet": "medseg_cli.models.sam_unet.checkpoint:build",
 }
 """name → "module:function" taking (checkpoint path or None, configuration) and returning a ready module."""

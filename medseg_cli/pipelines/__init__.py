@@ -52,6 +52,12 @@ PIPELINES: dict[str, Entry] = {
         dims=3,
         recipe="medseg_cli.pipelines.sam3d_recipe:Sam3dRecipe",
     ),
+    "sam": Entry(
+        target="medseg_cli.pipelines.sam:SamPipeline",
+        summary="SAM and checkpoints of its layout; clicks, boxes, masks, on images and slices (arXiv 2304.02643)",
+        prompts=frozenset({"point", "box", "mask"}),
+        dims=2,
+    ),
     "sam-unet": Entry(
         target="medseg_cli.pipelines.sam_unet:SamUnetPipeline",
         summary="SAM's ViT beside a ResNet branch; boxes, on images and slices (arXiv 2408.09886)",

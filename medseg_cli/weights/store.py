@@ -54,7 +54,7 @@ class ResolvedWeights:
     Attributes:
         path: safetensors file.
         sha256: of that file.
-        name: catalogue or store name, or the preset's name for a file beside it.
+        name: catalogue or store name, the preset's name for a file beside it, the file's name for one elsewhere.
         licence: of the weights.
         source_sha256: of the published file it was converted from; equal to `sha256` if it was not converted.
     """
@@ -165,7 +165,8 @@ def resolve(preset: Preset) -> ResolvedWeights:
             f"preset '{preset.name}': {file} has SHA-256 {found[:12]}..., not {wanted[:12]}...: damaged or exchanged",
             "install medseg again" if _is_shipped(file) else "restore the file, or correct sha256 in the preset",
         )
-    return ResolvedWeights(file, found, preset.name, preset.licence, found)
+    beside = preset.path is None or file.is_relative_to(preset.path.parent)
+    return ResolvedWeights(file, found, preset.name if beside else file.name, preset.licence, found)
 
 
 def path(name: str) -> Path:

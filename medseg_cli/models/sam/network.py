@@ -1,0 +1,114 @@
+"""`Sam`: SAM's image encoder, prompt encoder and mask decoder, behind the two calls of a promptable 2-D network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from functools import partial
+
+import torch
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from torch import Tensor, nn
+
+from medseg_cli.models.sam.config import SamConfig
+
+
+class Sam(nn.Module):
+    """SAM (arXiv 2304.02643) with its official state-dict keys; coordinates are pixels (x, y) of the S x S frame."""
+
+    def __init__(self, config: SamConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image_encoder = ImageEncoderViT(
+            img_size=config.image_size,
+            patch_size=config.patch_size,
+            embed_dim=config.embed_dim,
+            depth=config.depth,
+            num_heads=config.num_heads,
+            # The encoder multiplies and cuts off; a fraction gives back the width exactly.
+            mlp_ratio=Fraction(config.mlp_dim, config.embed_dim),
+            out_chans=config.prompt_dim,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=config.window_size,
+            global_attn_indexes=config.global_attn_indexes,
+        )
+        self.prompt_encoder = PromptEncoder(
+            embed_dim=config.prompt_dim,
+            image_embedding_size=(config.grid, config.grid),
+            input_image_size=(config.image_size, config.image_size),
+            mask_in_chans=config.mask_in_chans,
+        )
+        self.mask_decoder = MaskDecoder(
+            transformer_dim=config.prompt_dim,
+            transformer=TwoWayTransformer(
+                depth=config.decoder_depth,
+                embedding_dim=config.prompt_dim,
+                num_heads=config.decoder_heads,
+                mlp_dim=config.decoder_mlp_dim,
+            ),
+            num_multimask_outputs=config.extra_masks,
+            iou_head_depth=config.iou_depth,
+            iou_head_hidden_dim=config.iou_dim,
+        )
+
+    @property
+    def size(self) -> int:
+        """Edge S of the square input."""
+        return self.config.image_size
+
+    @property
+    def mask_size(self) -> int:
+        """Edge M of a mask prompt."""
+        return self.config.mask_size
+
+    def forward(
+        self,
+        images: Tensor,
+        boxes: Tensor | None = None,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        masks: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """One image (1, 3, S, S) as in `encode` and its prompts as in `decode`, at once."""
+        return self.decode(self.encode(images), boxes, points, labels, masks)
+
+    def encode(self, images: Tensor) -> dict[str, Tensor]:
+        """Images (B, 3, S, S), normalised and padded → `image`: (B, C, g, g)."""
+        return {"image": self.image_encoder(images)}
+
+    def decode(
+        self,
+        embedding: Mapping[str, Tensor],
+        boxes: Tensor | None = None,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        masks: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Masks of N prompts in one encoded image.
+
+        A single click is ambiguous (section 3 of the paper): of the extra masks the one is taken whose predicted IoU is
+        highest. All other prompts get the mask meant for them.
+
+        Args:
+            embedding: `encode` of one image.
+            boxes: (N, 4) corners x0 y0 x1 y1.
+            points: (N, P, 2) xy, pixel centres at whole numbers.
+            labels: (N, P) 1 inside, 0 outside, -1 padding.
+            masks: (N, 1, 4 g, 4 g) logits.
+
+        Returns:
+            Logits (N, 4 g, 4 g) over the whole frame, and predicted IoU (N,).
+        """
+        # In half precision, coordinates would be off by pixels.
+        with torch.autocast(embedding["image"].device.type, enabled=False):
+            clicks = None if points is None or labels is None else (points, labels)
+            sparse, dense = self.prompt_encoder(points=clicks, boxes=boxes, masks=masks)
+            position = self.prompt_encoder.get_dense_pe()
+        logits, quality = self.mask_decoder.predict_masks(embedding["image"], position, sparse, dense)
+        chosen = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+        if clicks is not None and boxes is None and masks is None and self.config.extra_masks:
+            best = 1 + quality[:, 1:].argmax(1)
+            chosen = torch.where((clicks[1] != -1).sum(1) == 1, best, chosen)
+        each = torch.arange(len(logits), device=logits.device)
+        return logits[each, chosen], quality[each, chosen]
