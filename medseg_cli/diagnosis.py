@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module, metadata
 from typing import Literal
 
-from medseg_cli.errors import DeviceError, InputError, MedsegError, ModelError
+from medseg_cli.errors import DeviceError, InputError, MedsegError, ModelError, UsageError
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -24,7 +24,7 @@ MEMORY_WANTED = 4 * GIB
 """Four float32 copies of a 512 x 512 x 1000 CT."""
 DISK_WANTED = 5 * GIB
 """SAM ViT-H, the largest public checkpoint (2.4 GiB), as pulled and as converted."""
-VARIABLES = {"MEDSEG_HOME", "MEDSEG_OFFLINE"}
+VARIABLES = {"MEDSEG_HOME", "MEDSEG_KERNELS", "MEDSEG_OFFLINE"}
 LIBRARIES = {
     "MONAI": "monai",
     "segment-anything": "segment_anything",
@@ -121,12 +121,18 @@ def kernels() -> Check:
     """medseg's own operations, against the formula they implement."""
     import torch
 
+    try:
+        chosen = import_module("medseg_kernels.dispatch").choice()
+    except ValueError as error:
+        return Check("kernels", "fail", "no such choice", str(error), UsageError.exit_code)
     attention = import_module("medseg_kernels.attention")
     q, k, v = torch.randn(3, 1, 2, 17, 8, generator=torch.Generator().manual_seed(0)).unbind()
     gap = (attention.attention(q, k, v) - attention.attention_reference(q, k, v)).abs().max().item()
     if not gap < 1e-5:
         return Check("kernels", "fail", f"attention is off by {gap:.1e}", "report this line", MedsegError.exit_code)
-    return Check("kernels", "ok", f"PyTorch operations, within {gap:.0e} of their reference")
+    if chosen == "reference":
+        return Check("kernels", "warn", "MEDSEG_KERNELS=reference: formulas, slow", "unset MEDSEG_KERNELS for speed")
+    return Check("kernels", "ok", f"within {gap:.0e} of their reference")
 
 
 def libraries() -> Iterator[Check]:

@@ -139,6 +139,14 @@ def test_a_variable_that_medseg_does_not_read_is_named(monkeypatch: pytest.Monke
     assert "MEDSEG_OFLINE" in check.advice
 
 
+@pytest.mark.parametrize(("value", "status"), [("reference", "warn"), ("triton", "ok"), ("fast", "fail")])
+def test_the_choice_of_kernels_is_checked(monkeypatch: pytest.MonkeyPatch, value: str, status: str):
+    monkeypatch.setenv("MEDSEG_KERNELS", value)
+    check = diagnosis.kernels()
+    assert check.status == status
+    assert ("use triton or reference" in check.advice) == (status == "fail")
+
+
 def test_doctor_knows_every_variable_that_the_code_reads(root: Path):
     reads = re.compile(r"(?:environ(?:\.get)?|getenv)[\[(]\s*\"(MEDSEG_[A-Z_]+)\"")
     sources = [*(root / "medseg_cli").rglob("*.py"), *(root / "kernels").rglob("*.py")]
