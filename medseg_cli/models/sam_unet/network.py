@@ -4,55 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
-from segment_anything.modeling import ImageEncoderViT, PromptEncoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medseg_cli.errors import ModelError
+from medseg_cli.frame import IMAGENET_MEAN, IMAGENET_STD
 from medseg_cli.models.sam_unet.branch import Reshaper, Resnet, upscaling
 from medseg_cli.models.sam_unet.config import SamUnetConfig
 from medseg_cli.models.sam_unet.decoder import MaskDecoder
-
-PIXEL_MEAN = (123.675, 116.28, 103.53)
-PIXEL_STD = (58.395, 57.12, 57.375)
-"""Of RGB in 0..255, for both branches: SAM's numbers, which are ImageNet's."""
-
-
-class SamImageEncoder(nn.Module):
-    """SAM's vision transformer, under the name that the checkpoint gives it."""
-
-    def __init__(self, config: SamUnetConfig) -> None:
-        super().__init__()
-        self.sam_img_encoder = ImageEncoderViT(
-            img_size=config.image_size,
-            patch_size=config.patch_size,
-            embed_dim=config.embed_dim,
-            depth=config.depth,
-            num_heads=config.num_heads,
-            mlp_ratio=config.mlp_ratio,
-            out_chans=config.prompt_dim,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            use_rel_pos=True,
-            window_size=config.window_size,
-            global_attn_indexes=config.global_attn_indexes,
-        )
-
-
-class SamPromptEncoder(nn.Module):
-    """SAM's prompt encoder, under the name that the checkpoint gives it."""
-
-    def __init__(self, config: SamUnetConfig) -> None:
-        super().__init__()
-        self.sam_prompt_encoder = PromptEncoder(
-            embed_dim=config.prompt_dim,
-            image_embedding_size=(config.grid, config.grid),
-            input_image_size=(config.image_size, config.image_size),
-            mask_in_chans=config.mask_in_chans,
-        )
+from medseg_cli.models.sam_unet.sam_parts import SamImageEncoder, SamPromptEncoder
 
 
 class SamUnet(nn.Module):
@@ -79,8 +42,8 @@ class SamUnet(nn.Module):
         )
         self.adapters_bridge = nn.ModuleList(upscaling(config.embed_dim, width, width // 8) for _ in range(3))
         self.embedding_encoder = upscaling(width, width // 4, width // 8)
-        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD)[:, None, None], persistent=False)
+        self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
     @property
     def size(self) -> int:
@@ -202,11 +165,21 @@ class SamUnet(nn.Module):
     def embed(
         self, boxes: Tensor | None, points: Tensor | None, labels: Tensor | None, masks: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Prompts as in `decode` → sparse (N, tokens, C) and dense (N, C, g, g) embeddings."""
-        clicks = None
-        if points is not None:
-            assert labels is not None, "points come with labels"
-            clicks = (points, labels)
+        """Prompts as in `decode` → sparse (N, tokens, C) and dense (N, C, g, g) embeddings.
+
+        Raises:
+            ModelError: unequal numbers of prompts, points without labels, or masks of another size.
+        """
+        given = {"boxes": boxes, "points": points, "labels": labels, "masks": masks}
+        counts = {name: len(value) for name, value in given.items() if value is not None}
+        if len(set(counts.values())) > 1 or (points is None) != (labels is None):
+            raise ModelError(f"sam-unet: prompts do not go together: {counts}", "points come with labels, N of each")
+        if masks is not None and masks.shape[1:] != (1, self.mask_size, self.mask_size):
+            raise ModelError(
+                f"sam-unet: mask prompts of shape {tuple(masks.shape)}",
+                f"they must be (N, 1, {self.mask_size}, {self.mask_size})",
+            )
+        clicks = None if points is None or labels is None else (points, labels)
         # Half precision would move the sines of a coordinate by whole pixels.
         with torch.autocast(self.pixel_mean.device.type, enabled=False):
             return self.prompt_encoder.sam_prompt_encoder(clicks, boxes, masks)
