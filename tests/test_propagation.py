@@ -1,4 +1,4 @@
-"""When propagation stops: each rule alone, at its own number, in words that name it; and how the next slice is prompted."""
+"""When propagation stops: each rule alone, at its own number, in words that name it; the box of the next slice."""
 
 from __future__ import annotations
 

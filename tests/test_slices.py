@@ -1,4 +1,4 @@
-"""Planes: pictures as radiologists look at them, whatever the file's axes, and the way from voxels to pixels and back."""
+"""Planes: pictures as radiologists see them, whatever the file's axes, and the way from voxels to pixels and back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medseg_cli.slices import Plane, in_volume, plane_of
 
 OBLIQUE = (0.2, -0.3, 0.15)
 ACROSS_AND_DOWN = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}
-"""World axes (0 right, 1 anterior, 2 superior) that run against the picture's columns and rows, and across the slices."""
+"""World axes (0 right, 1 anterior, 2 superior) that run against columns, against rows, and across the slices."""
 
 
 def world_scan(codes: str, angles: tuple[float, float, float] = (0.0, 0.0, 0.0), shape=phantom.SHAPE) -> Scan:
