@@ -93,6 +93,7 @@ def load(path: Path) -> Preset:
     except ValidationError as error:
         raise ModelError(f"{path}: {_first(error)}", "the format is described in docs/presets.md") from error
     preset._path = path.resolve()
+    preset._read = preset.model_dump(mode="json")
     return preset
 
 

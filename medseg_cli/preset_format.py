@@ -222,6 +222,16 @@ class Accuracy(_Section):
     command: Text
 
 
+def _flat(data: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a mapping's mappings as "outer.inner"; deeper ones stay whole."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat.update(
+            {f"{key}.{inner}": each for inner, each in value.items()} if isinstance(value, dict) else {key: value}
+        )
+    return flat
+
+
 class Preset(_Section):
     """One validated preset.
 
@@ -249,11 +259,22 @@ class Preset(_Section):
     accuracy: tuple[Accuracy, ...] = ()
 
     _path: Path | None = PrivateAttr(default=None)
+    _read: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @property
     def path(self) -> Path | None:
         """The YAML file it was read from; None for a preset made in memory."""
         return self._path
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What differs from the file it was read from, as JSON: "section.key" → value, None where it was taken out.
+
+        Empty for a preset made in memory.
+        """
+        now = _flat(self.model_dump(mode="json")) if self._read else {}
+        before = _flat(self._read)
+        return {key: now.get(key) for key in now | before if now.get(key) != before.get(key)}
 
     @property
     def weights_file(self) -> Path | None:

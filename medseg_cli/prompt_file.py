@@ -1,7 +1,7 @@
-"""Prompts as text: `x,y,z[:+|-]` from the command line, and a CSV table with many objects.
+"""Prompts as text: points and boxes of the command line, and a CSV table with many objects.
 
-Columns (a header line is required, the order is free): x, y, z; and if wanted id, label, sign, coords.
-Rows with the same id are clicks on the same object.
+Columns of a table (a header line is required, the order is free): x, y; z unless all places lie in a plane; and if
+wanted x1, y1, z1 (a row that fills them is a box), id, label, sign, coords. Rows with the same id mean the same object.
 """
 
 from __future__ import annotations
@@ -14,40 +14,68 @@ from pathlib import Path
 from typing import get_args
 
 from medseg_cli.errors import InputError, UsageError
-from medseg_cli.prompt import Click, Frame, Prompt, Target
+from medseg_cli.prompt import Box, Click, Frame, Prompt, Target
 
-REQUIRED = ("x", "y", "z")
-COLUMNS = ("id", "label", *REQUIRED, "sign", "coords")
+REQUIRED = ("x", "y")
+PLACE = ("x", "y", "z")
+CORNER = ("x1", "y1", "z1")
+COLUMNS = ("id", "label", *PLACE, *CORNER, "sign", "coords")
 SIGNS = {"": True, "+": True, "1": True, "+1": True, "-": False, "0": False, "-1": False, "\N{MINUS SIGN}": False}
 EXAMPLE = "id,label,x,y,z,sign,coords"
 
 
 def parse_point(text: str, frame: Frame) -> Click:
-    """The click that `--point` means: "x,y,z", with ":+" (the default) or ":-" behind it.
+    """The click that `--point` means: "x,y,z", or "x,y" in a plane, with ":+" (the default) or ":-" behind it.
 
     Raises:
         UsageError: anything else.
     """
     numbers, colon, sign = text.strip().partition(":")
-    parts = numbers.split(",")
-    try:
-        position = tuple(float(part) for part in parts)
-    except ValueError:
-        position = ()
-    if len(position) != 3 or not all(map(math.isfinite, position)) or (colon and sign.strip() not in ("+", "-")):
+    position = _numbers(numbers)
+    if len(position) not in (2, 3) or (colon and sign.strip() not in ("+", "-")):
         raise UsageError(
-            f"--point '{text}' is not x,y,z or x,y,z:+ or x,y,z:-",
-            "three numbers with commas and no blanks, such as --point 60,75,40 or --point -26,-22,-14:- --coords ras; "
-            "for a 2-D image z is 0",
+            f"--point '{text}' is not x,y,z or x,y, with :+ or :- behind it if wanted",
+            "numbers with commas and no blanks, such as --point 60,75,40 or --point -26,-22,-14:- --coords ras, or "
+            "--point 60,75 for a 2-D image",
         )
-    return Click((position[0], position[1], position[2]), frame, sign.strip() != "-")
+    return Click(position, frame, sign.strip() != "-")
+
+
+def parse_box(text: str, frame: Frame) -> Box:
+    """The box that `--box` means: "x0,y0,z0,x1,y1,z1", or "x0,y0,x1,y1" in a plane.
+
+    Whether its corners span a box is for `locate_box` to say.
+
+    Raises:
+        UsageError: anything else.
+    """
+    corners = _numbers(text)
+    half = len(corners) // 2
+    if len(corners) not in (4, 6):
+        raise UsageError(
+            f"--box '{text}' is not x0,y0,x1,y1 or x0,y0,z0,x1,y1,z1",
+            "first the corner with the smaller numbers, then the other: --box 40,60,90,120 for a 2-D image",
+        )
+    return Box(corners[:half], corners[half:], frame)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """Finite numbers between commas; () for anything else."""
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        return ()
+    return numbers if all(map(math.isfinite, numbers)) else ()
 
 
 @dataclass
 class _Object:
+    """What the rows of one id have said so far: prompts in order, and the lines they stand on."""
+
     label: str
     line: int
-    clicks: dict[tuple[tuple[float, float, float], Frame], tuple[bool, int]] = field(default_factory=dict)
+    clicks: dict[tuple[tuple[float, ...], Frame], tuple[Click, int]] = field(default_factory=dict)
+    boxes: dict[Box, int] = field(default_factory=dict)
 
 
 def read_prompts(path: Path, frame: Frame = "ijk") -> Prompt:
@@ -88,11 +116,7 @@ def read_prompts(path: Path, frame: Frame = "ijk") -> Prompt:
         raise InputError(f"{path}: no prompt under the header", "add at least one row")
     return Prompt(
         tuple(
-            Target(
-                name,
-                each.label,
-                tuple(Click(position, coords, positive) for (position, coords), (positive, _) in each.clicks.items()),
-            )
+            Target(name, each.label, tuple(click for click, _ in each.clicks.values()), tuple(each.boxes))
             for name, each in objects.items()
         )
     )
@@ -119,6 +143,10 @@ def _text(path: Path) -> str:
 def _header(cells: list[str], place: str) -> list[str]:
     names = [cell.lower() for cell in cells]
     missing = [name for name in REQUIRED if name not in names]
+    if any(name in names for name in CORNER):
+        # A box needs its second corner along every axis of the first.
+        missing += [other for name, other in zip(PLACE, CORNER, strict=True) if name in names and other not in names]
+        missing += ["z"] if "z1" in names and "z" not in names else []
     unknown = [name for name in names if name not in COLUMNS]
     twice = sorted({name for name in names if names.count(name) > 1})
     if missing or unknown or twice:
@@ -144,12 +172,17 @@ def _add_row(
     objects: dict[str, _Object], record: dict[str, str], frame: Frame, separator: str, path: Path, line: int
 ) -> None:
     place = f"{path}:{line}"
-    x, y, z = (_number(record[axis], axis, separator, place) for axis in REQUIRED)
+    axes = [axis for axis in PLACE if axis in record]
+    place_typed = tuple(_number(record[axis], axis, separator, place) for axis in axes)
+    ends = [axis for axis in CORNER if record.get(axis)]
     sign = record.get("sign", "")
     if sign not in SIGNS:
         raise InputError(f"{place}: sign '{sign}' is neither + nor -", "use + or -, or 1, 0 or -1")
+    if ends and not SIGNS[sign]:
+        raise InputError(f"{place}: a box has no minus sign", "a click may lie outside the object, a box is round it")
     coords = record.get("coords", "").lower() or frame
-    if coords not in get_args(Frame):
+    known = next((each for each in get_args(Frame) if each == coords), None)
+    if known is None:
         raise InputError(f"{place}: coords '{coords}' is unknown", "use ijk, ras or lps")
     name = record.get("id", "1")
     if not name:
@@ -162,12 +195,24 @@ def _add_row(
             "one id is one object; give another object another id",
         )
     target.label = target.label or label
-    key = ((x, y, z), next(known for known in get_args(Frame) if known == coords))
-    if key in target.clicks:
-        before = target.clicks[key]
-        fault = "repeats" if before[0] == SIGNS[sign] else "contradicts"
-        raise InputError(f"{place}: this click {fault} line {before[1]}", "remove one of the two rows")
-    target.clicks[key] = (SIGNS[sign], line)
+    if ends:
+        corner = tuple(_number(record[f"{axis}1"], f"{axis}1", separator, place) for axis in axes)
+        _add_box(target, Box(place_typed, corner, known), place, line)
+    else:
+        _add_click(target, Click(place_typed, known, SIGNS[sign]), place, line)
+
+
+def _add_click(target: _Object, click: Click, place: str, line: int) -> None:
+    before, where = target.clicks.setdefault((click.position, click.frame), (click, line))
+    if where != line:
+        fault = "repeats" if before.positive == click.positive else "contradicts"
+        raise InputError(f"{place}: this click {fault} line {where}", "remove one of the two rows")
+
+
+def _add_box(target: _Object, box: Box, place: str, line: int) -> None:
+    where = target.boxes.setdefault(box, line)
+    if where != line:
+        raise InputError(f"{place}: this box repeats line {where}", "remove one of the two rows")
 
 
 def _number(text: str, axis: str, separator: str, place: str) -> float:

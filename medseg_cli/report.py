@@ -15,6 +15,9 @@ from rich.text import Text
 from medseg_cli.logs import LEVELS, Talk
 from medseg_cli.stages import Stage
 
+WAYS_SHOWN = 4
+"""Ends of propagation that the summary names for each object; the report has all."""
+
 
 def stderr() -> Console:
     """A console on stderr as it is now; plain lines of any length where it is no terminal."""
@@ -97,6 +100,8 @@ def summary(report: dict[str, Any], files: list[str], talk: Talk) -> None:
             name, size, voxels, centroid, remarks = _cells(label)
             where = f", centroid {centroid} (ras mm)" if centroid != "-" else ""
             console.print(f"{name}: {size}, {voxels} voxels{where}{'; ' + remarks if remarks else ''}")
+    for line in _how(report):
+        console.print(line)
     device = report["run"]["device"]
     console.print(f"{report['seconds']:.1f} s on {device}, {report['run']['precision']}; wrote {', '.join(files)}")
     if report["random_weights"]:
@@ -119,6 +124,47 @@ def _cells(label: dict[str, Any]) -> tuple[str, str, str, str, str]:
     remarks = "EMPTY" if label["empty"] else "touches the edge of the scan" if label["touches_border"] else ""
     where = ", ".join(f"{value:.1f}" for value in centroid) if centroid else "-"
     return label["name"], size, str(label["voxels"]), where, remarks
+
+
+def _how(report: dict[str, Any]) -> list[str]:
+    """What a slice pipeline did, one line each: slices and grey values, where propagation ended, what was cleaned."""
+    facts = report["pipeline"]
+    if "slices" not in facts:
+        return []
+    slices, shown = facts["slices"], facts["display"]
+    low, high = shown["low"], shown["high"]
+    grey = (
+        f"window {(low + high) / 2:g}/{high - low:g}"
+        if shown["method"] == "window"
+        else f"grey {low:.4g} to {high:.4g}"
+    )
+    grey = f"{grey}, {shown['why']}"
+    if slices["count"] == 1:
+        return [f"1 image ({grey})", *_cleaned(report)]
+    cached = f", {slices['from_cache']} from the cache" if slices["from_cache"] else ""
+    lines = [f"{slices['encoded']} of {slices['count']} {slices['plane']} slices encoded{cached} ({grey})"]
+    for label, each in zip(report["labels"], facts["objects"], strict=True):
+        ends = [f"{way['from']} to {way['to']} ({way['because']})" for way in each["propagation"]]
+        more = f"; {len(ends) - WAYS_SHOWN} more in the report" if len(ends) > WAYS_SHOWN else ""
+        if ends:
+            lines.append(f"{label['name']}: followed from slice {'; '.join(ends[:WAYS_SHOWN])}{more}")
+    return [*lines, *_cleaned(report)]
+
+
+def _cleaned(report: dict[str, Any]) -> list[str]:
+    """A line per object that cleaning changed."""
+    flat = report["pipeline"]["slices"]["count"] == 1
+    unit = "mm³" if not flat else "mm²" if report["input"]["spacing_known"] else "pixels"
+    lines = []
+    for label, each in zip(report["labels"], report["pipeline"]["objects"], strict=True):
+        done = []
+        for step in each["cleaning"]:
+            for key, word in (("removed_mm3", "removed"), ("added_mm3", "added")):
+                if step.get(key):
+                    done.append(f"{step['step']} {word} {step[key]:.4g} {unit}")
+        if done:
+            lines.append(f"{label['name']}: {', '.join(done)}")
+    return lines
 
 
 def _memory(stage: Stage) -> str:

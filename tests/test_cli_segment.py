@@ -274,7 +274,17 @@ def test_a_point_outside_the_scan_gets_the_valid_range(medseg: Medseg, scan: Pat
 @pytest.mark.parametrize(
     ("words", "code", "text"),
     [
-        (["m.nii.gz", "--point", "1,1"], 2, "--point '1,1' is not x,y,z"),
+        (["m.nii.gz", "--point", "1"], 2, "--point '1' is not x,y,z"),
+        (["m.nii.gz", "--point", "1,1"], 2, "prompts need three coordinates"),
+        (["m.nii.gz", "--point", "1,1,1", "--slice", "3"], 2, "--slice does not apply"),
+        (["m.nii.gz", "--box", "1,1,9,9"], 2, "takes no boxes"),
+        (["m.nii.gz", "--mask-prompt", "old.nii.gz"], 2, "takes no masks"),
+        (["m.nii.gz", "--point", "1,1,1", "--slices", "axial"], 2, "takes no --slices"),
+        (["m.nii.gz", "--point", "1,1,1", "--window", "brain", "--no-propagate"], 2, "no --window and no --propagate"),
+        (["m.nii.gz", "--point", "1,1,1", "--keep", "some"], 2, "'some'"),
+        (["m.nii.gz", "--point", "1,1,1", "--min-mm3", "nan"], 2, "--min-mm3"),
+        (["m.nii.gz", "--point", "1,1,1", "--modality", "MRI"], 2, "--modality 'MRI'"),
+        (["m.nii.gz", "--point", "1,1,1", "--weights", "none"], 4, "none"),
         (["m.nii.gz"], 2, "needs clicks"),
         (["m.nii.gz", "--point", "1,1,1", "--prompts", "p.csv"], 2, "--prompts does not go with --point"),
         (["m.nii.gz", "--prompts", "none.csv"], 3, "cannot read the prompt table"),

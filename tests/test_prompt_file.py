@@ -1,4 +1,4 @@
-"""Clicks as text: the command line's form and the CSV table, with every spelling that spreadsheets produce."""
+"""Clicks and boxes as text: the command line's form and the CSV table, in every spelling of spreadsheets."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medseg_cli.errors import InputError, UsageError
-from medseg_cli.prompt import Click, Target
-from medseg_cli.prompt_file import parse_point, read_prompts
+from medseg_cli.prompt import Box, Click, Target
+from medseg_cli.prompt_file import parse_box, parse_point, read_prompts
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -20,7 +20,29 @@ def test_any_three_numbers_are_a_point(x: float, y: float, z: float, sign: str) 
     assert parse_point(f"{x!r},{y!r},{z!r}{sign}", "ras") == Click((x, y, z), "ras", sign != ":-")
 
 
-@pytest.mark.parametrize("text", ["", "1,2", "1,2,3,4", "1,2,x", "1;2;3", "1,2,nan", "1,2,inf", "1,2,3:", "1,2,3:0"])
+@given(finite, finite, st.sampled_from(["", ":+", ":-"]))
+def test_two_numbers_are_a_point_in_a_plane(x: float, y: float, sign: str) -> None:
+    assert parse_point(f"{x!r},{y!r}{sign}", "ijk") == Click((x, y), "ijk", sign != ":-")
+
+
+@given(st.lists(finite, min_size=4, max_size=4) | st.lists(finite, min_size=6, max_size=6))
+def test_four_or_six_numbers_are_a_box(numbers: list[float]) -> None:
+    box = parse_box(",".join(map(repr, numbers)), "lps")
+    assert box == Box(tuple(numbers[: len(numbers) // 2]), tuple(numbers[len(numbers) // 2 :]), "lps")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1,2,3", "1,2,3,4,5", "1,2,3,4,5,6,7", "1,2,3,x", "1,2,3,nan", "1 2 3 4", "1,2,3,4:-"]
+)
+def test_no_other_text_is_a_box(text: str) -> None:
+    with pytest.raises(UsageError, match="is not x0,y0,x1,y1") as caught:
+        parse_box(text, "ijk")
+    assert "--box" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "1,2:", "1,2,3,4", "1,2,x", "1;2;3", "1,2,nan", "1,2,inf", "1,2,3:", "1,2,3:0"]
+)
 def test_anything_else_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError, match="is not x,y,z") as caught:
         parse_point(text, "ijk")
@@ -42,6 +64,22 @@ def test_objects_come_in_order_of_first_appearance(tmp_path: Path) -> None:
         Target("b", "left", (Click((1, 2, 3), "ras", True), Click((7, 8, 9), "lps", False))),
         Target("a", "right", (Click((4, 5, 6), "lps", True), Click((-10, 0.5, 0.25), "ijk", True))),
     )
+
+
+def test_boxes_and_clicks_of_one_object_stand_in_one_table(tmp_path: Path) -> None:
+    path = table(
+        tmp_path,
+        "id,x,y,z,x1,y1,z1,sign,coords\na,1,2,3,4,5,6,,\na,2,3,4,,,,-,\nb,-9,-8,-7,-6,-5,-4,+,ras\na,0,0,3,1,1,3,,\n",
+    )
+    assert read_prompts(path).targets == (
+        Target("a", "", (Click((2, 3, 4), "ijk", False),), (Box((1, 2, 3), (4, 5, 6)), Box((0, 0, 3), (1, 1, 3)))),
+        Target("b", "", (), (Box((-9, -8, -7), (-6, -5, -4), "ras"),)),
+    )
+
+
+def test_a_table_without_z_lies_in_a_plane(tmp_path: Path) -> None:
+    path = table(tmp_path, "x,y,x1,y1\n1,2,,\n3,4,5,6\n")
+    assert read_prompts(path).targets == (Target("1", "", (Click((1, 2)),), (Box((3, 4), (5, 6)),)),)
 
 
 def test_only_coordinates_are_required_in_any_order(tmp_path: Path) -> None:
@@ -69,8 +107,16 @@ def test_spreadsheet_dialects(tmp_path: Path, text: bytes) -> None:
         ("", None, "empty"),
         ("\n \n", None, "empty"),
         ("x,y,z\n", None, "no prompt under the header"),
-        ("1,2,3\n4,5,6\n", 1, "lacks x, y, z"),
-        ("x,y\n1,2\n", 1, "lacks z"),
+        ("1,2,3\n4,5,6\n", 1, "lacks x, y"),
+        ("x,z\n1,2\n", 1, "lacks y"),
+        ("x,y,z,x1,y1\n1,2,3,4,5\n", 1, "lacks z1"),
+        ("x,y,x1,y1,z1\n1,2,3,4,5\n", 1, "lacks z"),
+        ("x,y,x1\n1,2,3\n", 1, "lacks y1"),
+        ("x,y,x1,y1\n1,2,3,\n", 2, "y1 is ''"),
+        ("x,y,z,x1,y1,z1\n1,2,3,4,5,\n", 2, "z1 is ''"),
+        ("x,y,z,x1,y1,z1\n1,2,,4,5,6\n", 2, "z is ''"),
+        ("x,y,x1,y1,sign\n1,2,3,4,-\n", 2, "a box has no minus sign"),
+        ("x,y,x1,y1\n1,2,3,4\n3,4,,\n1,2,3.0,4\n", 4, "this box repeats line 2"),
         ("x,y,z,color\n1,2,3,red\n", 1, "does not know 'color'"),
         ("x,y,z,x\n1,2,3,4\n", 1, "'x' twice"),
         ("x,y,z\n1,2,3\n1,two,3\n", 3, "y is 'two'"),

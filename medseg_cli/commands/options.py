@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -14,10 +13,6 @@ if TYPE_CHECKING:
 
 READING, COMPUTING, TALKING, WRITING = "Reading", "Computing", "Messages", "Writing"
 
-Coords = Annotated[
-    Literal["ijk", "ras", "lps"],
-    typer.Option(help="Frame of the clicks: voxel index, or mm as NIfTI and Slicer (ras) or DICOM and ITK (lps) give."),
-]
 PresetName = Annotated[
     str,
     typer.Option("--preset", "-p", metavar="NAME|PATH", help="Preset: a name of `medseg presets list` or a YAML file."),
@@ -69,10 +64,6 @@ LogJson = Annotated[
         help="Append log records as JSON lines to a file; - writes them to stderr instead of messages.",
         rich_help_panel=TALKING,
     ),
-]
-PromptFile = Annotated[
-    Path | None,
-    typer.Option("--prompts", metavar="CSV", help="Table of clicks on many objects: id,label,x,y,z,sign,coords."),
 ]
 
 

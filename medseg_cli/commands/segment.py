@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medseg_cli.commands import options
+from medseg_cli.commands import segment_options as own
+from medseg_cli.commands.segment_prompt import Asked, check_kinds, place
 
 if TYPE_CHECKING:
     from medseg_cli.logs import Talk
+    from medseg_cli.overrides import Overrides
     from medseg_cli.preset import Preset
-    from medseg_cli.prompt import Prompt
     from medseg_cli.readers.options import ReadOptions
+    from medseg_cli.scan import Scan
     from medseg_cli.segmentation import Segmentation
+    from medseg_cli.writers.masks import Values
     from medseg_cli.writers.outputs import Outputs
     from medseg_cli.writers.sidecar import Run
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is read and written, and what the user said about it."""
+
+    source: Path
+    reading: ReadOptions
+    modality: str
+    asked: Asked
+    window: str | None
+    files: Outputs
+    values: Values
+    overwrite: bool
 
 
 def segment(
@@ -28,70 +47,84 @@ def segment(
         str, typer.Option("--output", "-o", metavar="MASK|FOLDER/", help="Mask file, or a folder with a slash.")
     ] = "",
     preset: options.PresetName = "",
-    point: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--point", metavar="X,Y,Z[:+|-]", help="Click inside (:+) or outside (:-) the object; may be repeated."
-        ),
-    ] = None,
-    coords: options.Coords = "ijk",
-    prompts: options.PromptFile = None,
-    label: Annotated[str, typer.Option(help="Name of the object that --point means.")] = "",
+    point: own.Points = None,
+    box: own.Boxes = None,
+    mask_prompt: own.MaskPrompt = None,
+    prompts: own.PromptFile = None,
+    coords: own.Coords = "ijk",
+    slice_: own.SliceIndex = None,
+    label: own.Label = "",
+    slices: own.Slices = None,
+    window: own.WindowText = None,
+    propagate: own.Propagate = None,
+    max_slices: own.MaxSlices = None,
+    batch_slices: own.BatchSlices = None,
+    embedding_cache: own.EmbeddingCache = None,
+    keep: own.Keep = None,
+    min_mm3: own.MinMm3 = None,
+    fill_holes: own.FillHoles = None,
     series: options.Series = None,
     channel: options.Channel = None,
     spacing: options.Spacing = None,
+    modality: own.Modality = "",
     on_gap: options.OnGap = "error",
     on_tilt: options.OnTilt = "error",
     on_duplicate: options.OnDuplicate = "error",
+    weights: own.Weights = None,
+    random_weights: own.RandomWeights = False,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     seed: options.Seed = 0,
     deterministic: options.Deterministic = False,
-    random_weights: Annotated[
-        bool,
-        typer.Option(
-            "--random-weights",
-            help="Run without weights; every output is stamped as meaningless.",
-            rich_help_panel=options.COMPUTING,
-        ),
-    ] = False,
     overwrite: options.Overwrite = False,
-    preview: Annotated[
-        bool, typer.Option("--preview/--no-preview", help="Picture beside the mask.", rich_help_panel=options.WRITING)
-    ] = True,
+    preview: own.Preview = True,
+    ml: own.LabelValues = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     debug: options.Debug = False,
     log_json: options.LogJson = "",
 ) -> None:
-    """Segment the objects of a scan that clicks point at; write mask, report and picture.
+    """Segment the objects of a scan that clicks, boxes or a coarse mask point at; write mask, report and picture.
 
     medseg segment brain.nii.gz -o mask.nii.gz --preset hippocampus-mr --point -26,-22,-14 --coords ras
+
+    medseg segment xray.png -o lungs.png --preset chest-xray-lungs
 
     medseg segment DICOM_FOLDER -o out/ --preset hippocampus-mr --prompts prompts.csv
     """
     talk = options.start_talking(quiet, verbose, debug, log_json)
     from medseg_cli import device as devices
     from medseg_cli import report
+    from medseg_cli.overrides import Overrides
+    from medseg_cli.readers.modality import parse_modality
     from medseg_cli.segmentation import RANDOM_WEIGHTS
     from medseg_cli.stages import Stages
     from medseg_cli.writers import outputs, sidecar
 
     source, target = _paths(scan, mask, input_, output)
-    reading = options.read_options(series, channel, spacing, on_gap, on_tilt, on_duplicate)
-    prompt = _prompt(point or [], coords, label, prompts)
-    chosen = _preset(preset, prompt)
+    asked = Asked(tuple(point or ()), tuple(box or ()), coords, label, prompts, mask_prompt, slice_)
+    prompt = asked.prompt()
+    overrides = Overrides(
+        slices, window, propagate, max_slices, embedding_cache, batch_slices, keep, min_mm3, fill_holes
+    )
+    chosen = _preset(preset, weights, overrides)
+    check_kinds(chosen, prompt, asked)
     files = outputs.plan(source, target, preview=preview)
-    outputs.check(files, tuple(path for path in (source, prompts, chosen.path) if path), overwrite=overwrite)
+    inputs = (source, prompts, mask_prompt, chosen.path)
+    outputs.check(files, tuple(path for path in inputs if path), overwrite=overwrite)
+    values: Values = "auto" if ml is None else "labels" if ml else "binary"
+    reading = options.read_options(series, channel, spacing, on_gap, on_tilt, on_duplicate)
+    code = parse_modality(modality) if modality else ""
+    job = _Job(source, reading, code, asked, window, files, values, overwrite)
     with report.Progress(talk) as progress:
         stages = Stages(progress)
         with stages("start"):
             runtime = devices.select(device, precision, seed, deterministic)
         notes = (RANDOM_WEIGHTS,) if random_weights else ()
         run = sidecar.Run(chosen, prompt, runtime, stages, ("medseg", *sys.argv[1:]), random_weights, notes)
-        segmentation = _segment(source, reading, run)
-        result = _write(segmentation, run, files, overwrite=overwrite)
+        segmentation, run = _segment(job, run)
+        result = _write(segmentation, run, job)
     _tell(result, files, talk, as_json=json)
 
 
@@ -115,80 +148,76 @@ def _paths(scan: str, mask: str, input_: str, output: str) -> tuple[Path, str]:
     return source, output
 
 
-def _prompt(points: list[str], coords: Any, label: str, table: Path | None) -> Prompt:
-    from medseg_cli.errors import UsageError
-    from medseg_cli.prompt import Prompt, Target
-    from medseg_cli.prompt_file import parse_point, read_prompts
-
-    if table is not None:
-        if points or label:
-            raise UsageError("--prompts does not go with --point or --label", "put every click into the table")
-        return read_prompts(table, coords)
-    clicks = tuple(parse_point(point, coords) for point in points)
-    return Prompt((Target("1", label, clicks),) if clicks else ())
-
-
-def _preset(name: str, prompt: Prompt) -> Preset:
-    """The preset, if it understands the prompt."""
+def _preset(name: str, weights: str | None, overrides: Overrides) -> Preset:
+    """The preset with what the user wants otherwise."""
     from medseg_cli import preset
     from medseg_cli.errors import UsageError
+    from medseg_cli.overrides import with_options
+    from medseg_cli.weights.choice import override
 
     if not name:
         raise UsageError("no preset given", f"add --preset with one of: {', '.join(preset.names())}")
     chosen = preset.find(name)
-    clicks = [click for target in prompt.targets for click in target.clicks]
-    if "point" in chosen.prompts.kinds and not clicks:
-        raise UsageError(f"preset {chosen.name} needs clicks", "add --point X,Y,Z or --prompts FILE.csv")
-    if clicks and "point" not in chosen.prompts.kinds:
-        raise UsageError(f"preset {chosen.name} takes no clicks", f"it takes: {', '.join(chosen.prompts.kinds)}")
-    if not chosen.prompts.minus and not all(click.positive for click in clicks):
-        raise UsageError(
-            f"preset {chosen.name} does not understand clicks outside the object (minus clicks)",
-            "leave them out, or use a preset that takes them (medseg presets show NAME)",
-        )
-    return chosen
+    if weights is not None:
+        chosen = override(chosen, weights)
+    return with_options(chosen, overrides)
 
 
-def _segment(source: Path, reading: ReadOptions, run: Run) -> Segmentation:
+def _segment(job: _Job, run: Run) -> tuple[Segmentation, Run]:
+    """The result, and the run with its prompt as it lies in the scan."""
     from medseg_cli import pipelines
-    from medseg_cli.prompt import locate
-    from medseg_cli.readers import check_image, load_scan
 
     # Weights that are missing must not cost the time to read a large series first.
     with run.stages("model"):
         pipeline = pipelines.build(run.preset, run.runtime, random_weights=run.random_weights)
     with run.stages("read"):
-        scan = load_scan(source, reading)
-        check_image(scan)
-        for target in run.prompt.targets:
-            for click in target.clicks:
-                locate(click, scan)
+        scan = _read(job)
+        run = replace(run, prompt=place(run.prompt, job.asked, run.preset, scan), typed=run.prompt)
     with run.stages("segment"):
-        return pipeline.segment(scan, run.prompt, run.stages)
+        return pipeline.segment(scan, run.prompt, run.stages), run
 
 
-def _write(segmentation: Segmentation, run: Run, files: Outputs, *, overwrite: bool) -> dict[str, Any]:
+def _read(job: _Job) -> Scan:
+    """The scan, if it can be segmented and its mask can be written as asked."""
+    from medseg_cli.readers import check_image, load_scan
+    from medseg_cli.readers.modality import with_modality
+    from medseg_cli.windows import check_named
+    from medseg_cli.writers import masks
+
+    scan = load_scan(job.source, job.reading)
+    check_image(scan)
+    if job.modality:
+        scan = with_modality(scan, job.modality)
+    if job.window is not None:
+        check_named(job.window, scan)
+    masks.check_fits(scan, job.files.mask, job.values)
+    return scan
+
+
+def _write(segmentation: Segmentation, run: Run, job: _Job) -> dict[str, Any]:
     """Mask, picture and report, all or none; the report as data."""
     from medseg_cli.measure import measure
     from medseg_cli.prompt import locate
     from medseg_cli.segmentation import RANDOM_WEIGHTS
     from medseg_cli.writers import masks, outputs, preview, sidecar
 
-    scan = segmentation.scan
-    with outputs.staged(files, overwrite=overwrite) as places:
+    scan, files = segmentation.scan, job.files
+    with outputs.staged(files, overwrite=job.overwrite) as places:
         with run.stages("write"):
             measurements = measure(segmentation)
-            masks.write_mask(segmentation, places.mask)
+            masks.write_mask(segmentation, places.mask, values=job.values)
             if places.preview:
                 clicks = [click for target in run.prompt.targets for click in target.clicks]
                 focus = locate(clicks[0], scan) if clicks else None
                 stamp = RANDOM_WEIGHTS if run.random_weights else ""
                 preview.write(segmentation, measurements, places.preview, focus=focus, stamp=stamp)
-        report = sidecar.describe(segmentation, measurements, run)
+        stored = masks.encoding(segmentation, files.mask, job.values)
+        report = sidecar.describe(segmentation, measurements, replace(run, notes=(*run.notes, *stored.notes)))
         report["output"] = {
             "mask": files.mask.name,
             "mask_sha256": sidecar.sha256(places.mask),
-            "mask_dtype": str(segmentation.mask.dtype),
+            "mask_dtype": stored.dtype,
+            "mask_values": stored.values,
             "preview": files.preview.name if files.preview else None,
         }
         sidecar.write(report, places.report)

@@ -239,6 +239,8 @@ class SlicePipeline:
 
     def _display(self, scan: Scan) -> Display:
         preprocessing = self.preset.preprocessing
+        if "preprocessing.intensity" in self.preset.changes:
+            return display(scan, preprocessing.intensity, "chosen for this run")
         key = "image" if scan.provenance.format == "image" else scan.modality
         if key in preprocessing.by_modality:
             return display(scan, preprocessing.by_modality[key], f"the preset's choice for {key}")

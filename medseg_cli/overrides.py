@@ -1,0 +1,99 @@
+"""What a user sets for one run instead of the preset, put into a copy of it: pipelines read presets only."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from medseg_cli import pipelines
+from medseg_cli.errors import UsageError
+from medseg_cli.preset import Preset
+from medseg_cli.windows import parse_window
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """Settings of one run; None leaves what the preset says.
+
+    Args:
+        slices: plane in which a volume is sliced.
+        window: "level/width" or a named window, instead of the preset's grey values for any modality.
+        propagate: whether prompts in one slice are followed through its neighbours.
+        max_slices: how far, in slices per direction.
+        embedding_cache: folder for embeddings.
+        batch_slices: slices encoded at a time.
+        keep, min_mm3, fill_holes: see `preset_format.Postprocessing`.
+    """
+
+    slices: Literal["finest", "axial", "coronal", "sagittal", "acquisition"] | None = None
+    window: str | None = None
+    propagate: bool | None = None
+    max_slices: int | None = None
+    embedding_cache: str | None = None
+    batch_slices: int | None = None
+    keep: Literal["all", "clicked", "largest"] | None = None
+    min_mm3: float | None = None
+    fill_holes: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Check what belongs together.
+
+        Raises:
+            UsageError: settings that contradict each other, or a size that is none.
+        """
+        if self.propagate is False and self.max_slices is not None:
+            raise UsageError("--max-slices contradicts --no-propagate", "give one of them")
+        if self.min_mm3 is not None and not 0 <= self.min_mm3 < math.inf:
+            raise UsageError(f"--min-mm3 {self.min_mm3:g} is no volume", "give 0 or more mm³")
+
+
+def with_options(preset: Preset, chosen: Overrides) -> Preset:
+    """A copy of the preset that says what the user chose; `Preset.changes` tells the difference.
+
+    Raises:
+        UsageError: a setting of the 2-D models for a preset with a 3-D one, or an unknown window.
+        ModelError: the preset's pipeline is unknown.
+    """
+    sliced = {
+        "slices": chosen.slices,
+        "window": chosen.window,
+        "propagate": chosen.propagate,
+        "max-slices": chosen.max_slices,
+        "embedding-cache": chosen.embedding_cache,
+        "batch-slices": chosen.batch_slices,
+    }
+    refused = [f"--{name}" for name, value in sliced.items() if value is not None]
+    if refused and pipelines.find(preset.pipeline).dims == 3:
+        raise UsageError(
+            f"preset {preset.name} takes no {' and no '.join(refused)}: its model sees volumes, not slices",
+            f"leave {'it' if len(refused) == 1 else 'them'} out, or use a preset of dimension 2 (medseg presets list)",
+        )
+    cleaning = {"keep": chosen.keep, "min_mm3": chosen.min_mm3, "fill_holes": chosen.fill_holes}
+    changed: dict[str, Any] = {
+        "options": _options(preset, chosen),
+        "postprocessing": preset.postprocessing.model_copy(update=_given(cleaning)),
+    }
+    if chosen.window is not None:
+        update = {"intensity": parse_window(chosen.window), "by_modality": {}}
+        changed["preprocessing"] = preset.preprocessing.model_copy(update=update)
+    return preset.model_copy(update=changed)
+
+
+def _options(preset: Preset, chosen: Overrides) -> dict[str, Any]:
+    options = dict(preset.options)
+    simple = {
+        "slices": chosen.slices,
+        "propagate": chosen.propagate,
+        "embedding_cache": chosen.embedding_cache,
+        "batch": chosen.batch_slices,
+    }
+    options.update(_given(simple))
+    if chosen.max_slices is not None:
+        rules = options.get("propagation") or {}
+        options["propagation"] = {**(rules if isinstance(rules, dict) else {}), "max_slices": chosen.max_slices}
+    return options
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
