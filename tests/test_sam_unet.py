@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.models import resnet34, resnet50
 
 import medseg_cli
+from medseg_cli import preset as presets
 from medseg_cli.errors import InputError, ModelError
 from medseg_cli.models.sam_unet.checkpoint import random_network
 from medseg_cli.models.sam_unet.config import SamUnetConfig, config_of
@@ -24,6 +25,7 @@ from medseg_cli.models.sam_unet.losses import focal_dice
 from medseg_cli.models.sam_unet.network import SamUnet
 from medseg_cli.models.sam_unet.start import begin
 from medseg_cli.pipelines import sam_unet_official as official
+from medseg_cli.pipelines.sam_unet_recipe import SamUnetRecipe
 from medseg_cli.weights import path as weights_path
 
 TINY: dict[str, Any] = {
@@ -254,7 +256,7 @@ def test_a_start_from_sam_is_sam(tmp_path: Path) -> None:
     """At SAM's own size and without the ResNet's contributions, the encoder's embedding is SAM's."""
     theirs = sam(64)
     torch.save(theirs.state_dict(), tmp_path / "sam.pth")
-    network = begin(SamUnetConfig(**TINY), 0, [tmp_path / "sam.pth"]).eval()
+    network = begin(TINY, 0, [tmp_path / "sam.pth"]).eval()
     for adapter in network.adapters_in:
         torch.nn.init.zeros_(adapter.reshaper[-1].weight)
     images = torch.randn(2, 3, 64, 64)
@@ -268,10 +270,18 @@ def test_a_start_from_sam_is_sam(tmp_path: Path) -> None:
     assert frozen == {name for name, _ in network.named_parameters() if name.startswith("image_encoder.")}
 
 
+def test_the_recipe_begins_with_sam(tmp_path: Path) -> None:
+    torch.save(sam(128).state_dict(), tmp_path / "sam.pth")
+    preset = presets.find("sam-unet").model_copy(update={"model": TINY})
+    network = SamUnetRecipe(preset, tmp_path / "sam.pth").model(4)
+    expected = begin(TINY, 4, [tmp_path / "sam.pth"]).state_dict()
+    assert all(torch.equal(expected[key], value) for key, value in network.state_dict().items())
+
+
 def test_a_start_from_sam_halves_its_tables(tmp_path: Path) -> None:
     state = sam(128).state_dict()
     torch.save(state, tmp_path / "sam.pth")
-    network = begin(SamUnetConfig(**TINY), 0, [tmp_path / "sam.pth"])
+    network = begin(TINY, 0, [tmp_path / "sam.pth"])
     vit = network.image_encoder.sam_img_encoder
     # Half the size, bilinear without corners aligned: the mean of each 2 x 2.
     means = state["image_encoder.pos_embed"].unfold(1, 2, 2).unfold(2, 2, 2).mean((-1, -2))
@@ -294,7 +304,7 @@ def test_a_start_from_imagenet_is_torchvisions_resnet(
     # As in torchvision's older files.
     torch.save({k: v for k, v in resnet.state_dict().items() if "num_batches" not in k}, tmp_path / "resnet.pth")
     sizes = {**TINY, "backbone": backbone, "stem": 64, "layers": (3, 4, 6, 3)}
-    network = begin(SamUnetConfig(**sizes), 0, [tmp_path / "resnet.pth"]).eval()
+    network = begin(sizes, 0, [tmp_path / "resnet.pth"]).eval()
     image = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         x = resnet.maxpool(resnet.relu(resnet.bn1(resnet.conv1(image))))
@@ -303,13 +313,15 @@ def test_a_start_from_imagenet_is_torchvisions_resnet(
     assert all(torch.allclose(mine, his, atol=1e-5) for mine, his in zip(stages, expected, strict=True))
     assert all(parameter.requires_grad for parameter in network.parameters())
     with pytest.raises(ModelError, match="does not fit"):
-        begin(SamUnetConfig(**{**sizes, "stem": 32}), 0, [tmp_path / "resnet.pth"])
+        begin({**sizes, "stem": 32}, 0, [tmp_path / "resnet.pth"])
 
 
 def test_a_sam_unet_starts_another_and_sam_is_no_sam_unet(network: SamUnet, tmp_path: Path) -> None:
     torch.save(network.state_dict(), tmp_path / "unet.pth")
-    begun = begin(network.config, 9, [tmp_path / "unet.pth"]).state_dict()
-    assert all(torch.equal(begun[key], value) for key, value in network.state_dict().items())
+    begun = begin(NOT_IN_THE_SHAPES, 9, [tmp_path / "unet.pth"])
+    state = begun.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in begun.image_encoder.parameters())
     torch.save(sam(64).state_dict(), tmp_path / "sam.pth")
     with pytest.raises(ModelError, match="layout 'sam-width-16', not 'sam-unet'"):
         medseg_cli.load_model("sam-unet", checkpoint=tmp_path / "sam.pth")

@@ -21,10 +21,10 @@ from medseg_cli.augment_picture import random_shades, random_view
 from medseg_cli.dataset import Case, load_pair
 from medseg_cli.frame import Frame
 from medseg_cli.intensity import Display, display
-from medseg_cli.models.sam_unet.checkpoint import build, random_network
 from medseg_cli.models.sam_unet.config import config_of
 from medseg_cli.models.sam_unet.losses import focal_dice
 from medseg_cli.models.sam_unet.network import SamUnet
+from medseg_cli.models.sam_unet.start import begin
 from medseg_cli.preset import Preset
 from medseg_cli.slices import Plane, plane_of
 
@@ -83,8 +83,8 @@ class SamUnetRecipe:
 
     Args:
         preset: model configuration, intensities, and whether the whole image is a box.
-        start: weights to begin with, whose image transformer then stays as it is; None = seeded random weights, all of
-            them trained.
+        start: weights to begin with: a SAM-UNet, a SAM, whose image transformer then stays as it is, or an ImageNet
+            ResNet; None = seeded random weights, all of them trained.
     """
 
     preset: Preset
@@ -92,11 +92,7 @@ class SamUnetRecipe:
 
     def model(self, seed: int) -> SamUnet:
         """The network of the preset with its initial weights."""
-        if self.start is None:
-            return random_network(config_of(self.preset.model), seed)
-        model = build(self.start, self.preset.model)
-        model.freeze()
-        return model
+        return begin(self.preset.model, seed, [] if self.start is None else [self.start])
 
     def load(self, case: Case) -> Study:
         """A case in memory.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medseg_cli.checkpoint_file import read_tensors
 from medseg_cli.errors import ModelError
-from medseg_cli.models.sam_unet.config import SamUnetConfig, parse_config
+from medseg_cli.models.sam_unet.config import SamUnetConfig, config_of, parse_config
 from medseg_cli.models.sam_unet.network import SamUnet
 from medseg_cli.weights.layouts import identify
 
@@ -29,27 +29,31 @@ def build(checkpoint: Path | None, values: Mapping[str, Any]) -> SamUnet:
     Raises:
         ModelError: unknown configuration, unreadable file, or tensors that do not fit, with the first differing keys.
     """
-    given = parse_config(values)
     if checkpoint is None:
-        return random_network(SamUnetConfig(**given), 0).eval()
+        return random_network(config_of(values), 0).eval()
     layout, weights = identified(checkpoint)
     if layout != LAYOUT:
         raise ModelError(
             f"{checkpoint} has the layout '{layout}', not '{LAYOUT}'",
             "a SAM or ResNet checkpoint is what a training can begin with: docs/sam-unet.md",
         )
-    found = infer(weights, checkpoint)
+    return fitted(weights, values, checkpoint).eval()
+
+
+def fitted(weights: Mapping[str, Tensor], values: Mapping[str, Any], source: Path) -> SamUnet:
+    """The network that official tensors belong to, with these tensors in it; arguments and errors as of `build`."""
+    given, found = parse_config(values), infer(weights, source)
     wrong = {name: value for name, value in given.items() if name in found and found[name] != value}
     if wrong:
         raise ModelError(
-            f"{checkpoint} was made with {', '.join(f'{name} {found[name]}' for name in wrong)}, "
+            f"{source} was made with {', '.join(f'{name} {found[name]}' for name in wrong)}, "
             f"not {', '.join(str(value) for value in wrong.values())}",
             "sizes are read from the file: leave them out",
         )
     model = SamUnet(SamUnetConfig(**{**found, **given}))
-    check_fit(model.state_dict(), weights, checkpoint)
+    check_fit(model.state_dict(), weights, source)
     model.load_state_dict(weights)
-    return model.eval()
+    return model
 
 
 def random_network(config: SamUnetConfig, seed: int) -> SamUnet:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from medseg_cli.errors import ModelError
-from medseg_cli.models.sam_unet.checkpoint import LAYOUT, check_fit, identified, random_network
-from medseg_cli.models.sam_unet.config import SamUnetConfig
+from medseg_cli.models.sam_unet.checkpoint import LAYOUT, check_fit, fitted, identified, random_network
+from medseg_cli.models.sam_unet.config import SamUnetConfig, config_of
 from medseg_cli.models.sam_unet.network import SamUnet
 
 _SAM_PARTS = {
@@ -24,26 +25,33 @@ _SAM_PARTS = {
 _COUNTER = "num_batches_tracked"
 
 
-def begin(config: SamUnetConfig, seed: int, files: Sequence[Path] = ()) -> SamUnet:
+def begin(values: Mapping[str, Any], seed: int, files: Sequence[Path] = ()) -> SamUnet:
     """A network to train: drawn from `seed`, then overwritten by what the files hold.
 
+    A transformer that comes from a file is frozen, as the paper has it; a random one is not.
+
     Args:
-        config: sizes of the network.
+        values: the configuration, by the names of `SamUnetConfig`.
         seed: of the parts that no file covers.
-        files: any of a SAM (or MedSAM) checkpoint, which fills the transformer, the prompt encoder and most of the
-            decoder and freezes the transformer, as the paper has it; an ImageNet ResNet of torchvision, which fills the
-            convolutional branch; a SAM-UNet, which fills everything. Later files win.
+        files: a SAM (or MedSAM) checkpoint, which fills the transformer, the prompt encoder and most of the decoder; an
+            ImageNet ResNet of torchvision, which fills the convolutional branch; both; or a SAM-UNet, which fills
+            everything and makes the others idle.
 
     Raises:
         ModelError: a file of another layout, or of other sizes, with the first differing keys.
     """
-    network = random_network(config, seed)
-    covered: tuple[str, ...]
-    for path in files:
-        layout, tensors = identified(path)
+    found = [(path, *identified(path)) for path in files]
+    for path, layout, tensors in found:
         if layout == LAYOUT:
-            weights, covered = tensors, ("",)
-        elif layout.startswith(("sam-vit-", "sam-width-")):
+            network = fitted(tensors, values, path)
+            network.freeze()
+            return network
+    config = config_of(values)
+    network = random_network(config, seed)
+    state = network.state_dict()
+    covered: tuple[str, ...]
+    for path, layout, tensors in found:
+        if layout.startswith(("sam-vit-", "sam-width-")):
             weights, covered = from_sam(tensors, config), tuple(_SAM_PARTS.values())
             network.freeze()
         elif layout in ("resnet34", "resnet50"):
@@ -53,11 +61,10 @@ def begin(config: SamUnetConfig, seed: int, files: Sequence[Path] = ()) -> SamUn
                 f"{path} has the layout '{layout}', with which SAM-UNet cannot begin",
                 "use a checkpoint of SAM ViT-B, of torchvision's ResNet-34 or -50, or of SAM-UNet",
             )
-        state = network.state_dict()
         # Counters say how long BatchNorm has averaged; torchvision's older files leave them out.
         own = {k: v for k, v in state.items() if k.startswith(covered) and (k in weights or not k.endswith(_COUNTER))}
         check_fit(own, weights, path)
-        network.load_state_dict({**state, **weights})
+        network.load_state_dict(weights, strict=False)
     return network
 
 
