@@ -6,6 +6,7 @@ on the scan's own grid happens here: plane, grey values, which slices are prompt
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -158,6 +159,7 @@ class SlicePipeline:
             prompt = whole_image(scan)
         plans = plan_slices(prompt, scan, plane, self.preset)
         shown = self._display(scan)
+        noted = len(self.cache.notes)
         run = SliceRun(self._network, scan, plane, shown, self.cache, self.options.batch)
         with stages("infer"):
             run.start(plans)
@@ -175,7 +177,7 @@ class SlicePipeline:
             }
             for target, plan, found, way, steps in zip(prompt.targets, plans, run.found, ways, cleaning, strict=True)
         ]
-        notes = [*self.cache.notes, *empty_targets(set(np.unique(mask).tolist()), prompt)]
+        notes = [*self.cache.notes[noted:], *empty_targets(set(np.unique(mask).tolist()), prompt)]
         notes += self._modality_notes(scan)
         provenance = {
             "pipeline": self.preset.pipeline,
@@ -199,6 +201,8 @@ class SlicePipeline:
         options = self.options
         frame = {"fit": options.fit, "scale": options.scale, "interpolation": options.interpolation}
         name = self.weights["sha256"] or f"random weights of seed {self.runtime.seed}"
+        # Not all of a configuration is in the weights, and nothing of it in random ones.
+        name = f"{name} {json.dumps(self.preset.model, sort_keys=True)}"
         runtime = self.runtime
         return Network(self.model, runtime.device, name, frame, options.dense, runtime.precision, runtime.autocast)
 

@@ -43,7 +43,7 @@ class Network:
     """A network and how its input is made; `model` is a `by_slice.SliceNetwork`.
 
     Args:
-        sha256: of its weights; random weights have their seed in it.
+        sha256: of its weights, or the seed of random ones, and its configuration: what embeddings are told apart by.
         frame: keyword arguments of `Frame` besides the picture's size.
         dense: whether it takes coarse masks as dense prompts.
         precision: name of the chosen one.
