@@ -69,8 +69,9 @@ class Display:
     why: str
 
     def picture(self, values: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Values (C, H, W), C = 1 or 3, → RGB picture (H, W, 3) in 0..255; NaN is black."""
-        grey = (np.nan_to_num(values, nan=self.low) - self.low) * (255 / (self.high - self.low))
+        """Values (C, H, W), C = 1 or 3, → RGB picture (H, W, 3) in 0..255; NaN is black, infinities the ends."""
+        finite = np.nan_to_num(values, nan=self.low, posinf=self.high, neginf=self.low)
+        grey = (finite - self.low) * (255 / (self.high - self.low))
         shades = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
         return np.ascontiguousarray(np.broadcast_to(shades, (3, *shades.shape[1:])).transpose(1, 2, 0))
 
