@@ -30,7 +30,7 @@ def read_regions(path: Path, scan: Scan) -> tuple[Target, ...]:
     found = load_scan(path)
     values = _values(found, path)
     _check_grid(found, scan)
-    numbers = [int(value) for value in np.unique(values) if value > 0]
+    numbers = [int(value) for value in np.flatnonzero(np.bincount(values.astype(np.uint16).ravel())) if value]
     if not numbers:
         raise InputError(f"mask {path} is empty: all {values.size} voxels are 0", "give a mask with an object in it")
     return tuple(
@@ -61,7 +61,7 @@ def _values(found: Scan, path: Path) -> NDArray[np.float32]:
 
 def _is_constant_label(voxels: NDArray[np.float32]) -> bool:
     value = float(voxels.flat[0])
-    return value >= 0 and value == round(value) and bool((voxels == value).all())
+    return value in range(np.iinfo(np.uint16).max + 1) and bool((voxels == value).all())
 
 
 def _check_grid(found: Scan, scan: Scan) -> None:

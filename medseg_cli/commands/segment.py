@@ -11,7 +11,7 @@ import typer
 
 from medseg_cli.commands import options
 from medseg_cli.commands import segment_options as own
-from medseg_cli.commands.segment_prompt import Asked, check_kinds, place
+from medseg_cli.commands.segment_prompt import Asked, check_kinds, focus, place
 
 if TYPE_CHECKING:
     from medseg_cli.logs import Talk
@@ -197,7 +197,6 @@ def _read(job: _Job) -> Scan:
 def _write(segmentation: Segmentation, run: Run, job: _Job) -> dict[str, Any]:
     """Mask, picture and report, all or none; the report as data."""
     from medseg_cli.measure import measure
-    from medseg_cli.prompt import locate
     from medseg_cli.segmentation import RANDOM_WEIGHTS
     from medseg_cli.writers import masks, outputs, preview, sidecar
 
@@ -207,10 +206,8 @@ def _write(segmentation: Segmentation, run: Run, job: _Job) -> dict[str, Any]:
             measurements = measure(segmentation)
             masks.write_mask(segmentation, places.mask, values=job.values)
             if places.preview:
-                clicks = [click for target in run.prompt.targets for click in target.clicks]
-                focus = locate(clicks[0], scan) if clicks else None
                 stamp = RANDOM_WEIGHTS if run.random_weights else ""
-                preview.write(segmentation, measurements, places.preview, focus=focus, stamp=stamp)
+                preview.write(segmentation, measurements, places.preview, focus=focus(run.prompt, scan), stamp=stamp)
         stored = masks.encoding(segmentation, files.mask, job.values)
         report = sidecar.describe(segmentation, measurements, replace(run, notes=(*run.notes, *stored.notes)))
         report["output"] = {

@@ -143,6 +143,19 @@ def _joined(typed: tuple[Target, ...], drawn: tuple[Target, ...], asked: Asked) 
     return (replace(drawn[0], id="1", label=asked.label),)
 
 
+def focus(prompt: Prompt, scan: Scan) -> tuple[float, float, float] | None:
+    """Voxel ijk that the user pointed at first: a click, else the middle of a box; None where there is neither."""
+    from medseg_cli.prompt import locate, locate_box
+
+    for target in prompt.targets:
+        for click in target.clicks:
+            return locate(click, scan)
+        for box in target.boxes:
+            (i0, j0, k0), (i1, j1, k1) = locate_box(box, scan)
+            return ((i0 + i1) / 2, (j0 + j1) / 2, (k0 + k1) / 2)
+    return None
+
+
 def _is_3d(preset: Preset) -> bool:
     from medseg_cli import pipelines
 
