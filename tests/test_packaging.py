@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 # Import names that are spelled unlike their distribution.
-DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "pydantic_core": "pydantic"}
+DISTRIBUTIONS = {"PIL": "pillow", "cc3d": "connected-components-3d", "yaml": "pyyaml", "pydantic_core": "pydantic"}
 # segment-anything imports it without declaring it; no code of ours does.
 INDIRECT = {"torchvision"}
 # Imported by name, because it may be absent.
