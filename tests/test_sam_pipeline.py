@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from PIL import Image
 from segment_anything import SamPredictor
 from tiny_sam import LARGER, SMALL, save, upstream
 
-from medseg_cli import device, pipelines, preset
+from medseg_cli import app, device, pipelines, preset
 from medseg_cli.errors import InputError, UsageError
 from medseg_cli.models.sam.network import Sam
 from medseg_cli.pipelines.by_slice import SlicePipeline
@@ -27,7 +29,6 @@ from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Segmentation
 from medseg_cli.stages import Stages
 from medseg_cli.weights.choice import override
-from medseg_cli.weights.importer import import_file
 
 SHAPE = (24, 20, 9)
 
@@ -78,15 +79,28 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     return batches
 
 
+@pytest.fixture
+def medseg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., int]]:
+    """The command line in this process, started in `tmp_path`; gives the exit code."""
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(*words: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["medseg", *map(str, words)])
+        return app.main([str(word) for word in words])
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
 def test_a_second_run_with_another_prompt_encodes_nothing(
-    run_medseg: Callable[..., Any], tmp_path: Path, tiny: Path, volume: Path
+    medseg: Callable[..., int], tmp_path: Path, tiny: Path, volume: Path
 ) -> None:
-    import_file(tiny, "tiny-sam")
+    assert medseg("weights", "import", tiny, "--name", "tiny-sam") == 0
 
     def run(name: str, box: str) -> dict[str, Any]:
         options = ("--preset", "sam-vit-b", "--weights", "tiny-sam", "--no-preview", "--embedding-cache", "kept")
-        done = run_medseg("segment", volume, "-o", f"{name}.nii.gz", "--box", box, *options)
-        assert done.rc == 0, done.stderr
+        assert medseg("segment", volume, "-o", f"{name}.nii.gz", "--box", box, *options) == 0
         return json.loads((tmp_path / f"{name}.json").read_text())
 
     first, second = run("first", "2,3,2,15,14,6"), run("second", "4,5,3,20,18,6")
@@ -106,10 +120,12 @@ def test_a_second_run_with_another_prompt_encodes_nothing(
     assert np.array_equal(load_scan(tmp_path / "second.nii.gz").voxels[0], fresh.mask)
 
 
-def test_missing_weights_say_how_to_get_them(run_medseg: Callable[..., Any], volume: Path) -> None:
-    done = run_medseg("segment", volume, "-o", "m.nii.gz", "--preset", "medsam", "--box", "1,1,1,5,5,1")
-    assert done.rc == 4
-    assert "medseg weights pull medsam" in done.stderr
+def test_missing_weights_say_how_to_get_them(
+    medseg: Callable[..., int], volume: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("sam-vit-b", "sam-vit-l", "sam-vit-h", "medsam"):
+        assert medseg("segment", volume, "-o", "m.nii.gz", "--preset", name, "--box", "1,1,1,5,5,1") == 4
+        assert f"medseg weights pull {name}" in capsys.readouterr().err
 
 
 def test_objects_in_one_slice_share_its_encoding(tiny: Path, volume: Path, encoded: list[torch.Tensor]) -> None:
