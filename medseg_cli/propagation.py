@@ -20,6 +20,7 @@ class Rules(BaseModel):
         min_area_mm2: a smaller mask counts as nothing (of pixels of 1 mm where the pixel size is unknown).
         min_overlap: Dice of a mask with the one of the slice before, below which the object was lost.
         max_growth: area divided by that of the slice before, above which the mask has leaked.
+        max_total_growth: area divided by that of the prompted slice, above which it has leaked slowly.
         max_drift: mean brightness inside, compared with the prompted slice, as share of the display range.
         min_score: the network's own estimate of its mask's quality, where it gives one.
         margin: how much wider than the mask the next slice's box is on each side, as share of the mask's extent.
@@ -31,6 +32,7 @@ class Rules(BaseModel):
     min_area_mm2: float = Field(default=4.0, ge=0)
     min_overlap: float = Field(default=0.4, ge=0, le=1)
     max_growth: float = Field(default=2.0, gt=1)
+    max_total_growth: float = Field(default=4.0, gt=1)
     max_drift: float = Field(default=0.2, gt=0, le=1)
     min_score: float = Field(default=0.5, ge=0, le=1)
     margin: float = Field(default=0.05, ge=0, le=1)
@@ -80,6 +82,9 @@ def stop_reason(found: Found, before: Found, start: Found, rules: Rules) -> str 
         return f"overlap with the slice before {overlap:.2f} is below {rules.min_overlap:g}"
     if found.area_mm2 > rules.max_growth * before.area_mm2:
         return f"area grew {found.area_mm2 / before.area_mm2:.2f} times, above {rules.max_growth:g}"
+    if found.area_mm2 > rules.max_total_growth * start.area_mm2:
+        times = found.area_mm2 / start.area_mm2
+        return f"area is {times:.2f} times that of the prompted slice, above {rules.max_total_growth:g}"
     drift = abs(found.brightness - start.brightness)
     if drift > rules.max_drift:
         return f"brightness changed by {drift:.2f} of the display range, above {rules.max_drift:g}"

@@ -11,7 +11,14 @@ from pydantic import ValidationError
 
 from medseg_cli.propagation import Found, Rules, describe, next_box, stop_reason
 
-OFF = {"min_area_mm2": 0.0, "min_overlap": 0.0, "max_growth": 1e9, "max_drift": 1.0, "min_score": 0.0}
+OFF = {
+    "min_area_mm2": 0.0,
+    "min_overlap": 0.0,
+    "max_growth": 1e9,
+    "max_total_growth": 1e9,
+    "max_drift": 1.0,
+    "min_score": 0.0,
+}
 """Rules under which nothing but an empty mask stops."""
 
 
@@ -72,6 +79,17 @@ def test_each_rule_alone_stops_at_its_number(
     assert stop_reason(within, before, before, alone) is None
     assert stop_reason(beyond, before, before, Rules(**OFF)) is None
     assert getattr(Rules(), rule) == limit
+
+
+def test_slow_growth_stops_at_its_share_of_the_prompted_slice() -> None:
+    start, before = found(disc(8)), found(disc(16.1))
+    alone = Rules(**{**OFF, "max_total_growth": 4.0})
+    reason = stop_reason(found(disc(17)), before, start, alone)
+    assert reason is not None
+    assert "times that of the prompted slice, above 4" in reason
+    assert stop_reason(found(disc(15)), before, start, alone) is None
+    assert stop_reason(found(disc(17)), before, start, Rules(**OFF)) is None
+    assert Rules().max_total_growth == 4.0
 
 
 def test_overlap_is_dice_with_the_slice_before() -> None:
