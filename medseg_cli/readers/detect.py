@@ -70,6 +70,13 @@ _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"MM\0+", "TIFF"),
     (0, b"PK\x03\x04", "zip"),
     (0, b"GIF8", "GIF"),
+    (8, b"WEBP", "WebP"),
+    (0, b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (4, b"ftypavi", "AVIF"),
+    (4, b"ftyphei", "HEIC"),
+    (4, b"ftypmif1", "HEIC"),
+    (4, b"ftypmsf1", "HEIC"),
     (0, b"\x89HDF\r\n\x1a\n", "HDF5"),
     (0, b"\x93NUMPY", "NumPy"),
     (0, b"%PDF", "PDF"),
@@ -120,11 +127,11 @@ def detect(path: Path) -> Kind:
         found = None
     if claimed and str(found) != claimed:
         known = found is not None and found.name != "unknown content"
+        hint = "copy or export it again"
+        if known and found is not None:
+            hint = "give it the suffix of what it is" if found.format else f"readable are {READABLE}"
         content = str(found) if known else "damaged or of no known kind"
-        raise InputError(
-            f"{path} is named as {claimed}, but its content is {content}",
-            "give it the suffix of what it is" if known else "copy or export it again",
-        )
+        raise InputError(f"{path} is named as {claimed}, but its content is {content}", hint)
     if found is not None and found.format:
         return found
     if found is None and _is_dicom(path):

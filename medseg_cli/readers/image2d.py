@@ -23,6 +23,9 @@ from medseg_cli.readers.values import pick_volume, scaled
 from medseg_cli.scan import RAS_TO_LPS, Provenance, Scan
 
 _EXIF_ORIENTATION = 0x0112
+_TURNED = range(2, 9)
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 258, 262, 339
+_WHITE_IS_ZERO, _UNSIGNED, _SIGNED = 0, 1, 2
 _GREY = ("L", "1", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _CONVERT = "save it as 8-bit RGB or 8/16-bit grey"
 
@@ -45,9 +48,14 @@ def read(path: Path, options: ReadOptions) -> Scan:
             values, notes = _pixels(path, options.channel)
         notes += tuple(f"the decoder complained: {' '.join(str(each.message).split())}" for each in complaints)
     except UnidentifiedImageError as error:
-        raise InputError(f"{path} cannot be decoded as an image", _CONVERT) from error
+        raise InputError(
+            f"{path} cannot be decoded as an image", f"it is damaged or of a rare kind: {_CONVERT}"
+        ) from error
     except Image.DecompressionBombError as error:
-        raise InputError(f"{path} is too large: {error}", "crop or downsample it") from error
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise InputError(
+            f"{path} is too large: it claims more than {most:.0f} million pixels", "crop or downsample it"
+        ) from error
     except (FileNotFoundError, PermissionError):
         raise
     except (OSError, SyntaxError, ValueError, TypeError, struct.error) as error:
@@ -65,23 +73,28 @@ def read(path: Path, options: ReadOptions) -> Scan:
 
 def _pixels(path: Path, channel: int | None) -> tuple[NDArray[np.generic], tuple[str, ...]]:
     """(rows, columns, 1 or 3) values as stored, upright, and the notes."""
-    with Image.open(path) as image:
+    # Not Image.open(path): with a name to map into memory, Pillow scrambles TIFFs that are to be turned by 90 degrees.
+    with path.open("rb") as file, Image.open(file) as image:
         notes: tuple[str, ...] = ()
         pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         if pages > 1:
-            page = pick_volume(path, pages, channel)
+            page = pick_volume(path, pages, channel, "picture")
             image.seek(page)
             notes, channel = (f"page {page} of {pages} (--channel, counted from 0)",), None
-        if image.format == "PNG" and _is_deep_colour(path):
-            raise InputError(f"{path} is a 16-bit colour PNG", _CONVERT)
-        if image.getexif().get(_EXIF_ORIENTATION, 1) not in (0, 1):
+        _refuse_cut_values(image, path)
+        upright: Image.Image = image
+        if image.getexif().get(_EXIF_ORIENTATION, 1) in _TURNED:
             image.load()
             upright = ImageOps.exif_transpose(image)
-            notes += ("turned upright as its EXIF orientation asks; pixels are counted in the upright image",)
-        else:
-            upright = image
+            notes += (
+                "turned upright as its EXIF orientation asks; pixels are counted in the upright image, and the mask "
+                "lies on it",
+            )
         upright.load()
         values, colour_notes = _values(upright, path)
+        if image.format == "TIFF":
+            values, tiff_notes = _as_tiff_means(values, image, path)
+            colour_notes += tiff_notes
     if values.shape[2] == 1:
         pick_volume(path, 1, channel)
     elif channel is not None:
@@ -102,6 +115,7 @@ def _values(image: Image.Image, path: Path) -> tuple[NDArray[np.generic], tuple[
         if alpha.min() < 255:
             raise InputError(f"{path} is partly transparent", "flatten it onto a background first")
         image = image.convert(image.mode.removesuffix("A"))
+    _refuse_transparent_colour(image, path)
     if image.mode == "RGB":
         values = np.asarray(image)
         if np.array_equal(values[..., 0], values[..., 1]) and np.array_equal(values[..., 0], values[..., 2]):
@@ -112,11 +126,81 @@ def _values(image: Image.Image, path: Path) -> tuple[NDArray[np.generic], tuple[
     raise InputError(f"{path}: colour model {image.mode} has no one right reading", _CONVERT)
 
 
-def _is_deep_colour(path: Path) -> bool:
-    """Whether a PNG stores 16 bits per colour, which Pillow would cut to 8 in silence."""
+def _refuse_cut_values(image: Image.Image, path: Path) -> None:
+    """Refuse what Pillow would cut in silence: 16 bits per colour to 8, a PNG without its end to what is there.
+
+    Raises:
+        InputError: it is one of them.
+    """
+    if image.format == "PNG":
+        depth, colour = _png_depth(path)
+        if depth == 16 and colour != 0:
+            raise InputError(f"{path} is a 16-bit {'grey-and-alpha' if colour == 4 else 'colour'} PNG", _CONVERT)
+        if not _png_ends(path):
+            raise InputError(f"{path} is damaged: the end of the PNG is missing", "copy or export it again")
+    elif image.format == "TIFF":
+        bits = _tag(image, _TIFF_BITS, (1,))
+        if len(bits) > 1 and max(bits) > 8:
+            raise InputError(f"{path} is a {max(bits)}-bit colour TIFF", _CONVERT)
+
+
+def _as_tiff_means(
+    values: NDArray[np.generic], image: Image.Image, path: Path
+) -> tuple[NDArray[np.generic], tuple[str, ...]]:
+    """Values of a TIFF with the sign and the brightness its tags state, where Pillow leaves either out.
+
+    Raises:
+        InputError: 0 is white and there is no largest value.
+    """
+    bits, kind = _tag(image, _TIFF_BITS, (1,))[0], _tag(image, _TIFF_SAMPLE_FORMAT, (_UNSIGNED,))[0]
+    if bits == 8 and kind == _SIGNED:
+        values = np.ascontiguousarray(values).view(np.int8)
+    elif bits == 32 and kind == _UNSIGNED:
+        values = np.ascontiguousarray(values).view(np.uint32)
+    inverted_by_pillow = bits <= 8 and kind == _UNSIGNED
+    if _tag(image, _TIFF_PHOTOMETRIC, (1,))[0] != _WHITE_IS_ZERO or inverted_by_pillow:
+        return values, ()
+    if kind != _UNSIGNED or bits != 16:
+        raise InputError(f"{path}: 0 is white and nothing says what black is", _CONVERT)
+    return 65535 - values.astype(np.uint16), ("0 is white in the file: inverted, bright is high",)
+
+
+def _tag(image: Image.Image, number: int, default: tuple[int, ...]) -> tuple[int, ...]:
+    value = getattr(image, "tag_v2", {}).get(number, default)
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _refuse_transparent_colour(image: Image.Image, path: Path) -> None:
+    """Refuse a PNG that names one of its grey levels or colours as transparent, if any pixel has it."""
+    named = image.info.get("transparency")
+    if named is None or image.format != "PNG" or image.mode not in ("RGB", *_GREY):
+        return
+    depth, _ = _png_depth(path)
+    # Pillow spreads 2 and 4 bits over 0 to 255, but not the number of the transparent level; of one bit it does either.
+    step = 255 // ((1 << depth) - 1) if depth in (2, 4) else 1
+    level = np.array(named, dtype=bool) if image.mode == "1" else np.array(named) * step
+    values = np.asarray(image).reshape(*image.size[::-1], -1)
+    if (values == level).all(axis=2).any():
+        raise InputError(f"{path} is partly transparent", "flatten it onto a background first")
+
+
+def _png_depth(path: Path) -> tuple[int, int]:
+    """Bits per value and colour type of a PNG: 0 grey, 2 colour, 3 palette, 4 grey and alpha, 6 colour and alpha."""
     with path.open("rb") as file:
         header = file.read(26)
-    return len(header) == 26 and header[24] == 16 and header[25] != 0
+    return header[24], header[25]
+
+
+def _png_ends(path: Path) -> bool:
+    """Whether the chunk that closes every PNG is there."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, name = struct.unpack(">I4s", head)
+            if name == b"IEND":
+                return True
+            file.seek(length + 4, 1)
+    return False
 
 
 def _text(spacing: tuple[float, float, float]) -> str:

@@ -14,8 +14,8 @@ EXACT_INTEGER = 1 << 24
 """float32 holds every whole number up to here."""
 
 
-def pick_volume(path: Path, volumes: int, channel: int | None) -> int:
-    """Which of the `volumes` of a file is meant.
+def pick_volume(path: Path, volumes: int, channel: int | None, what: str = "volume") -> int:
+    """Which of the `volumes` of a file is meant; `what` they are called in messages.
 
     Raises:
         InputError: several and none chosen, or there is no such one.
@@ -24,15 +24,15 @@ def pick_volume(path: Path, volumes: int, channel: int | None) -> int:
     if channel is None:
         if volumes > 1:
             raise InputError(
-                f"{path} holds {volumes} volumes and one is segmented at a time",
+                f"{path} holds {volumes} {what}s and one is segmented at a time",
                 f"choose one with --channel 0 to --channel {volumes - 1}",
             )
         return 0
     if channel < 0:
-        raise UsageError(f"--channel {channel}: volumes are counted from 0", f"use 0 to {volumes - 1}")
+        raise UsageError(f"--channel {channel}: {what}s are counted from 0", f"use 0 to {volumes - 1}")
     if channel >= volumes:
         raise InputError(
-            f"{path} holds {volumes} volume{'s' if volumes > 1 else ''}, there is no --channel {channel}",
+            f"{path} holds {volumes} {what}{'s' if volumes > 1 else ''}, there is no --channel {channel}",
             f"use --channel 0 to --channel {volumes - 1}" if volumes > 1 else "leave --channel out",
         )
     return channel
