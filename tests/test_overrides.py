@@ -57,6 +57,12 @@ def test_no_other_text_is_a_window(text: str) -> None:
         assert all(name in caught.value.hint for name in WINDOWS)
 
 
+def test_the_document_lists_every_named_window(root: Path) -> None:
+    document = (root / "docs/prompts.md").read_text()
+    for name, (level, width) in WINDOWS.items():
+        assert f"| `{name}` | {level:g}/{width:g} |" in document
+
+
 def test_a_named_window_is_for_ct() -> None:
     for fine in (scan("CT"), scan(), scan("MR")):
         check_named("40/400", fine)

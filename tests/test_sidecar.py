@@ -18,7 +18,8 @@ from medseg_cli import preset as presets
 from medseg_cli import versions
 from medseg_cli.device import select
 from medseg_cli.measure import measure
-from medseg_cli.prompt import Click, Prompt, Target
+from medseg_cli.overrides import Overrides, with_options
+from medseg_cli.prompt import Box, Click, Prompt, Region, Target
 from medseg_cli.scan import Provenance, Scan
 from medseg_cli.segmentation import Label, Segmentation
 from medseg_cli.stages import Stages
@@ -49,7 +50,8 @@ def test_what_json_cannot_say_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "m.json").exists()
 
 
-def report(tmp_path: Path, mask: np.ndarray, **scan: object) -> dict[str, object]:
+def report(tmp_path: Path, mask: np.ndarray, prompts: str = "point", **scan: object) -> dict[str, object]:
+    """A report with one click ("point"), with everything at once ("all"), or with no prompt ("none")."""
     provenance = Provenance(tmp_path / "s", str(scan.pop("format", "nifti")), "ab", notes=("read oddly",))
     volume = Scan(np.zeros((1, *mask.shape), np.float32), np.diag([2.0, 2.0, 3.0, 1.0]), provenance, **scan)
     labels = (Label(1, "first", (1, 2, 255), "5366008"), Label(2, "second"))
@@ -60,8 +62,17 @@ def report(tmp_path: Path, mask: np.ndarray, **scan: object) -> dict[str, object
     with stages("all"):
         pass
     preset = presets.load(region_growing.write_preset(tmp_path))
-    prompt = Prompt((Target("a", "first", (click,)),))
-    run = sidecar.Run(preset, prompt, select("cpu", seed=7), stages, random_weights=True, notes=("ran oddly",))
+    target, typed = Target("a", "first", (click,)), None
+    if prompts == "all":
+        region = Region(mask == 1, tmp_path / "coarse.png", "ef", 255)
+        target = Target("a", "first", (click,), (Box((1.0, 2.0, 3.0), (4.0, 5.0, 3.0)),), region)
+        typed = Prompt((Target("a", "first", (click,), (Box((1.0, 2.0), (4.0, 5.0)),)),))
+    if prompts == "none":
+        wanted = preset.prompts.model_copy(update={"whole_image": True})
+        preset = with_options(preset.model_copy(update={"prompts": wanted}), Overrides(keep="largest"))
+    prompt = Prompt(() if prompts == "none" else (target,))
+    runtime = select("cpu", seed=7)
+    run = sidecar.Run(preset, prompt, runtime, stages, random_weights=True, notes=("ran oddly",), typed=typed)
     return sidecar.describe(segmentation, measure(segmentation), run)
 
 
@@ -88,6 +99,33 @@ def test_facts_are_where_the_documents_say(tmp_path: Path, root: Path) -> None:
         {"typed": [-1, -4, 0], "coords": "lps", "sign": "+", "ijk": [0.5, 2, 0], "ras_mm": [1, 4, 0]}
     ]
     assert json.loads(sidecar.to_json(found)) == found
+
+
+def test_every_kind_of_prompt_is_told_as_typed_and_as_it_lies(tmp_path: Path, root: Path) -> None:
+    mask = np.zeros((6, 6, 6), np.uint8)
+    mask[0:2, 3, 3] = 1
+    (prompt,) = report(tmp_path, mask, "all")["prompts"]
+    assert prompt["boxes"] == [
+        {
+            "typed": [[1, 2], [4, 5]],
+            "coords": "ijk",
+            "ijk_inclusive": [[1, 2, 3], [4, 5, 3]],
+            "ras_mm": [[2, 4, 9], [8, 10, 9]],
+        }
+    ]
+    assert prompt["region"] == {"path": str(tmp_path / "coarse.png"), "sha256": "ef", "value": 255, "voxels": 2}
+    assert prompt["clicks"][0]["typed"] == [-1, -4, 0]
+    assert prompt["whole_image"] is False
+    documented = (root / "docs/outputs.md").read_text()
+    for key in [*prompt, *prompt["clicks"][0], *prompt["boxes"][0], *prompt["region"]]:
+        assert f"`{key}`" in documented, f"docs/outputs.md does not explain {key}"
+
+
+def test_no_prompt_and_other_settings_are_told(tmp_path: Path) -> None:
+    found = report(tmp_path, np.zeros((6, 6, 1), np.uint8), "none", format="image", spacing_known=False)
+    assert [(each["whole_image"], each["clicks"], each["boxes"]) for each in found["prompts"]] == [(True, [], [])]
+    assert found["preset"]["overrides"] == {"prompts.whole_image": True, "postprocessing.keep": "largest"}
+    assert report(tmp_path, np.zeros((6, 6, 6), np.uint8))["preset"]["overrides"] == {}
 
 
 def test_every_null_of_a_label_has_its_reason(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def _input(scan: Scan) -> dict[str, Any]:
 
 def _prompts(run: Run, scan: Scan) -> list[dict[str, Any]]:
     """One entry per object; an image that needed no prompt has one with `whole_image`."""
-    if not run.prompt.targets:
+    if not run.prompt.targets and run.preset.prompts.whole_image:
         return [{"id": "1", "label": None, "clicks": [], "boxes": [], "region": None, "whole_image": True}]
     typed = {target.id: target for target in (run.typed or run.prompt).targets}
     entries = []
