@@ -309,6 +309,22 @@ def test_clicks_in_two_slices_meet_in_between(tmp_path: Path) -> None:
     assert all("has this object already" in because for because in meeting)
 
 
+def test_a_slice_between_two_prompts_is_tried_from_both(tmp_path: Path) -> None:
+    truth = np.zeros(SMALL, bool)
+    truth[10:30, 8:28, 9:14] = True
+    # Half as bright from slice 11 on: too much of a change when it is followed from slice 10, none from slice 12.
+    scan = scan_of(painted(truth, np.where(np.arange(30) < 11, BRIGHT, 130)), spacing=(1.0, 1.0, 3.0))
+    result = segment(build(tmp_path), scan, boxed(box_round(truth, 2, 10), box_round(truth, 2, 12)))
+    assert np.array_equal(result.mask == 1, truth)
+    ways = {(way["from"], way["to"]): way["because"][:21] for way in result.provenance["objects"][0]["propagation"]}
+    assert ways == {
+        (10, 9): "nothing found",
+        (10, 10): "brightness changed by",
+        (12, 11): "slice 10 has this obj",
+        (12, 13): "nothing found",
+    }
+
+
 def test_a_minus_click_takes_the_neighbour_away(tmp_path: Path) -> None:
     truth = ellipsoid(SMALL, (12.0, 17.0, 14.0), (8.0, 8.0, 5.0))
     other = ellipsoid(SMALL, (27.0, 17.0, 14.0), (8.0, 8.0, 5.0)) & ~truth
@@ -323,6 +339,11 @@ def test_a_minus_click_takes_the_neighbour_away(tmp_path: Path) -> None:
     farther = segment(build(tmp_path), scan, clicked(plus, minus=((*minus[:2], 13.0),)))
     assert np.array_equal(farther.mask[..., 13] == 1, truth[..., 13])
     assert np.array_equal(farther.mask[..., 14] == 1, (truth | other)[..., 14])
+    assert farther.notes == ()
+    # Where it cannot count, that is said.
+    idle = segment(one, scan, clicked(plus, minus=((*minus[:2], 13.0), (*minus[:2], 9.0))))
+    assert idle.notes == ("minus clicks of object '1' in slice 9, 13 changed nothing: it was not sought there",)
+    assert np.array_equal(idle.mask, both.mask)
 
 
 def region_of(voxels: np.ndarray, id: str = "1") -> Target:
@@ -355,6 +376,16 @@ def test_a_coarse_mask_is_a_dense_prompt_where_the_preset_says_so(tmp_path: Path
     )
     sparse = segment(build(tmp_path, size=48, propagate=False, dense=False), scan, region_of(coarse))
     assert np.array_equal(sparse.mask == 1, truth & (np.arange(9) == 4))
+
+
+def test_a_click_besides_a_coarse_mask_does_not_replace_it(tmp_path: Path) -> None:
+    scan, first, _ = two_blobs()
+    coarse = np.zeros(SMALL, bool)
+    coarse[2:20, 8:28, 13] = True
+    target = replace(region_of(coarse), clicks=(Click((11.0, 17.0, 13.0)),))
+    for dense in (True, False):
+        result = segment(build(tmp_path, propagate=False, dense=dense), scan, target)
+        assert np.array_equal(result.mask == 1, first & (np.arange(30) == 13)), dense
 
 
 # Several objects

@@ -22,7 +22,7 @@ from medseg_cli.embeddings import EmbeddingCache
 from medseg_cli.errors import InputError, ModelError
 from medseg_cli.intensity import Display, display
 from medseg_cli.pipelines.objects import empty_targets, labels_of
-from medseg_cli.pipelines.slice_prompts import Plan, plan_slices, whole_image
+from medseg_cli.pipelines.slice_prompts import Plan, plan_slices, unused_minus, whole_image
 from medseg_cli.pipelines.slice_run import Answer, Network, SliceRun
 from medseg_cli.postprocess import clean
 from medseg_cli.preset import Preset
@@ -178,7 +178,7 @@ class SlicePipeline:
             for target, plan, found, way, steps in zip(prompt.targets, plans, run.found, ways, cleaning, strict=True)
         ]
         notes = [*self.cache.notes[noted:], *empty_targets(set(np.unique(mask).tolist()), prompt)]
-        notes += self._modality_notes(scan)
+        notes += unused_minus(plans, run.asked, prompt) + self._modality_notes(scan)
         provenance = {
             "pipeline": self.preset.pipeline,
             "weights": self.weights,
@@ -186,7 +186,7 @@ class SlicePipeline:
                 "plane": plane.name,
                 "axis": plane.axis,
                 "count": plane.count,
-                "prompted": len(run.seen),
+                "prompted": len({index for _, index in run.asked}),
                 "encoded": run.encoded,
                 "from_cache": run.reused,
             },

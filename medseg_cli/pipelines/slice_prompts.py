@@ -69,6 +69,19 @@ def plan_slices(prompt: Prompt, scan: Scan, plane: Plane, preset: Preset) -> lis
     return [_plan(target, scan, plane) for target in prompt.targets]
 
 
+def unused_minus(plans: list[Plan], asked: set[tuple[int, int]], prompt: Prompt) -> list[str]:
+    """A note for each target with minus clicks in slices that are not among the (object, slice) `asked` about."""
+    notes = []
+    for number, (plan, target) in enumerate(zip(plans, prompt.targets, strict=True)):
+        idle = sorted(index for index in plan.outside if (number, index) not in asked)
+        if idle:
+            where = ", ".join(map(str, idle))
+            notes.append(
+                f"minus clicks of object '{target.id}' in slice {where} changed nothing: it was not sought there"
+            )
+    return notes
+
+
 def _kinds(preset: Preset) -> str:
     return ", ".join(preset.prompts.kinds)
 

@@ -82,7 +82,8 @@ class SliceRun:
         cache: embeddings of this and earlier runs.
         batch: slices encoded at a time.
         found: per object: slice index → answer.
-        encoded, reused, seen: slices encoded, taken from the cache, and prompted at all.
+        encoded, reused: slices encoded, and taken from the cache.
+        asked: (object, slice) that the network was asked about.
     """
 
     network: Network
@@ -94,7 +95,7 @@ class SliceRun:
     found: list[dict[int, Answer]] = field(default_factory=list)
     encoded: int = 0
     reused: int = 0
-    seen: set[int] = field(default_factory=set)
+    asked: set[tuple[int, int]] = field(default_factory=set)
 
     def start(self, plans: list[Plan]) -> None:
         """Answer all prompts of the user."""
@@ -121,9 +122,10 @@ class SliceRun:
         while going:
             wanted: dict[tuple[int, int], _Front] = {}
             for front in going:
-                front.because = self._end(front, rules, wanted)
+                front.because = self._end(front, rules)
+                # Where two fronts of one object meet, the second waits: it tries the slice if the first turns it down.
                 if not front.because:
-                    wanted[front.target, front.at + front.step] = front
+                    wanted.setdefault((front.target, front.at + front.step), front)
             asked = [
                 (target, index, self._next(front, plans[target], rules)) for (target, index), front in wanted.items()
             ]
@@ -140,11 +142,11 @@ class SliceRun:
             for target in range(len(plans))
         ]
 
-    def _end(self, front: _Front, rules: Rules, wanted: dict[tuple[int, int], _Front]) -> str:
+    def _end(self, front: _Front, rules: Rules) -> str:
         index = front.at + front.step
         if not 0 <= index < self.plane.count:
             return "the scan ends"
-        if index in self.found[front.target] or (front.target, index) in wanted:
+        if index in self.found[front.target]:
             return f"slice {index} has this object already"
         if rules.max_slices is not None and abs(index - front.seed) > rules.max_slices:
             return f"{rules.max_slices} slices were allowed"
@@ -172,7 +174,7 @@ class SliceRun:
             self.plane.height, self.plane.width, self.network.model.size, self.plane.pixel_mm, **self.network.frame
         )
         indices = sorted({index for _, index, _ in wanted})
-        self.seen.update(indices)
+        self.asked.update((target, index) for target, index, _ in wanted)
         answers = []
         for first in range(0, len(indices), self.batch):
             embeddings = self._embed(indices[first : first + self.batch], frame)
@@ -233,7 +235,7 @@ class SliceRun:
         signs = torch.tensor([1] * len(prompt.inside) + [0] * len(prompt.outside), dtype=torch.int64)
         boxes, masks = prompt.boxes, None
         if prompt.region is not None:
-            if not len(boxes) and not len(prompt.inside):
+            if not len(boxes) and not (len(prompt.inside) and self.network.dense):
                 boxes = next_box(prompt.region, 0.0)[None]
             if self.network.dense:
                 masks = frame.region(prompt.region, self.network.model.mask_size)[None].to(device)
