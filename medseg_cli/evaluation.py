@@ -1,60 +1,103 @@
-"""Measuring a preset on labelled cases: every case is clicked once at a random voxel of its reference, then scored."""
+"""Measuring a preset on labelled cases: every case is prompted the same way, from its reference, then scored."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
 
-from medseg_cli.dataset import Case
-from medseg_cli.errors import InputError
+from medseg_cli.dataset import Case, load_pair
+from medseg_cli.errors import UsageError
 from medseg_cli.metrics import Score, score
 from medseg_cli.pipelines import Pipeline
-from medseg_cli.prompt import Click, Prompt, Target
-from medseg_cli.readers import load_scan
+from medseg_cli.preset import Preset
+from medseg_cli.prompt import Box, Click, Prompt, Target
 from medseg_cli.stages import Stages
+
+Kind = Literal["click", "box", "none"]
 
 
 @dataclass(frozen=True)
 class CaseScore:
-    """One case: where it was clicked (voxel index ijk) and how it scored."""
+    """One case: how and where it was prompted, and how it scored.
+
+    Args:
+        id: of the case.
+        kind: of prompt.
+        place: voxel indices: i, j, k of a click; i0, j0, k0, i1, j1, k1 of a box, both corners inside; () of none.
+        score: against the reference.
+    """
 
     id: str
-    click: tuple[float, float, float]
+    kind: Kind
+    place: tuple[float, ...]
     score: Score
 
 
+def usual_kind(preset: Preset) -> Kind:
+    """How a preset is used when nobody says otherwise: without a prompt if it can, else by click, else by box."""
+    if preset.prompts.whole_image:
+        return "none"
+    return "click" if "point" in preset.prompts.kinds else "box"
+
+
+def check_kind(preset: Preset, kind: Kind) -> None:
+    """Refuse a kind of prompt that the preset does not take.
+
+    Raises:
+        UsageError: with the kinds that it takes.
+    """
+    takes = {"click": "point" in preset.prompts.kinds, "box": "box" in preset.prompts.kinds}
+    takes["none"] = preset.prompts.whole_image
+    if not takes[kind]:
+        known = ", ".join(f"--prompt {name}" for name, taken in takes.items() if taken)
+        raise UsageError(f"preset {preset.name} cannot be measured with --prompt {kind}", f"it takes {known}")
+
+
 def evaluate(
-    pipeline: Pipeline, cases: Sequence[Case], seed: int, report: Callable[[CaseScore], None]
+    pipeline: Pipeline,
+    cases: Sequence[Case],
+    seed: int,
+    report: Callable[[CaseScore], None],
+    kind: Kind = "click",
 ) -> list[CaseScore]:
-    """Segment every case from one random foreground click and score it on the scan's own grid.
+    """Segment every case from one prompt and score it on the scan's own grid.
 
     Args:
-        pipeline: takes clicks.
+        pipeline: takes prompts of that kind.
         cases: labelled cases; every positive label value is the object.
         seed: of the clicks; case number n is clicked by the generator (seed, n).
         report: called after each case.
+        kind: "click" at a random voxel of the reference, "box" exactly round it, or "none".
 
     Raises:
         InputError: a label that lies off its scan's grid or is empty.
     """
     results = []
     for number, case in enumerate(cases):
-        scan, label = load_scan(case.image), load_scan(case.label)
-        if scan.shape != label.shape or not np.allclose(scan.affine, label.affine, atol=1e-3):
-            raise InputError(f"{case.label} {label.shape} does not lie on the grid of {case.image} {scan.shape}")
-        reference = label.voxels[0] > 0
-        foreground = np.argwhere(reference)
-        if not len(foreground):
-            raise InputError(f"{case.label} has no labelled voxel")
-        i, j, k = foreground[np.random.default_rng([seed, number]).integers(len(foreground))].astype(float)
-        prompt = Prompt((Target("1", "", (Click((i, j, k), "ijk"),)),))
+        scan, labels = load_pair(case)
+        reference = labels > 0
+        prompt, place = _prompt(kind, reference, np.random.default_rng([seed, number]))
         mask = pipeline.segment(scan, prompt, Stages()).mask > 0
-        results.append(CaseScore(case.id, (i, j, k), score(mask, reference, scan.spacing)))
+        results.append(CaseScore(case.id, kind, place, score(mask, reference, scan.spacing)))
         report(results[-1])
     return results
+
+
+def _prompt(kind: Kind, reference: NDArray[np.bool_], rng: Generator) -> tuple[Prompt, tuple[float, ...]]:
+    """The prompt that a reference (I, J, K) gives, and where it is."""
+    if kind == "none":
+        return Prompt(), ()
+    foreground = np.argwhere(reference)
+    if kind == "click":
+        i, j, k = foreground[rng.integers(len(foreground))].astype(float).tolist()
+        return Prompt((Target("1", "", (Click((i, j, k), "ijk"),)),)), (i, j, k)
+    first, second = (tuple(corner.astype(float).tolist()) for corner in (foreground.min(0), foreground.max(0)))
+    return Prompt((Target("1", "", boxes=(Box(first, second, "ijk"),)),)), (*first, *second)
 
 
 def summarise(results: Sequence[CaseScore]) -> dict[str, Any]:
@@ -78,4 +121,9 @@ def summarise(results: Sequence[CaseScore]) -> dict[str, Any]:
 
 def rows(results: Sequence[CaseScore]) -> list[dict[str, Any]]:
     """The cases as flat records."""
-    return [{"id": result.id, "click_ijk": list(result.click), **asdict(result.score)} for result in results]
+    return [
+        {"id": result.id, "prompt": result.kind, f"{result.kind}_ijk": list(result.place), **asdict(result.score)}
+        if result.place
+        else {"id": result.id, "prompt": result.kind, **asdict(result.score)}
+        for result in results
+    ]

@@ -45,6 +45,14 @@ def _hd95(mask: NDArray[np.bool_], reference: NDArray[np.bool_], spacing: tuple[
     import torch
     from monai.metrics import compute_hausdorff_distance
 
-    pair = [torch.from_numpy(np.ascontiguousarray(each))[None, None].float() for each in (mask, reference)]
-    distance = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=list(spacing))
+    # In a single slice taken as a volume, every voxel would count as surface.
+    thick = [axis for axis in range(3) if mask.shape[axis] > 1]
+    if len(thick) < 2:
+        thick = [0, 1, 2]
+    flat = tuple(axis for axis in range(3) if axis not in thick)
+    pair = [
+        torch.from_numpy(np.ascontiguousarray(each.squeeze(flat)))[None, None].float() for each in (mask, reference)
+    ]
+    sides = [spacing[axis] for axis in thick]
+    distance = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=sides)
     return float(distance.item())

@@ -37,6 +37,17 @@ def test_distances_are_in_mm_along_each_axis() -> None:
     assert score(one, two, (1.0, 1.0, 2.5)).hd95_mm == pytest.approx(10.0)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_surface_of_an_image_is_its_outline(axis: int) -> None:
+    full = np.zeros((15, 15), bool)
+    full[3:12, 3:12] = True
+    holed = full.copy()
+    holed[7, 7] = False
+    # The four pixels round the hole, 11 % of the outline, lie three pixels from the other mask's.
+    pair = [np.expand_dims(each, axis) for each in (full, holed)]
+    assert score(*pair, (2.0, 2.0, 2.0)).hd95_mm == pytest.approx(6.0)
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 1000), st.tuples(*[st.floats(0.5, 3)] * 3))
 def test_scores_agree_with_distance_transforms(seed: int, spacing: tuple[float, float, float]) -> None:

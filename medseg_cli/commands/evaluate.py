@@ -1,4 +1,4 @@
-"""`medseg evaluate`: measure a preset on labelled cases, one random click each."""
+"""`medseg evaluate`: measure a preset on labelled cases, prompted from their references."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medseg_cli.commands import options
 
 
 def evaluate(
-    dataset: Annotated[Path, typer.Argument(help="Folder in the Medical Segmentation Decathlon layout.")],
+    dataset: Annotated[Path, typer.Argument(help="Folder of scans with masks; docs/datasets.md lists the layouts.")],
     preset: options.PresetName,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="JSON", help="Report with every case.")
@@ -20,6 +20,12 @@ def evaluate(
         Literal["test", "validation", "train", "all"],
         typer.Option(help="Part of the split; of a run's own split.json when --preset is a run folder."),
     ] = "test",
+    prompt: Annotated[
+        Literal["usual", "click", "box", "none"],
+        typer.Option(
+            help="One random click in each object, its exact box, or nothing at all; usual = as the preset is made for."
+        ),
+    ] = "usual",
     split_seed: Annotated[int, typer.Option(min=0, help="Seed of the split, for presets that are no run.")] = 0,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
@@ -32,9 +38,11 @@ def evaluate(
     debug: options.Debug = False,
     log_json: options.LogJson = "",
 ) -> None:
-    """Dice, HD95 and volume error of a preset on a labelled dataset, from one random click in each object.
+    """Dice, HD95 and volume error of a preset on a labelled dataset, each case prompted from its reference.
 
     medseg evaluate hippocampus-mr/ --preset hippocampus-mr -o scores.json
+
+    medseg evaluate chest-xray-lungs/ --preset chest-xray-lungs --prompt box
     """
     # With JSON lines on stderr, nothing else may stand there.
     quiet = options.start_talking(quiet, verbose, debug, log_json) == "quiet" or log_json == "-"
@@ -50,6 +58,8 @@ def evaluate(
     if output is not None:
         check_output(output, overwrite=overwrite)
     chosen = presets.find(preset)
+    kind = evaluation.usual_kind(chosen) if prompt == "usual" else prompt
+    evaluation.check_kind(chosen, kind)
     found = read_cases(dataset)
     wanted = found if cases == "all" else getattr(split_of(found, chosen, split_seed), cases)
     pipeline = pipelines.build(chosen, devices.select(device, precision, seed, deterministic))
@@ -58,13 +68,14 @@ def evaluate(
         if not quiet:
             typer.echo(f"{result.id}: Dice {result.score.dice:.4f}", err=True)
 
-    results = evaluation.evaluate(pipeline, wanted, seed, tell)
+    results = evaluation.evaluate(pipeline, wanted, seed, tell, kind)
     summary = {
         "preset": chosen.name,
         "dataset": dataset.resolve().name,
         "part": cases,
         "split_seed": split_seed,
-        "click_seed": seed,
+        "prompt": kind,
+        "click_seed": seed if kind == "click" else None,
         **evaluation.summarise(results),
     }
     text = json.dumps({**summary, "metric_per_case": evaluation.rows(results)}, indent=1)

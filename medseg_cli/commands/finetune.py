@@ -10,18 +10,19 @@ import typer
 from medseg_cli.commands import options
 
 if TYPE_CHECKING:
+    from medseg_cli.preset import Preset
     from medseg_cli.trainer import Progress
 
 
 def finetune(
-    dataset: Annotated[Path, typer.Argument(help="Folder in the Medical Segmentation Decathlon layout.")],
+    dataset: Annotated[Path, typer.Argument(help="Folder of scans with masks; docs/datasets.md lists the layouts.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder; a run that is there is resumed.")],
     preset: options.PresetName,
     start: Annotated[
         Literal["preset", "scratch"], typer.Option(help="Begin with the preset's weights, or with random ones.")
     ] = "preset",
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of the whole run.")] = 1000,
-    batch_size: Annotated[int, typer.Option(min=1, help="Crops per step.")] = 2,
+    batch_size: Annotated[int, typer.Option(min=1, help="Crops or pictures per step.")] = 2,
     learning_rate: Annotated[float, typer.Option(min=1e-7, max=1.0, help="Peak learning rate of AdamW.")] = 2e-4,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations and checkpoints.")] = 100,
     device: options.Device = "auto",
@@ -36,7 +37,8 @@ def finetune(
     """Train a preset's network on your own scans and masks.
 
     The run folder gets preset.yaml and weights.safetensors: `medseg segment SCAN --preset RUN` uses them at once.
-    15 % of the cases are held back as test cases and named in split.json. The same command resumes a stopped run.
+    15 % of the cases are held back as test cases, unless the dataset names its own; split.json lists them. The same
+    command resumes a stopped run.
     """
     # With JSON lines on stderr, nothing else may stand there.
     quiet = options.start_talking(quiet, verbose, debug, log_json) == "quiet" or log_json == "-"
@@ -62,7 +64,17 @@ def finetune(
     initial = weights.resolve(base).path if start == "preset" else None
     path = training_run.train(dataset, base, initial, plan, output, lambda line: _tell(line, quiet))
     if not quiet:
-        typer.echo(f"done: medseg segment SCAN -o MASK.nii.gz --preset {path.parent} --point X,Y,Z", err=True)
+        typer.echo(f"done: {_usage(base, path.parent)}", err=True)
+
+
+def _usage(base: Preset, run: Path) -> str:
+    """The command that uses a run."""
+    kinds = base.prompts.kinds
+    prompt = "--point X,Y,Z" if "point" in kinds else "--box X0,Y0,Z0,X1,Y1,Z1"
+    if base.dims == 2:
+        prompt = "" if base.prompts.whole_image else "--point X,Y" if "point" in kinds else "--box X0,Y0,X1,Y1"
+    name = "MASK.png" if base.dims == 2 else "MASK.nii.gz"
+    return f"medseg segment SCAN -o {name} --preset {run} {prompt}".rstrip()
 
 
 def _tell(line: Progress, quiet: bool) -> None:

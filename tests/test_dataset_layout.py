@@ -1,0 +1,169 @@
+"""Datasets in the layouts that people have: which label belongs to which scan, and what stays together in a split."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from medseg_cli.dataset import Case, load_pair, read_cases, split_cases
+from medseg_cli.errors import InputError
+
+SQUARE = np.zeros((20, 24), np.uint8)
+SQUARE[5:12, 6:15] = 255
+
+
+def draw(path: Path, pixels: np.ndarray = SQUARE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def pairs(cases: tuple[Case, ...]) -> list[tuple[str, str, str]]:
+    return [(case.id, case.image.name, case.label.name) for case in cases]
+
+
+def test_two_folders_with_equal_names(tmp_path: Path) -> None:
+    for name in ("b", "a", "c.v2"):
+        draw(tmp_path / "images" / f"{name}.png")
+        draw(tmp_path / "masks" / f"{name}.tif")
+    (tmp_path / "images" / "LICENCE.md").write_text("CC0")
+    expected = [("a", "a.png", "a.tif"), ("b", "b.png", "b.tif"), ("c.v2", "c.v2.png", "c.v2.tif")]
+    assert pairs(read_cases(tmp_path)) == expected
+
+
+def test_masks_beside_images_in_folders_of_classes(tmp_path: Path) -> None:
+    for name in ("benign/x 1", "malignant/y 1"):
+        draw(tmp_path / f"{name}.png")
+        draw(tmp_path / f"{name}_mask.png")
+    draw(tmp_path / "malignant" / "y 1_mask_1.png")
+    cases = read_cases(tmp_path)
+    assert pairs(cases) == [
+        ("x 1", "x 1.png", "x 1_mask.png"),
+        ("y 1_mask", "y 1.png", "y 1_mask.png"),
+        ("y 1_mask_1", "y 1.png", "y 1_mask_1.png"),
+    ]
+    assert [case.group for case in cases] == ["x 1", "y 1", "y 1"]
+
+
+def test_nnunet(tmp_path: Path) -> None:
+    for folder, name in (("imagesTr", "p_1_0000"), ("imagesTr", "p_2_0000"), ("labelsTr", "p_1"), ("labelsTr", "p_2")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(np.ones((3, 3, 3), np.uint8), np.eye(4)), tmp_path / folder / f"{name}.nii.gz")
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}))
+    assert pairs(read_cases(tmp_path)) == [
+        ("p_1", "p_1_0000.nii.gz", "p_1.nii.gz"),
+        ("p_2", "p_2_0000.nii.gz", "p_2.nii.gz"),
+    ]
+    (tmp_path / "imagesTr" / "p_2_0000.nii.gz").unlink()
+    with pytest.raises(InputError, match="p_2_0000"):
+        read_cases(tmp_path)
+
+
+def sa_med2d(folder: Path, split: bool) -> None:
+    """Four images of two patients with two masks each, by the names of SA-Med2D; listed from the folder above."""
+    train: dict[str, list[str]] = {}
+    test: dict[str, str] = {}
+    for patient in ("p1", "p2", "p3"):
+        for index in (7, 8):
+            name = f"ct_00--Organs--{patient}--x_00{index}"
+            image = draw(folder / "images" / f"{name}.png")
+            for number in (0, 1):
+                mask = draw(folder / "masks" / f"{name}--000{number}_000.png")
+                if split and patient == "p3":
+                    test[f"{folder.name}/masks/{mask.name}"] = f"{folder.name}/images/{image.name}"
+                else:
+                    train.setdefault(f"{folder.name}/images/{image.name}", []).append(
+                        f"{folder.name}/masks/{mask.name}"
+                    )
+    (folder / "image2label_train.json").write_text(json.dumps(train))
+    if test:
+        (folder / "label2image_test.json").write_text(json.dumps(test))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sa_med2d_keeps_patients_together(tmp_path: Path, seed: int) -> None:
+    sa_med2d(tmp_path / "data", split=False)
+    cases = read_cases(tmp_path / "data")
+    assert len(cases) == 12
+    split = split_cases(cases, seed)
+    patients = [{case.id.split("--")[2] for case in part} for part in (split.train, split.validation, split.test)]
+    assert [len(part) for part in patients] == [1, 1, 1]
+    assert set.union(*patients) == {"p1", "p2", "p3"}
+
+
+def test_sa_med2d_test_listing_is_the_test_part(tmp_path: Path) -> None:
+    sa_med2d(tmp_path / "data", split=True)
+    split = split_cases(read_cases(tmp_path / "data"), 0)
+    assert {case.group for case in split.test} == {"ct_00--Organs--p3"}
+    assert {case.group for case in split.train} != {case.group for case in split.validation}
+    assert len(split.test) == len(split.train) == len(split.validation) == 4
+
+
+def test_an_image_in_both_listings_is_refused(tmp_path: Path) -> None:
+    sa_med2d(tmp_path / "data", split=True)
+    listing = tmp_path / "data" / "label2image_test.json"
+    facts = json.loads(listing.read_text())
+    name = "data/images/ct_00--Organs--p1--x_007.png"
+    listing.write_text(json.dumps({**facts, "data/masks/ct_00--Organs--p1--x_007--0000_000.png": name}))
+    with pytest.raises(InputError, match="for training and for testing"):
+        read_cases(tmp_path / "data")
+
+
+def test_the_real_layout_of_sa_med2d(shared: Path) -> None:
+    cases = read_cases(shared / "data" / "sam-med2d-layout")
+    listed = json.loads((shared / "data" / "sam-med2d-layout" / "image2label_train.json").read_text())
+    assert len(cases) == 30
+    assert sum(not case.part for case in cases) == sum(len(masks) for masks in listed.values())
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({}, "no dataset.json"),
+        ({"images/a.png": SQUARE, "masks/b.png": SQUARE}, r"no mask is called like a\.png"),
+        ({"image2label_train.json": "[]"}, "not a listing"),
+        ({"image2label_train.json": '{"images/a.png": "masks/a.png"}'}, "where file names are expected"),
+        ({"image2label_train.json": '{"images/a.png": ["masks/a.png"]}'}, "does not exist"),
+        ({"dataset.json": '{"labels": {}}'}, "not a Medical Segmentation Decathlon listing"),
+    ],
+)
+def test_folders_in_no_layout_are_said(tmp_path: Path, files: dict[str, object], words: str) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str):
+            (tmp_path / name).write_text(content)
+        else:
+            draw(tmp_path / name, content)
+    with pytest.raises(InputError, match=words):
+        read_cases(tmp_path)
+
+
+def test_shades_at_the_edge_of_a_mask_count_from_half(tmp_path: Path) -> None:
+    soft = SQUARE.copy()
+    soft[5, 6:15], soft[11, 6:15], soft[0, 0] = 100, 150, 3
+    case = Case("a", draw(tmp_path / "a.png", SQUARE // 2), draw(tmp_path / "m.png", soft))
+    _, labels = load_pair(case)
+    expected = SQUARE > 0
+    expected[5] = False
+    assert np.array_equal(labels[:, :, 0].T, expected.astype(int))
+
+
+def test_a_label_map_as_picture_keeps_its_values(tmp_path: Path) -> None:
+    values = np.zeros((20, 24), np.uint8)
+    values[2:6, 2:6], values[10:14, 10:20] = 1, 7
+    case = Case("a", draw(tmp_path / "a.png", SQUARE // 2), draw(tmp_path / "m.png", values))
+    _, labels = load_pair(case)
+    assert np.array_equal(labels[:, :, 0].T, values)
+
+
+def test_empty_and_misfitting_masks_are_said(tmp_path: Path) -> None:
+    image = draw(tmp_path / "a.png", SQUARE // 2)
+    with pytest.raises(InputError, match="no labelled voxel"):
+        load_pair(Case("a", image, draw(tmp_path / "empty.png", SQUARE * 0)))
+    with pytest.raises(InputError, match="does not lie on the grid"):
+        load_pair(Case("a", image, draw(tmp_path / "small.png", SQUARE[1:])))
