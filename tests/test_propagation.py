@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -129,6 +132,16 @@ def test_brightness_is_compared_with_the_prompted_slice() -> None:
 def test_a_network_without_a_score_is_not_judged_by_it() -> None:
     before = found(disc(9))
     assert stop_reason(found(disc(9), score=None), before, before, Rules(**{**OFF, "min_score": 1.0})) is None
+
+
+def test_the_page_states_the_defaults(root: Path) -> None:
+    page = (root / "docs" / "slices.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)`[^|]*\| ([\w.]+) \|", page, re.MULTILINE))
+    rows["margin"] = re.search(r"`margin` \(([\d.]+)\)", page)[1]  # type: ignore[index]
+    stated = {
+        name: None if text == "none" else float(text) for name, text in rows.items() if name in Rules.model_fields
+    }
+    assert stated == Rules().model_dump()
 
 
 @pytest.mark.parametrize(
