@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from medseg_kernels.cubic_attention import shift_mask
+from medseg_kernels.volume_patches import slice_patches_reference
 from torch.nn import functional as F
 
 import medseg_cli
@@ -105,13 +106,14 @@ def test_checksums_of_the_regenerated_weights(tiny: dict, checkpoint: Path) -> N
 def test_patches_tokens_and_blocks(model: torch.nn.Module, tiny: dict, volume: torch.Tensor) -> None:
     expected = tiny["intermediates"]
     encoder = model.encoder
+    patch = encoder.patch_embed.proj
     with torch.inference_mode():
-        patches = encoder.patches(volume.repeat(1, 3, 1, 1, 1))
-        close(encoder.patches(volume), patches)
-        slices = patches[0].permute(2, 0, 1, 3)
+        three = volume.repeat(1, 3, 1, 1, 1)
+        slices = slice_patches_reference(three, patch.weight, patch.bias, 2)[0].permute(2, 0, 1, 3)
         stride = slices.shape[0] // expected["patch_embed_s4"].shape[0]
         close(slices[::stride, ::4, ::4], expected["patch_embed_s4"])
-        x = encoder.embed(patches)
+        close(encoder.embed(three)[:, ::4, ::4, ::4], expected["tokens_s4"])
+        x = encoder.embed(volume)
         close(x[:, ::4, ::4, ::4], expected["tokens_s4"])
         close(encoder.blocks[0].adapter(x)[:, ::4, ::4, ::4], expected["block0.adapter_s4"])
         for index, block in enumerate(encoder.blocks):
@@ -207,3 +209,22 @@ def test_shipped_presets_hold_the_official_numbers(name: str) -> None:
     assert (how.low, how.high, how.mean, how.std) == numbers
     assert found.preprocessing.spacing == (1, 1, 1)
     assert tuple(found.options["official_axes"]) == axes
+
+
+def test_interpolated_tables_are_kept_while_the_weights_stay(tiny: dict) -> None:
+    model = medseg_cli.load_model("3dsam-adapter", checkpoint=None, **tiny["config"])
+    attention = model.encoder.blocks[2].attn
+    with torch.inference_mode():
+        first = attention.tables()
+        assert attention.tables() is first
+    assert attention.tables() is not first, "gradients must reach the stored table"
+    attention.tables()[2].sum().backward()
+    assert attention.rel_pos_d.grad is not None
+    with torch.no_grad():
+        attention.rel_pos_w += 1
+        assert torch.allclose(attention.tables()[1], first[1] + 1)
+        state = {key: value + 2 for key, value in attention.state_dict().items()}
+        attention.load_state_dict(state)
+        assert torch.allclose(attention.tables()[0], first[0] + 2)
+        attention.load_state_dict({key: value + 1 for key, value in state.items()}, assign=True)
+        assert torch.allclose(attention.tables()[0], first[0] + 3)

@@ -16,8 +16,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
-from medseg_kernels import attention
+from medseg_kernels import attention, volume_patches
 from medseg_kernels.attention import attention_reference
+from medseg_kernels.volume_patches import volume_patches_reference
 from torch import Tensor
 
 import medseg_cli
@@ -70,6 +71,8 @@ def measure(device: torch.device) -> list[Row]:
     size = network.config.crop_size
     crop = torch.randn(1, 1, size, size, size, device=device)
     three = crop.repeat(1, 3, 1, 1, 1)
+    patch, slices = network.encoder.patch_embed.proj, network.encoder.slice_embed
+    stem = (patch.weight, patch.bias, slices.weight, slices.bias)
     click = torch.full((1, 1, 3), size / 2, device=device)
     second = click + 3
     features = network.encoder(crop)
@@ -85,9 +88,9 @@ def measure(device: torch.device) -> list[Row]:
             lambda: attention(image_tokens, queries, queries),
         ),
         compare(
-            "patch embedding of a grey crop (baseline: three equal channels, as the official code)",
-            lambda: network.encoder.patches(three),
-            lambda: network.encoder.patches(crop),
+            "stem of the embedded network (baseline: slice by slice, three equal channels, as the official code)",
+            lambda: volume_patches_reference(three, *stem, 1),
+            lambda: volume_patches(crop, *stem, 1),
         ),
         compare(
             "two objects in one crop (baseline: encode for each, as the official code)",

@@ -6,13 +6,17 @@ Everything after the patch embedding is ordered (H, W, D) with D the slice axis,
 from __future__ import annotations
 
 import torch
-from medseg_kernels import cubic_window_attention, spatial_adapter
+from medseg_kernels import adapter_3d, volume_patches, window_attention
+from medseg_kernels.cubic_attention import Tables, from_windows, to_windows, window_sides
 from segment_anything.modeling.common import MLPBlock
 from segment_anything.modeling.image_encoder import PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medseg_cli.models.sam3d.config import Sam3dConfig
+
+CPU_TOKENS = 4096
+"""Tokens that a CPU takes through attention and MLP at a time: the hidden layer of ViT-B is then 50 MB."""
 
 
 class SpatialAdapter(nn.Module):
@@ -28,7 +32,7 @@ class SpatialAdapter(nn.Module):
         """(B, H, W, D, C) → the same."""
         down, conv, up = self.linear1, self.conv, self.linear2
         assert conv.bias is not None
-        return spatial_adapter(x, down.weight, down.bias, conv.weight, conv.bias, up.weight, up.bias)
+        return adapter_3d(x, down.weight, down.bias, conv.weight, conv.bias, up.weight, up.bias)
 
 
 class CubicAttention(nn.Module):
@@ -46,11 +50,23 @@ class CubicAttention(nn.Module):
         self.rel_pos_w = nn.Parameter(torch.zeros(table))
         self.rel_pos_d = nn.Parameter(torch.zeros(table))
         self.lr = nn.Parameter(torch.tensor(1.0), requires_grad=False)
+        self._kept: tuple[tuple[Tensor, ...], tuple[tuple[int, int], ...], Tables] | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, D, C) → the same."""
-        tables = (self._rows(self.rel_pos_h), self._rows(self.rel_pos_w), self._rows(self.rel_pos_d))
-        return self.proj(cubic_window_attention(self.qkv(x), tables, self.lr, self.heads, self.window, self.shift))
+    def forward(self, windows: Tensor, sides: Tensor | None) -> Tensor:
+        """Tokens (N, window³, C) in the order of `to_windows`, their sides of the rolled border → the same shape."""
+        return self.proj(window_attention(self.qkv(windows), self.tables(), self.lr, self.heads, self.window, sides))
+
+    def tables(self) -> Tables:
+        """The stored tables interpolated to the window; without gradients computed once per state of the weights."""
+        stored = (self.rel_pos_h, self.rel_pos_w, self.rel_pos_d)
+        if torch.is_grad_enabled() or any(table.is_inference() for table in stored):
+            return self._rows(stored[0]), self._rows(stored[1]), self._rows(stored[2])
+        state = tuple((table._version, table.data_ptr()) for table in stored)
+        kept = self._kept
+        if kept is None or kept[1] != state or any(a is not b for a, b in zip(kept[0], stored, strict=True)):
+            kept = (stored, state, (self._rows(stored[0]), self._rows(stored[1]), self._rows(stored[2])))
+            self._kept = kept
+        return kept[2]
 
     def _rows(self, table: Tensor) -> Tensor:
         """The stored table (rows, d) linearly interpolated to the 2 * window - 1 offsets that occur in a window."""
@@ -72,10 +88,29 @@ class Block(nn.Module):
         self.adapter = SpatialAdapter(config.embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, D, C) → the same."""
+        """(B, H, W, D, C) → the same.
+
+        All but the adapter is per token or per window, so tokens are gathered into windows once. Without gradients,
+        a CPU then takes few windows at a time and adds in place: the widest layer never exists for the whole grid.
+        """
         x = self.adapter(x)
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        b, h, w, d, _ = x.shape
+        window, shift = self.attn.window, self.attn.shift
+        sides = window_sides((h, w, d), window, shift, x.device)
+        if sides is not None and b > 1:
+            sides = sides.repeat(b, 1)
+        tokens = to_windows(x, window, shift)
+        if torch.is_grad_enabled():
+            tokens = tokens + self.attn(self.norm1(tokens), sides)
+            tokens = tokens + self.mlp(self.norm2(tokens))
+        else:
+            del x
+            step = max(1, CPU_TOKENS // window**3) if tokens.device.type == "cpu" else len(tokens)
+            for start in range(0, len(tokens), step):
+                part = tokens[start : start + step]
+                part += self.attn(self.norm1(part), None if sides is None else sides[start : start + step])
+                part += self.mlp(self.norm2(part))
+        return from_windows(tokens, window, shift, (b, h, w, d))
 
 
 class ChannelNorm3d(nn.Module):
@@ -116,31 +151,20 @@ class ImageEncoder(nn.Module):
             for _ in range(4)
         )
 
-    def patches(self, image: Tensor) -> Tensor:
-        """(B, 1 or 3, D, H, W) crop → (B, H', W', D, C) patch embedding of every upsampled slice, still one per slice.
-
-        One channel stands for three identical ones: their kernels are summed, the same map at a third of the work.
-        """
+    def embed(self, image: Tensor) -> Tensor:
+        """(B, 1 or 3, P, P, P) crop in (D, H, W) → (B, T, T, T, C) tokens in (H, W, D) with position."""
+        patch, slices = self.patch_embed.proj, self.slice_embed
         scale = self.config.internal_size // self.config.crop_size
-        if scale != 1:
-            image = F.interpolate(image, scale_factor=scale, mode="trilinear", align_corners=False)
-        batch, channels = image.shape[:2]
-        slices = image.transpose(1, 2).flatten(0, 1)
-        proj = self.patch_embed.proj
-        kernel = proj.weight.sum(1, keepdim=True) if channels == 1 else proj.weight
-        embedded = F.conv2d(slices, kernel, proj.bias, stride=proj.stride)
-        return embedded.unflatten(0, (batch, -1)).permute(0, 3, 4, 1, 2)
-
-    def embed(self, patches: Tensor) -> Tensor:
-        """(B, H', W', D, C) patches of every slice → (B, T, T, T, C) tokens with position."""
-        tokens = self.slice_embed(patches.permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1)
+        assert patch.bias is not None
+        assert slices.bias is not None
+        tokens = volume_patches(image, patch.weight, patch.bias, slices.weight, slices.bias, scale)
         pool = self.pos_embed.shape[1] // self.config.tokens
         position = F.avg_pool2d(self.pos_embed.permute(0, 3, 1, 2), pool).permute(0, 2, 3, 1)
         return tokens + position[:, :, :, None] + self.depth_embed[:, None, None]
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """(B, 1 or 3, P, P, P) normalised crop in (D, H, W) → four features (B, out_chans, T, T, T) in (H, W, D)."""
-        x = self.embed(self.patches(image))
+        x = self.embed(image)
         features = []
         quarter = len(self.blocks) // 4
         for index, block in enumerate(self.blocks):
