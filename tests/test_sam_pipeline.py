@@ -14,13 +14,14 @@ import pytest
 import torch
 from phantom import affine, write_volume
 from PIL import Image
-from segment_anything import SamPredictor
+from segment_anything import SamPredictor, sam_model_registry
 from tiny_sam import LARGER, SMALL, save, upstream
 
 from medseg_cli import app, device, pipelines, preset
 from medseg_cli.errors import InputError, UsageError
+from medseg_cli.models.sam.config import config_of
 from medseg_cli.models.sam.network import Sam
-from medseg_cli.pipelines.by_slice import SlicePipeline
+from medseg_cli.pipelines.by_slice import Options, SlicePipeline
 from medseg_cli.preset import Preset
 from medseg_cli.prompt import Box, Click, Prompt, Target
 from medseg_cli.readers import load_scan
@@ -126,6 +127,24 @@ def test_missing_weights_say_how_to_get_them(
     for name in ("sam-vit-b", "sam-vit-l", "sam-vit-h", "medsam"):
         assert medseg("segment", volume, "-o", "m.nii.gz", "--preset", name, "--box", "1,1,1,5,5,1") == 4
         assert f"medseg weights pull {name}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"), [("sam-vit-b", "vit_b"), ("sam-vit-l", "vit_l"), ("sam-vit-h", "vit_h"), ("medsam", "vit_b")]
+)
+def test_presets_fit_their_pipeline(name: str, variant: str) -> None:
+    found = preset.find(name)
+    with torch.device("meta"):
+        official, random = sam_model_registry[variant](), Sam(config_of(found.model))
+    assert random.state_dict().keys() == official.state_dict().keys()
+    assert set(found.prompts.kinds) <= pipelines.find("sam").prompts
+    options = Options.model_validate(found.options)
+    boxes_only = name == "medsam"
+    assert (options.fit == "stretch", options.scale == "unit", options.dense) == (
+        boxes_only,
+        boxes_only,
+        not boxes_only,
+    )
 
 
 def test_objects_in_one_slice_share_its_encoding(tiny: Path, volume: Path, encoded: list[torch.Tensor]) -> None:
