@@ -161,10 +161,14 @@ def _cleaned(report: dict[str, Any]) -> list[str]:
         for step in each["cleaning"]:
             for key, word in (("removed_mm3", "removed"), ("added_mm3", "added")):
                 if step.get(key):
-                    done.append(f"{step['step']} {word} {step[key]:.4g} {unit}")
+                    done.append(f"{step['step']} {word} {_amount(step[key])} {unit}")
         if done:
             lines.append(f"{label['name']}: {', '.join(done)}")
     return lines
+
+
+def _amount(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _memory(stage: Stage) -> str:

@@ -11,8 +11,9 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import bright_slices
+import bright_box
 import nibabel as nib
 import numpy as np
 import pytest
@@ -45,15 +46,21 @@ def scan(tmp_path: Path) -> Path:
     return path
 
 
+def write_preset(folder: Path, **settings: Any) -> Path:
+    path = bright_box.preset(folder, **{"size": 40, "whole_image": True, **settings}).path
+    assert path is not None
+    return path
+
+
 @pytest.fixture
 def preset(tmp_path: Path) -> Path:
-    return bright_slices.write_preset(tmp_path)
+    return write_preset(tmp_path)
 
 
 @pytest.fixture
 def medseg(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Medseg]:
     monkeypatch.setattr(pipelines, "PIPELINES", dict(pipelines.PIPELINES))
-    bright_slices.register()
+    bright_box.register()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     before = signal.getsignal(signal.SIGTERM)
@@ -169,7 +176,7 @@ def test_each_plane_finds_the_same_bar(
 
 def test_a_click_in_a_slice_and_a_minus_click(medseg: Medseg, scan: Path, preset: Path) -> None:
     run(medseg, scan, preset, "--point", "13,14", "--point", "11,14:-", "--slice", 8, "--no-propagate")
-    assert not (read() > 0)[:18, :, 8].any(), "the minus click reaches everything left of column 18"
+    assert report()["status"] == "empty", "the minus click takes away all that is as bright"
     run(medseg, scan, preset, "--point", "13,14,8", "--no-propagate")
     assert np.array_equal(read() > 0, expected(8))
     assert report()["prompts"][0]["clicks"][0]["typed"] == [13, 14, 8]
@@ -179,7 +186,7 @@ def test_a_click_in_a_slice_and_a_minus_click(medseg: Medseg, scan: Path, preset
     ("words", "shown", "why"),
     [
         ([], (90, 200), "the preset's choice for scans of unknown modality"),
-        (["--modality", "ct"], (-160, 240), "the preset's choice for CT"),
+        (["--modality", "ct"], (-100, 300), "the preset's choice for CT"),
         (["--modality", "MR"], (90, 200), "the preset's choice for MR scans"),
         (["--window", "150/100"], (100, 200), "chosen for this run"),
         (["--window", "-600/1500"], (-1350, 150), "chosen for this run"),
@@ -278,6 +285,20 @@ def test_a_table_of_boxes(medseg: Medseg, scan: Path, preset: Path) -> None:
     assert np.unique(read()[14:18, 12:18, 8]).tolist() == [2]
 
 
+def test_the_same_from_python(medseg: Medseg, scan: Path, preset: Path) -> None:
+    run(medseg, scan, preset, "--box", BOX_2D, "--slice", 8, "--window", "150/100", "--keep", "largest")
+    from medseg_cli import Box, Prompt, Target, device, load_scan, pipelines
+    from medseg_cli.overrides import Overrides, with_options
+    from medseg_cli.preset import find
+    from medseg_cli.stages import Stages
+
+    chosen = with_options(find(preset), Overrides(window="150/100", keep="largest"))
+    pipeline = pipelines.build(chosen, device.select("cpu"))
+    prompt = Prompt((Target("1", "blob", boxes=(Box((8, 10, 8), (21, 20, 8)),)),))
+    assert np.array_equal(pipeline.segment(load_scan(scan), prompt, Stages()).mask, read())
+    assert read().any()
+
+
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
     """40 x 30 pixels of noise below 100, two bright squares."""
@@ -363,7 +384,7 @@ def test_a_picture_mask_is_a_prompt_for_a_picture(medseg: Medseg, picture: Path,
         (["--box", BOX_3D, "--max-slices", "0"], 2, "--max-slices"),
         (["--box", BOX_3D, "--min-mm3", "-1"], 2, "--min-mm3"),
         (["--box", BOX_3D, "--slices", "oblique"], 2, "'oblique'"),
-        (["--box", BOX_3D, "--embedding-cache", "bright.yaml"], 3, "cannot keep embeddings in bright.yaml"),
+        (["--box", BOX_3D, "--embedding-cache", "bright-box.yaml"], 3, "cannot keep embeddings in bright-box.yaml"),
         (["--box", BOX_3D, "--no-ml"], 2, "only PNG masks"),
         (["--box", BOX_3D, "-o", "m.png"], 2, "m.png is one picture"),
         (["--box", BOX_3D, "--weights", "none.pth"], 4, "none.pth"),
@@ -425,11 +446,11 @@ def test_mistakes_on_pictures(
 
 
 def test_a_preset_says_which_prompts_it_takes(medseg: Medseg, scan: Path, tmp_path: Path) -> None:
-    preset = bright_slices.write_preset(tmp_path, kinds="box", whole_image=False)
+    preset = write_preset(tmp_path, kinds="box", whole_image=False)
     for words, text in (
-        (["--point", "1,1,1"], "preset bright takes no clicks"),
-        (["--mask-prompt", "m.nii.gz"], "preset bright takes no masks"),
-        ([], "preset bright needs a prompt"),
+        (["--point", "1,1,1"], "preset bright-box takes no clicks"),
+        (["--mask-prompt", "m.nii.gz"], "preset bright-box takes no masks"),
+        ([], "preset bright-box needs a prompt"),
     ):
         code, _, err = medseg("segment", scan, "m.nii.gz", "-p", preset, *words)
         assert (code, text in err.splitlines()[0]) == (2, True), err
