@@ -46,17 +46,41 @@ class View:
         return F.avg_pool2d(sampled, FINER)[0]
 
 
-def random_view(height_mm: float, width_mm: float, longest: int, rng: Generator) -> View:
+@dataclass(frozen=True)
+class Focus:
+    """Where a view looks: shares of the source's (width, height) from its middle, and the share of them it shows."""
+
+    middle: tuple[float, float]
+    seen: float
+
+
+def random_focus(low: tuple[float, float], high: tuple[float, float], rng: Generator) -> Focus:
+    """Brings an object close: it fills between 8 and 80 % of the view's longer side, anywhere in it.
+
+    Args:
+        low, high: two corners (x, y) of the object's box, as shares of the source's sides from its middle.
+        rng: every draw.
+    """
+    corners = np.array([low, high])
+    size = float((corners[1] - corners[0]).max())
+    seen = min(SEEN[1], size * float(np.exp(rng.uniform(np.log(1 / 0.8), np.log(1 / 0.08)))))
+    slack = np.maximum(0, seen - (corners[1] - corners[0])) / 2
+    middle = corners.mean(0) + rng.uniform(-0.8, 0.8, size=2) * slack
+    return Focus((float(middle[0]), float(middle[1])), seen)
+
+
+def random_view(height_mm: float, width_mm: float, longest: int, rng: Generator, focus: Focus | None = None) -> View:
     """A field of view on a picture, in one case of seven the picture as it is, mirrored half the time.
 
     Args:
         height_mm, width_mm: size of the source; only their ratio counts.
         longest: longer side of the output in pixels.
         rng: every draw.
+        focus: where to look instead of at most of the picture.
     """
     seen, aspect, stretch, turn, shear = 1.0, 1.0, 1.0, 0.0, 0.0
     middle, warp = np.zeros(2), 0.0
-    if rng.random() < 6 / 7:
+    if focus is not None or rng.random() < 6 / 7:
         seen = float(np.exp(rng.uniform(*np.log(SEEN))))
         aspect = float(np.exp(rng.uniform(-0.15, 0.15)))
         stretch = float(np.exp(np.clip(rng.normal(0, 0.08), -0.2, 0.2)))
@@ -64,6 +88,8 @@ def random_view(height_mm: float, width_mm: float, longest: int, rng: Generator)
         shear = float(np.clip(rng.normal(0, 0.04), -0.1, 0.1))
         middle = rng.uniform(-SHIFT, SHIFT, size=2)
         warp = WARP * rng.random() if rng.random() < 0.6 else 0.0
+    if focus is not None:
+        seen, middle = focus.seen, np.array(focus.middle)
     sides = np.array([width_mm / aspect, height_mm * aspect]) * seen
     shown = sides * np.array([1.0, stretch])
     width, height = (max(1, round(float(side))) for side in longest * shown / shown.max())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,8 @@ def load_pair(case: Case) -> tuple[Scan, NDArray[np.int64]]:
             f"{case.label} does not lie on the grid of {case.image}: {label.shape} and {scan.shape} voxels, "
             f"affines differ by up to {np.abs(scan.affine - label.affine).max():g} mm"
         )
+    if case.modality and not scan.modality:
+        scan = replace(scan, modality=case.modality)
     values = np.rint(label.voxels[0]).astype(np.int64)
     if label.provenance.format == "image" and _is_picture_of_mask(values):
         values = (values > 127).astype(np.int64)

@@ -20,6 +20,8 @@ LAYOUTS = (
     "known layouts: dataset.json of the Medical Segmentation Decathlon or nnU-Net, image2label_train.json of "
     "SA-Med2D, a folder images/ beside masks/ with equal file names, or x.png with x_mask.png"
 )
+MODALITIES = {"CT": "CT", "MR": "MR", "MRI": "MR", "PET": "PT", "PT": "PT", "US": "US"}
+"""Names of a first channel in `dataset.json` that are one of DICOM's codes; others ("T1", "z-score") say nothing."""
 FORMAT_SUFFIXES = (".nii.gz", ".gipl.gz")
 MASK = "_mask"
 
@@ -34,6 +36,7 @@ class Case:
         image, label: the two files, on the same grid.
         group: cases of one group show the same patient or image and stay on the same side of every split; "" = `id`.
         part: "test" for a case that the dataset itself holds back, "" where it leaves the split to us.
+        modality: DICOM code that the dataset states for files which do not say it themselves; "" = none.
     """
 
     id: str
@@ -41,6 +44,7 @@ class Case:
     label: Path
     group: str = ""
     part: Literal["", "test"] = ""
+    modality: str = ""
 
 
 def read_cases(folder: Path) -> tuple[Case, ...]:
@@ -65,20 +69,36 @@ def read_cases(folder: Path) -> tuple[Case, ...]:
 
 
 def _decathlon(folder: Path) -> list[Case]:
-    """`dataset.json` with a list of pairs, or nnU-Net's without one: imagesTr/x_0000.nii.gz with labelsTr/x.nii.gz."""
+    """`dataset.json` with a list of pairs, or nnU-Net's without one: imagesTr/x_0000.nii.gz with labelsTr/x.nii.gz.
+
+    An entry of the list may name its `id`, `group` and `modality` besides `image` and `label`.
+    """
     listing = folder / "dataset.json"
     facts = _json(listing)
     try:
+        channels = facts.get("modality") or facts.get("channel_names") or {}
+        modality = MODALITIES.get(str(channels.get("0", "")).upper(), "")
         if "training" in facts:
-            pairs = [(folder / entry["image"], folder / entry["label"]) for entry in facts["training"]]
-            cases = [Case(_stem(image), image, label) for image, label in pairs]
+            cases = [
+                Case(
+                    str(entry.get("id", _stem(folder / entry["image"]))),
+                    folder / entry["image"],
+                    folder / entry["label"],
+                    str(entry.get("group", "")),
+                    modality=entry.get("modality", modality),
+                )
+                for entry in facts["training"]
+            ]
         else:
             ending = facts["file_ending"]
             labels = sorted((folder / "labelsTr").glob(f"*{ending}"))
             stems = [label.name.removesuffix(ending) for label in labels]
             images = [folder / "imagesTr" / f"{stem}_0000{ending}" for stem in stems]
-            cases = [Case(stem, image, label) for stem, image, label in zip(stems, images, labels, strict=True)]
-    except (KeyError, TypeError) as error:
+            cases = [
+                Case(stem, image, label, modality=modality)
+                for stem, image, label in zip(stems, images, labels, strict=True)
+            ]
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{listing} is not a Medical Segmentation Decathlon listing: {error!r}",
             'it needs "training": [{"image": ..., "label": ...}, ...], or nnU-Net\'s "file_ending" with imagesTr/',

@@ -64,6 +64,26 @@ def test_nnunet(tmp_path: Path) -> None:
         read_cases(tmp_path)
 
 
+def test_a_decathlon_entry_may_name_patient_and_modality(tmp_path: Path) -> None:
+    entries = []
+    for patient in "abc":
+        for kind in ("CT", "MR"):
+            path = tmp_path / patient / f"{kind}.nii.gz"
+            path.parent.mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(np.eye(4, dtype=np.int16)[..., None], np.eye(4)), path)
+            name = f"{patient}/{path.name}"
+            entries.append({"image": name, "label": name, "id": f"{patient}-{kind}", "group": patient})
+            if kind == "CT":
+                entries[-1]["modality"] = "CT"
+    (tmp_path / "dataset.json").write_text(json.dumps({"modality": {"0": "MRI"}, "training": entries}))
+    split = split_cases(read_cases(tmp_path), 0)
+    for part in (split.train, split.validation, split.test):
+        first, second = part
+        assert [case.id[2:] for case in part] == ["CT", "MR"]
+        assert first.group == second.group
+        assert [load_pair(case)[0].modality for case in part] == ["CT", "MR"]
+
+
 def sa_med2d(folder: Path, split: bool) -> None:
     """Four images of two patients with two masks each, by the names of SA-Med2D; listed from the folder above."""
     train: dict[str, list[str]] = {}

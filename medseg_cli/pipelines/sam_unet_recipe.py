@@ -6,7 +6,7 @@ only, as in the method (paper section 3; official training: one box per mask, mo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,23 +17,30 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from medseg_cli.augment_picture import random_shades, random_view
+from medseg_cli.augment_picture import Focus, random_focus, random_shades, random_view
 from medseg_cli.dataset import Case, load_pair
+from medseg_cli.errors import InputError
 from medseg_cli.frame import Frame
 from medseg_cli.intensity import Display, display
 from medseg_cli.models.sam_unet.config import config_of
 from medseg_cli.models.sam_unet.losses import focal_dice
 from medseg_cli.models.sam_unet.network import SamUnet
 from medseg_cli.models.sam_unet.start import begin
+from medseg_cli.pipelines.by_slice import Options
 from medseg_cli.preset import Preset
+from medseg_cli.scan import Scan
 from medseg_cli.slices import Plane, plane_of
 
 PROMPTS = 2
-"""Boxes per sample."""
+"""Boxes per sample, if as many objects are in view."""
 JITTER = (0.04, 0.1)
 """Standard deviation and largest move of a box's sides, as shares of its own width and height."""
 PART = 0.1
 """A part of an object counts as prompted by itself from this share of its largest part on."""
+WINDOWS = (0.15, 1.2)
+"""Widths of random windows, as shares of what the preset shows."""
+HELD_SLICES = 16
+"""Most slices of one case in a validation."""
 LEAST_PIXELS = 12
 """Fewer pixels of an object in a view or slice are not worth a prompt."""
 TOUCHING = np.ones((3, 3), dtype=bool)
@@ -44,6 +51,7 @@ class Study:
     """One case in memory.
 
     Args:
+        name: the image's path.
         voxels: (C, I, J, K) float32, the scan's units, C = 1 or 3.
         labels: (I, J, K) label values, 0 = nothing.
         planes: the ways in which it is sliced.
@@ -51,6 +59,7 @@ class Study:
         slices: per plane, the slices that hold enough of any object.
     """
 
+    name: str
     voxels: NDArray[np.float32]
     labels: NDArray[np.uint16]
     planes: tuple[Plane, ...]
@@ -69,12 +78,12 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """One validation picture: network input (3, S, S), its frame, boxes (N, 4) in it, masks (N, H, W)."""
+    """One validation picture: network input (3, S, S), its frame, box (1, 4) in it, mask (1, H, W)."""
 
     image: Tensor
     frame: Frame
-    boxes: Tensor
-    masks: Tensor
+    box: Tensor
+    mask: Tensor
 
 
 @dataclass(frozen=True)
@@ -104,27 +113,47 @@ class SamUnetRecipe:
         preprocessing = self.preset.preprocessing
         key = "image" if scan.provenance.format == "image" else scan.modality
         how = preprocessing.by_modality.get(key or "", preprocessing.intensity)
-        planes = (plane_of(scan),)
+        planes = _planes(scan, self.preset)
         slices = tuple(_slices(labels, plane) for plane in planes)
-        return Study(scan.voxels, labels.astype(np.uint16), planes, display(scan, how, "preset"), slices)
+        shown = display(scan, how, "the preset")
+        return Study(str(case.image), scan.voxels, labels.astype(np.uint16), planes, shown, slices)
 
     def sample(self, study: Study, rng: Generator) -> Sample:
-        """A random view of a random slice, with two boxes; all randomness comes from `rng`."""
+        """A random view of a random slice, with up to two boxes; all randomness comes from `rng`.
+
+        Raises:
+            InputError: objects too small to be seen at the network's size.
+        """
+        for least in range(LEAST_PIXELS, 0, -1):
+            sample = self._view(study, least, rng)
+            if sample is not None:
+                return sample
+        raise InputError(
+            f"{study.name}: its objects are smaller than a pixel once the picture has {self._size} pixels",
+            "crop the images round the objects, or leave the case out",
+        )
+
+    def _view(self, study: Study, least: int, rng: Generator) -> Sample | None:
+        """A sample, None if no object shows at least that many pixels."""
         number = int(rng.integers(len(study.planes)))
         plane = study.planes[number]
         index = int(rng.choice(study.slices[number]))
-        grey, labels = _grey(study, plane, index), plane.take(study.labels, index)
-        wanted = [_object(labels, self.preset.prompts.whole_image, rng) for _ in range(PROMPTS)]
+        whole = self.preset.prompts.whole_image
+        labels = plane.take(study.labels, index)
+        wanted = [_object(labels, whole, rng) for _ in range(PROMPTS)]
+        focus = _focus(wanted[0], rng) if not whole and rng.random() < 0.6 else None
         high, wide = np.array(labels.shape) * plane.pixel_mm
-        view = random_view(float(high), float(wide), self._size, rng)
+        view = random_view(float(high), float(wide), self._size, rng, focus)
         seen = view.of(torch.ones(1, *labels.shape))
         shown = view.of(torch.from_numpy(np.stack(wanted).astype(np.float32))) > 0.5
-        if int(shown.sum((1, 2)).min()) < LEAST_PIXELS:
-            return self.sample(study, rng)
-        image = (random_shades(view.of(grey), seen, rng) * 255).round().expand(3, -1, -1)
+        visible = shown[shown.sum((1, 2)) >= least].numpy()
+        if not len(visible):
+            return None
+        grey = view.of(_grey(study, plane, index, wanted[0], rng))
+        image = (random_shades(grey, seen, rng) * 255).round().expand(3, -1, -1)
         boxes, masks = [], []
-        for turn, mask in enumerate(shown.numpy()):
-            if self.preset.prompts.whole_image and turn == 0:
+        for turn, mask in enumerate(visible):
+            if whole and turn == 0:
                 box = np.array([0, 0, view.width, view.height], dtype=np.float64)
             else:
                 mask = _part(mask, rng) if rng.random() < 0.4 else mask
@@ -134,18 +163,19 @@ class SamUnetRecipe:
         padding = (0, self._size - view.width, 0, self._size - view.height)
         return Sample(image, torch.stack(boxes), F.pad(torch.stack(masks).float(), padding))
 
-    def fixed_sample(self, study: Study, rng: Generator) -> Held:
-        """One slice as it is, with the whole image or one object's exact box: what validation sees."""
-        plane = study.planes[0]
-        index = int(rng.choice(study.slices[0]))
-        labels = plane.take(study.labels, index)
+    def fixed_sample(self, study: Study, rng: Generator) -> tuple[Held, ...]:
+        """Some slices as they are, with the whole image or one object's exact box: what validation sees."""
+        plane, slices = study.planes[0], study.slices[0]
+        chosen = rng.choice(slices, size=min(HELD_SLICES, len(slices)), replace=False)
+        return tuple(self._hold(study, plane, int(index), rng) for index in chosen)
+
+    def _hold(self, study: Study, plane: Plane, index: int, rng: Generator) -> Held:
         whole = self.preset.prompts.whole_image
-        mask = _object(labels, whole, rng)
-        box = np.array([0, 0, plane.width, plane.height]) if whole else _bounds(mask)
+        mask = _object(plane.take(study.labels, index), whole, rng)
+        box = np.array([0.0, 0.0, plane.width, plane.height]) if whole else _bounds(mask)
         frame = Frame(plane.height, plane.width, self._size, plane.pixel_mm)
         picture = study.display.picture(plane.take(study.voxels, index))
-        boxes = frame.boxes(box[None].astype(np.float64) - [0, 0, 1, 1])
-        return Held(frame.image(picture), frame, boxes, torch.from_numpy(mask[None].copy()))
+        return Held(frame.image(picture), frame, frame.boxes(box[None] - [0, 0, 1, 1]), torch.from_numpy(mask[None]))
 
     def loss(self, model: SamUnet, samples: list[Sample]) -> Tensor:
         """Mean loss of a batch of pictures."""
@@ -155,15 +185,15 @@ class SamUnetRecipe:
         masks = torch.cat([sample.masks for sample in samples])[:, None].to(device)
         return dice_cross_entropy(logits, masks) if self.start is None else focal_dice(logits, masks)
 
-    def score(self, model: SamUnet, samples: list[Held]) -> list[float]:
-        """Dice of each picture's masks, on its own pixels."""
+    def score(self, model: SamUnet, samples: list[tuple[Held, ...]]) -> list[float]:
+        """Dice of each picture's mask, on its own pixels."""
         scores = []
-        for held in samples:
+        for held in (each for study in samples for each in study):
             device = next(model.parameters()).device
             embedding = model.encode(held.image[None].to(device))
-            logits, _ = model.decode(embedding, boxes=held.boxes.to(device))
+            logits, _ = model.decode(embedding, boxes=held.box.to(device))
             found = held.frame.restore(logits.cpu()) > 0
-            both, total = (found & held.masks).sum(), found.sum() + held.masks.sum()
+            both, total = (found & held.mask).sum(), found.sum() + held.mask.sum()
             scores.append(float(2 * both / total.clamp(min=1)))
         return scores
 
@@ -188,11 +218,33 @@ def _slices(labels: NDArray[np.int64], plane: Plane) -> NDArray[np.int64]:
     return np.flatnonzero(counts >= min(LEAST_PIXELS, counts.max()))
 
 
-def _grey(study: Study, plane: Plane, index: int) -> Tensor:
-    """A slice (1 or 3, H, W) in 0..1, equal channels once."""
-    picture = study.display.picture(plane.take(study.voxels, index))
-    channels = study.voxels.shape[0]
-    return torch.from_numpy(picture[..., :channels].astype(np.float32) / 255).permute(2, 0, 1)
+def _planes(scan: Scan, preset: Preset) -> tuple[Plane, ...]:
+    """The ways in which a scan is shown: every one, unless it is an image or the preset names one."""
+    name = Options.model_validate(preset.options).slices
+    if 1 in scan.shape or name != "finest":
+        return (plane_of(scan, name),)
+    return tuple(plane_of(scan, each) for each in ("axial", "coronal", "sagittal"))
+
+
+def _grey(study: Study, plane: Plane, index: int, mask: NDArray[np.bool_], rng: Generator) -> Tensor:
+    """A slice (1 or 3, H, W) in 0..1, equal channels once.
+
+    A volume has more values than a picture has shades: half the time it is shown through another window, in which the
+    object `mask` (H, W) is neither black nor white.
+    """
+    shown, values = study.display, plane.take(study.voxels, index)
+    if plane.count > 1 and rng.random() < 0.5:
+        width = (shown.high - shown.low) * float(np.exp(rng.uniform(*np.log(WINDOWS))))
+        low = float(values[0][mask].mean()) - width * float(rng.uniform(0.2, 0.8))
+        shown = replace(shown, low=low, high=low + width)
+    picture = shown.picture(values)
+    return torch.from_numpy(picture[..., : values.shape[0]].astype(np.float32) / 255).permute(2, 0, 1)
+
+
+def _focus(mask: NDArray[np.bool_], rng: Generator) -> Focus:
+    """A closer look at one object of a picture (H, W)."""
+    x0, y0, x1, y1 = (_bounds(mask) / np.tile(mask.shape[::-1], 2) - 0.5).tolist()
+    return random_focus((x0, y0), (x1, y1), rng)
 
 
 def _object(labels: NDArray[np.uint16], everything: bool, rng: Generator) -> NDArray[np.bool_]:
