@@ -11,6 +11,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor, nn
 
 from medseg_cli.models.sam.config import SamConfig
+from medseg_cli.models.vit import accelerate
 
 
 class Sam(nn.Module):
@@ -19,7 +20,7 @@ class Sam(nn.Module):
     def __init__(self, config: SamConfig) -> None:
         super().__init__()
         self.config = config
-        self.image_encoder = ImageEncoderViT(
+        encoder = ImageEncoderViT(
             img_size=config.image_size,
             patch_size=config.patch_size,
             embed_dim=config.embed_dim,
@@ -33,6 +34,7 @@ class Sam(nn.Module):
             window_size=config.window_size,
             global_attn_indexes=config.global_attn_indexes,
         )
+        self.image_encoder = accelerate(encoder)
         self.prompt_encoder = PromptEncoder(
             embed_dim=config.prompt_dim,
             image_embedding_size=(config.grid, config.grid),

@@ -8,6 +8,7 @@ from segment_anything.modeling import ImageEncoderViT, PromptEncoder
 from torch import nn
 
 from medseg_cli.models.sam_unet.config import SamUnetConfig
+from medseg_cli.models.vit import accelerate
 
 
 class SamImageEncoder(nn.Module):
@@ -15,7 +16,7 @@ class SamImageEncoder(nn.Module):
 
     def __init__(self, config: SamUnetConfig) -> None:
         super().__init__()
-        self.sam_img_encoder = ImageEncoderViT(
+        encoder = ImageEncoderViT(
             img_size=config.image_size,
             patch_size=config.patch_size,
             embed_dim=config.embed_dim,
@@ -28,6 +29,7 @@ class SamImageEncoder(nn.Module):
             window_size=config.window_size,
             global_attn_indexes=config.global_attn_indexes,
         )
+        self.sam_img_encoder = accelerate(encoder)
 
 
 class SamPromptEncoder(nn.Module):
