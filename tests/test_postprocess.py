@@ -100,6 +100,15 @@ def test_cavities_of_volumes_are_filled_and_tubes_stay_open() -> None:
     assert np.array_equal(clean(tube, NOWHERE, MM, Postprocessing(fill_holes=True)).mask, tube)
 
 
+def test_a_cavity_with_open_corners_is_closed() -> None:
+    mask = np.zeros((5, 5, 5), bool)
+    for axis in range(3):
+        np.moveaxis(mask, axis, 0)[[1, 3], 2, 2] = True
+    cleaned = clean(mask, NOWHERE, MM, Postprocessing(fill_holes=True))
+    assert cleaned.mask[2, 2, 2]
+    assert cleaned.mask.sum() == 7
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("size", [1, 9])
 def test_an_object_of_one_slice_is_filled_in_its_plane(axis: int, size: int) -> None:
