@@ -395,6 +395,7 @@ def test_a_picture_mask_is_a_prompt_for_a_picture(medseg: Medseg, picture: Path,
         (["--mask-prompt", "moved.nii.gz"], 3, "moved.nii.gz lies up to 5 mm away from body.nii.gz"),
         (["--mask-prompt", "two.nii.gz", "--box", BOX_3D], 2, "holds 2 objects, and --box"),
         (["--mask-prompt", "two.nii.gz", "--label", "bar"], 2, "holds 2 objects, and --label"),
+        (["--mask-prompt", "two.nii.gz", "-o", "two.nii.gz", "--overwrite"], 3, "two.nii.gz is an input of this run"),
         (["--mask-prompt", "two.nii.gz", "--prompts", "p.csv"], 2, "--prompts does not go with --mask-prompt"),
     ],
 )

@@ -13,7 +13,7 @@ from medseg_cli import device, pipelines, preset
 from medseg_cli.errors import InputError, ModelError, UsageError
 from medseg_cli.preset import Preset
 from medseg_cli.preset_format import ClipZScore
-from medseg_cli.prompt import Click, Prompt, Target
+from medseg_cli.prompt import Box, Click, Prompt, Target
 from medseg_cli.scan import Provenance, Scan
 from medseg_cli.segmentation import Segmentation
 from medseg_cli.stages import Stages
@@ -255,6 +255,12 @@ def test_minus_clicks_cannot_be_switched_on() -> None:
     base = tiny()
     with pytest.raises(ModelError, match="no sign for clicks"):
         build(base.model_copy(update={"prompts": base.prompts.model_copy(update={"minus": True})}))
+
+
+def test_boxes_are_refused_not_ignored() -> None:
+    target = Target("L", "a", (Click((9, 9, 9)),), (Box((5, 5, 5), (12, 12, 12)),))
+    with pytest.raises(UsageError, match="takes clicks only"):
+        build(tiny()).segment(scan_of(texture((20, 20, 20))), Prompt((target,)), Stages())
 
 
 def test_every_label_has_a_name_of_its_own() -> None:

@@ -151,6 +151,8 @@ class Sam3dPipeline:
             )
         if not prompt.targets or not all(target.clicks for target in prompt.targets):
             raise UsageError(f"{self.preset.name} needs at least one click per object", "give --point or --prompts")
+        if any(target.boxes or target.region is not None for target in prompt.targets):
+            raise UsageError(f"{self.preset.name} takes clicks only, no boxes and no masks", "give clicks instead")
         minus = [click for target in prompt.targets for click in target.clicks if not click.positive]
         if minus:
             raise UsageError(
