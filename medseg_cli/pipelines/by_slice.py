@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
@@ -22,15 +21,15 @@ from medseg_cli.embeddings import EmbeddingCache
 from medseg_cli.errors import InputError, ModelError
 from medseg_cli.intensity import Display, display
 from medseg_cli.pipelines.objects import empty_targets, labels_of
-from medseg_cli.pipelines.slice_prompts import Plan, plan_slices, unused_minus, whole_image
-from medseg_cli.pipelines.slice_run import Answer, Network, SliceRun
-from medseg_cli.postprocess import clean
+from medseg_cli.pipelines.slice_compose import compose
+from medseg_cli.pipelines.slice_prompts import plan_slices, unused_minus, whole_image
+from medseg_cli.pipelines.slice_run import Network, SliceRun
 from medseg_cli.preset import Preset
 from medseg_cli.prompt import Prompt
 from medseg_cli.propagation import Rules
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Segmentation
-from medseg_cli.slices import Plane, PlaneName, plane_of
+from medseg_cli.slices import PlaneName, plane_of
 from medseg_cli.stages import Stages
 from medseg_cli.weights import resolve
 
@@ -166,7 +165,7 @@ class SlicePipeline:
             follow = self.options.propagate and plane.count > 1
             ways = run.propagate(plans, self.options.propagation) if follow else [[] for _ in plans]
         with stages("postprocess"):
-            mask, cleaning = self._compose(run.found, plans, plane)
+            mask, cleaning = compose(run.found, plans, plane, self.preset.postprocessing)
         objects = [
             {
                 "id": target.id,
@@ -205,29 +204,6 @@ class SlicePipeline:
         name = f"{name} {json.dumps(self.preset.model, sort_keys=True)}"
         runtime = self.runtime
         return Network(self.model, runtime.device, name, frame, options.dense, runtime.precision, runtime.autocast)
-
-    def _compose(
-        self, found: list[dict[int, Answer]], plans: list[Plan], plane: Plane
-    ) -> tuple[NDArray[np.unsignedinteger[Any]], list[list[dict[str, Any]]]]:
-        """The cleaned label map (I, J, K), and what cleaning did to each object. The more probable object wins."""
-        mask = np.zeros(plane.shape, np.uint8 if len(plans) < 256 else np.uint16)
-        best = np.zeros(plane.shape, np.uint8) if len(plans) > 1 else None
-        steps = []
-        for value, (answers, plan) in enumerate(zip(found, plans, strict=True), start=1):
-            whole = np.zeros(plane.shape, dtype=bool)
-            for index, answer in answers.items():
-                plane.put(whole, index, answer.mask)
-            cleaned = clean(whole, plan.clicks, plane.spacing, self.preset.postprocessing)
-            steps.append(cleaned.steps)
-            inside = cleaned.mask
-            if best is not None:
-                probability = np.zeros(plane.shape, np.uint8)
-                for index, answer in answers.items():
-                    plane.put(probability, index, answer.probability)
-                inside = inside & ((mask == 0) | (probability > best))
-                best[inside] = probability[inside]
-            mask[inside] = value
-        return mask, steps
 
     def _modality_notes(self, scan: Scan) -> list[str]:
         made_for = self.preset.modality

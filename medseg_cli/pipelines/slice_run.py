@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,9 +24,11 @@ class Answer:
     """What the network says about one object in one slice.
 
     Args:
-        probability: (H, W) uint8, 255 = certain; 128 and above is the object.
+        probability: (H, W) uint8, 255 = certain; `INSIDE` and above is the object.
         score: the network's own estimate of the mask's quality, or None.
     """
+
+    INSIDE: ClassVar[int] = 128
 
     probability: NDArray[np.uint8]
     score: float | None
@@ -34,7 +36,7 @@ class Answer:
     @property
     def mask(self) -> NDArray[np.bool_]:
         """(H, W) bool."""
-        inside: NDArray[np.bool_] = self.probability >= 128
+        inside: NDArray[np.bool_] = self.probability >= self.INSIDE
         return inside
 
 
@@ -225,7 +227,9 @@ class SliceRun:
         joined = torch.stack(logits).amax(0)
         probability = (joined.sigmoid() * 255).round().clamp(0, 255)
         # The threshold is logit 0 exactly; rounding must not move it.
-        probability = torch.where(joined > 0, probability.clamp(min=128), probability.clamp(max=127))
+        probability = torch.where(
+            joined > 0, probability.clamp(min=Answer.INSIDE), probability.clamp(max=Answer.INSIDE - 1)
+        )
         return Answer(probability.to(torch.uint8).cpu().numpy(), min(scores) if scores else None)
 
     def _tensors(self, prompt: SlicePrompt, frame: Frame) -> dict[str, Tensor | None]:
