@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.random import Generator
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -145,6 +146,39 @@ def random_shades(picture: Tensor, seen: Tensor, rng: Generator) -> Tensor:
     if rng.random() < 0.3:
         image = _markers(image, rng)
     return image.clamp(0, 1)
+
+
+def random_veil(picture: Tensor, mask: Tensor, rng: Generator) -> Tensor:
+    """Disease that hides a part of an organ and its edge, as fluid at a lung's base does; the organ stays where it was.
+
+    Args:
+        picture: (C, h, w) in 0..1.
+        mask: (h, w) bool, the organs; one connected part of them is veiled, or all.
+        rng: every draw.
+    """
+    parts, count = ndimage.label(mask.numpy())
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+    large = 1 + np.flatnonzero(sizes >= 0.1 * sizes.max())
+    chosen = mask if rng.random() < 0.2 else torch.from_numpy(parts == rng.choice(large))
+    rows, columns = torch.nonzero(chosen.any(1))[:, 0], torch.nonzero(chosen.any(0))[:, 0]
+    top, bottom, middle = int(rows[0]), int(rows[-1]) + 1, float(columns.float().mean())
+    height, width = mask.shape
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    kind = rng.choice(["base", "base", "apex", "patches", "patches", "all"])
+    if kind == "patches":
+        field = smooth_field(height, width, int(rng.integers(5, 12)), rng)[0]
+        cover = ((field - rng.uniform(-0.2, 1.0)) * rng.uniform(0.8, 3.0)).clamp(0, 1)
+    elif kind == "all":
+        cover = torch.full((height, width), float(rng.uniform(0.3, 0.8)))
+    else:
+        depth = rng.uniform(0.08, 0.6 if kind == "base" else 0.35) * (bottom - top)
+        level = bottom - depth if kind == "base" else top + depth
+        slanted = y - level - rng.uniform(-0.4, 0.4) * (x - middle)
+        cover = torch.sigmoid((slanted if kind == "base" else -slanted) / rng.uniform(0.5, 7.0))
+    cover = cover * _blur(chosen[None].float(), rng.uniform(0.7, 4.0)) * rng.uniform(0.5, 1.0)
+    shade = float(picture.quantile(float(rng.uniform(0.55, 0.97))))
+    shades = shade + rng.uniform(0, 0.08) * smooth_field(height, width, int(rng.integers(4, 16)), rng)
+    return (picture * (1 - cover) + shades * cover).clamp(0, 1)
 
 
 def smooth_field(height: int, width: int, cells: int, rng: Generator, count: int = 1) -> Tensor:

@@ -17,7 +17,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from medseg_cli.augment_picture import Focus, random_focus, random_shades, random_view
+from medseg_cli.augment_picture import Focus, random_focus, random_shades, random_veil, random_view
 from medseg_cli.dataset import Case, load_pair
 from medseg_cli.errors import InputError
 from medseg_cli.frame import Frame
@@ -150,6 +150,8 @@ class SamUnetRecipe:
         if not len(visible):
             return None
         grey = view.of(_grey(study, plane, index, wanted[0], rng))
+        if whole and rng.random() < 0.4:
+            grey = random_veil(grey, shown[0], rng)
         image = (random_shades(grey, seen, rng) * 255).round().expand(3, -1, -1)
         boxes, masks = [], []
         for turn, mask in enumerate(visible):
