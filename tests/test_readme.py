@@ -99,6 +99,7 @@ def test_blocks_run_in_order(tmp_path: Path, medseg_home: Path):
     env = medseg_env(medseg_home, {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"})
     folder = tmp_path / "reader"
     folder.mkdir()
+    (folder / "examples").symlink_to(ROOT / "examples")  # a reader stands in a clone
     for block in blocks():
         if block.reason:
             continue
@@ -107,6 +108,7 @@ def test_blocks_run_in_order(tmp_path: Path, medseg_home: Path):
         assert done.returncode == 0, f"{block.code}\n{done.stdout}\n{done.stderr}"
     for mask in ("left", "right", "both"):
         assert {path.name for path in folder.glob(f"{mask}.*")} == {f"{mask}.nii.gz", f"{mask}.json", f"{mask}.png"}
+    assert {path.name for path in folder.glob("lungs*")} == {"lungs.png", "lungs.json", "lungs_preview.png"}
 
 
 def test_the_readme_has_blocks_and_most_of_them_run():
