@@ -15,6 +15,8 @@ from medseg_cli.scan import Scan
 
 TAILS = (0.005, 0.995)
 """Quantiles to which `zscore` clips first, so that a bright vessel or a metal artefact does not set the scale."""
+SAMPLE = 1_000_000
+"""Values that percentiles are taken from."""
 
 
 def normalise(image: Tensor, valid: Tensor, how: ZScore | ClipZScore | Percentile | Window | EightBit) -> Tensor:
@@ -49,9 +51,12 @@ def normalise(image: Tensor, valid: Tensor, how: ZScore | ClipZScore | Percentil
 
 
 def _quantiles(values: Tensor, low: float, high: float) -> Tensor:
-    """Two quantiles; of at most a million evenly drawn values, because torch's quantile stops at 16 million."""
-    step = max(1, values.numel() // 1_000_000)
-    return torch.quantile(values[::step].float(), torch.tensor([low, high], dtype=torch.float32))
+    """Two quantiles (2,) of values (N,); of `SAMPLE` drawn ones where there are more: torch stops at 16 million."""
+    if values.numel() > SAMPLE:
+        # Drawn, always alike: every n-th value would be the same slice over and over where n is a multiple of the axis.
+        drawn = torch.randint(values.numel(), (SAMPLE,), generator=torch.Generator().manual_seed(0))
+        values = values[drawn.to(values.device)]
+    return torch.quantile(values.float(), torch.tensor([low, high], dtype=torch.float32, device=values.device))
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,9 @@ def display(scan: Scan, how: ZScore | ClipZScore | Percentile | Window | EightBi
     if not isinstance(how, Percentile | EightBit):
         raise ModelError(f"intensity method {how.method} makes no pictures", "use window, percentile or eight-bit")
     values = torch.from_numpy(np.ascontiguousarray(scan.voxels)).ravel()
-    finite = values[torch.isfinite(values)]
+    good = torch.isfinite(values)
+    # A copy of a large scan takes as much memory as the scan.
+    finite = values if bool(good.all()) else values[good]
     if not finite.numel():
         raise InputError(f"{scan.provenance.path} has no finite voxel", "the file is damaged: export it again")
     if isinstance(how, EightBit) and float(finite.min()) >= 0 and 1 < float(finite.max()) <= 255:

@@ -137,6 +137,12 @@ class EightBit(_Section):
     low: Annotated[float, Field(ge=0, le=100)] = 0.5
     high: Annotated[float, Field(ge=0, le=100)] = 99.5
 
+    @model_validator(mode="after")
+    def _ordered(self) -> EightBit:
+        if self.low >= self.high:
+            raise PydanticCustomError("order", f"low {self.low:g} must be below high {self.high:g}")
+        return self
+
 
 Intensity = Annotated[ZScore | ClipZScore | Percentile | Window | EightBit, Field(discriminator="method")]
 Millimetres = Annotated[float, Field(gt=0)]
