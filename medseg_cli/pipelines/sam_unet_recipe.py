@@ -31,6 +31,8 @@ from medseg_cli.preset import Preset
 from medseg_cli.scan import Scan
 from medseg_cli.slices import Plane, plane_of
 
+SAM_WIDTH = 768
+"""Channels of the one SAM transformer that SAM-UNet is made for, ViT-B."""
 PROMPTS = 2
 """Boxes per sample, if as many objects are in view."""
 JITTER = (0.04, 0.1)
@@ -92,16 +94,19 @@ class SamUnetRecipe:
 
     Args:
         preset: model configuration, intensities, and whether the whole image is a box.
-        start: weights to begin with: a SAM-UNet, a SAM, whose image transformer then stays as it is, or an ImageNet
-            ResNet; None = seeded random weights, all of them trained.
+        start: weights to begin with: a SAM-UNet, a SAM, or an ImageNet ResNet; None = seeded random weights.
     """
 
     preset: Preset
     start: Path | None
 
     def model(self, seed: int) -> SamUnet:
-        """The network of the preset with its initial weights."""
-        return begin(self.preset.model, seed, [] if self.start is None else [self.start])
+        """The network of the preset with its initial weights.
+
+        The method freezes SAM's transformer. One of another width was never SAM's: it goes on learning.
+        """
+        network = begin(self.preset.model, seed, [] if self.start is None else [self.start])
+        return network if network.config.embed_dim == SAM_WIDTH else network.requires_grad_(True)
 
     def load(self, case: Case) -> Study:
         """A case in memory.
@@ -150,7 +155,7 @@ class SamUnetRecipe:
         if not len(visible):
             return None
         grey = view.of(_grey(study, plane, index, wanted[0], rng))
-        if whole and rng.random() < 0.4:
+        if whole and rng.random() < 0.5:
             grey = random_veil(grey, shown[0], rng)
         image = (random_shades(grey, seen, rng) * 255).round().expand(3, -1, -1)
         boxes, masks = [], []
