@@ -22,7 +22,14 @@ os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Interrupts reach the tests."""
+    """Interrupts reach the tests, and a busy machine is no failure."""
+    try:
+        from hypothesis import HealthCheck, settings
+    except ImportError:  # a bare GPU machine runs the kernels' tests, which do without
+        pass
+    else:
+        settings.register_profile("medseg", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        settings.load_profile("medseg")
     # A runner started in the background inherits an ignored SIGINT, and so would every process that a test interrupts.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
