@@ -64,6 +64,16 @@ class Runtime:
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
         return torch.autocast(self.device.type, dtype=dtype)
 
+    @property
+    def kernels(self) -> str:
+        """Which version of medseg's own operations runs here: "triton", "pytorch" or "reference" (the formulas)."""
+        from medseg_kernels import dispatch
+
+        if dispatch.use_reference():
+            return "reference"
+        takes_triton = self.device.type == "cuda" or dispatch.INTERPRETED
+        return "triton" if dispatch.HAS_TRITON and takes_triton else "pytorch"
+
     def memory(self) -> tuple[int, int]:
         """(free, total) bytes on the device; host memory for the CPU and for MPS, which shares it."""
         if self.device.type == "cuda":
@@ -91,11 +101,12 @@ def select(device: str = "auto", precision: str = "auto", seed: int = 0, determi
         deterministic: ask torch for bit-equal reruns; an operation that cannot raises.
 
     Raises:
-        UsageError: a word that means nothing here.
+        UsageError: a word that means nothing here, or a MEDSEG_KERNELS that does.
         DeviceError: a device that this machine lacks, or a precision that the device lacks.
     """
     if not 0 <= seed < 2**63:
         raise UsageError(f"seed {seed} is out of range", "use a whole number from 0 to 2**63 - 1")
+    _check_kernels()
     chosen = _device(device)
     runtime = Runtime(chosen, _precision(precision, chosen), seed, deterministic)
     runtime.seed_everything()
@@ -125,6 +136,15 @@ def host_memory() -> tuple[int, int]:
         return (int(table["MemAvailable"].split()[0]) * 1024, total)
     except (OSError, KeyError):  # macOS has no /proc
         return (total, total)
+
+
+def _check_kernels() -> None:
+    from medseg_kernels import dispatch
+
+    try:
+        dispatch.choice()
+    except ValueError as error:
+        raise UsageError(str(error), "or unset it") from error
 
 
 def _device(name: str) -> torch.device:

@@ -138,3 +138,20 @@ def test_a_real_gpu_computes_in_its_automatic_precision():
         assert (a @ a).sum().item() == 16**3
     free, total = runtime.memory()
     assert 0 < free <= total
+
+
+def test_the_version_of_the_operations_is_told(monkeypatch: pytest.MonkeyPatch):
+    on_cpu, on_gpu = (device.Runtime(torch.device(name), "fp32", 0, False) for name in ("cpu", "cuda:0"))
+    monkeypatch.setattr("medseg_kernels.dispatch.INTERPRETED", False)
+    monkeypatch.setattr("medseg_kernels.dispatch.HAS_TRITON", True)
+    assert (on_cpu.kernels, on_gpu.kernels) == ("pytorch", "triton")
+    monkeypatch.setattr("medseg_kernels.dispatch.HAS_TRITON", False)
+    assert on_gpu.kernels == "pytorch"
+    monkeypatch.setenv("MEDSEG_KERNELS", "reference")
+    assert (on_cpu.kernels, on_gpu.kernels) == ("reference", "reference")
+
+
+def test_an_unknown_version_of_the_operations_is_a_usage_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MEDSEG_KERNELS", "fast")
+    with pytest.raises(UsageError, match="use triton or reference"):
+        device.select("cpu")

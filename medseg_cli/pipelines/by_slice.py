@@ -191,7 +191,7 @@ class SlicePipeline:
             },
             "display": asdict(shown),
             "objects": objects,
-            "kernels": "reference",
+            "kernels": self.runtime.kernels,
         }
         return Segmentation(mask, labels_of(prompt, self.preset), scan, provenance, tuple(notes))
 

@@ -133,7 +133,7 @@ class Sam3dPipeline:
             "protocol": self.options.protocol,
             "crops": crops,
             "cleaning": cleaning,
-            "kernels": "reference",
+            "kernels": self.runtime.kernels,
         }
         return Segmentation(mask, labels_of(prompt, self.preset), scan, provenance, tuple(notes))
 
