@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,16 +57,22 @@ class Region:
     """A coarse mask as prompt.
 
     Args:
-        voxels: (I, J, K) bool on the scan's own grid, not empty.
+        labels: (I, J, K) the file's values on the scan's own grid, shared by all its regions.
         path: the file it came from.
         sha256: of that file.
-        value: which value of the file it is.
+        value: which of the values it is; there is at least one voxel of it.
     """
 
-    voxels: NDArray[np.bool_]
+    labels: NDArray[Any]
     path: Path
     sha256: str
     value: int
+
+    @property
+    def voxels(self) -> NDArray[np.bool_]:
+        """(I, J, K) bool, computed anew: kept for a hundred organs, they would fill the memory."""
+        inside: NDArray[np.bool_] = self.labels == self.value
+        return inside
 
 
 @dataclass(frozen=True)

@@ -30,12 +30,14 @@ def read_regions(path: Path, scan: Scan) -> tuple[Target, ...]:
     found = load_scan(path)
     values = _values(found, path)
     _check_grid(found, scan)
-    numbers = [int(value) for value in np.flatnonzero(np.bincount(values.astype(np.uint16).ravel())) if value]
+    labels = values.astype(np.uint16)
+    # Slice by slice: numpy would turn all values into 8-byte indices at once.
+    counts = sum(np.bincount(each.ravel(), minlength=np.iinfo(np.uint16).max + 1) for each in labels)
+    numbers = [int(value) for value in np.flatnonzero(counts) if value]
     if not numbers:
         raise InputError(f"mask {path} is empty: all {values.size} voxels are 0", "give a mask with an object in it")
     return tuple(
-        Target(str(number), "", region=Region(values == number, path, found.provenance.sha256, number))
-        for number in numbers
+        Target(str(number), "", region=Region(labels, path, found.provenance.sha256, number)) for number in numbers
     )
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from medseg_cli import device, pipelines
 from medseg_cli.errors import InputError, ModelError, UsageError
 from medseg_cli.pipelines.by_slice import SlicePipeline
+from medseg_cli.pipelines.slice_run import Answer
 from medseg_cli.prompt import Box, Click, Prompt, Region, Target
 from medseg_cli.readers import load_scan
 from medseg_cli.scan import Provenance, Scan
@@ -440,6 +441,22 @@ def test_three_hundred_objects_fit(tmp_path: Path) -> None:
     assert len(result.labels) == 300
     assert facts(result) == (1, 1, 0)
     assert np.array_equal(result.mask > 0, truth & (np.arange(30) == 14))
+
+
+def test_an_answer_is_no_larger_than_its_object() -> None:
+    probability = np.random.default_rng(5).integers(0, 128, (600, 800)).astype(np.uint8)
+    probability[100:110, 300:320] += 100
+    mask = probability >= Answer.INSIDE
+    answer = Answer.of(probability, 0.5)
+    assert np.array_equal(answer.mask, mask)
+    assert np.array_equal(answer.probability[mask], probability[mask])
+    assert answer.certainty.nbytes <= 200
+    assert answer.certainty.base is None, "a view would keep the whole picture"
+    assert not answer.empty
+    nothing = Answer.of(np.zeros((6, 8), np.uint8), None)
+    assert nothing.empty
+    assert nothing.mask.shape == (6, 8)
+    assert not nothing.mask.any()
 
 
 # Cleaning

@@ -45,6 +45,7 @@ def test_every_value_is_an_object(tmp_path: Path, scan: Scan, dtype: type) -> No
     assert [(target.id, target.region.value) for target in targets] == [("2", 2), ("5", 5)]
     for target in targets:
         assert np.array_equal(target.region.voxels, labels() == target.region.value)
+        assert target.region.labels is targets[0].region.labels, "a volume per object would fill the memory"
         assert target.region.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
         assert (target.region.path, target.clicks, target.boxes, target.label) == (path, (), (), "")
 

@@ -64,7 +64,7 @@ def report(tmp_path: Path, mask: np.ndarray, prompts: str = "point", **scan: obj
     preset = presets.load(region_growing.write_preset(tmp_path))
     target, typed = Target("a", "first", (click,)), None
     if prompts == "all":
-        region = Region(mask == 1, tmp_path / "coarse.png", "ef", 255)
+        region = Region((mask == 1) * 255, tmp_path / "coarse.png", "ef", 255)
         target = Target("a", "first", (click,), (Box((1.0, 2.0, 3.0), (4.0, 5.0, 3.0)),), region)
         typed = Prompt((Target("a", "first", (click,), (Box((1.0, 2.0), (4.0, 5.0)),)),))
     if prompts == "none":

@@ -170,7 +170,7 @@ class SlicePipeline:
             {
                 "id": target.id,
                 "slices_prompted": sorted(plan.slices),
-                "slices_with_mask": sum(bool(answer.mask.any()) for answer in found.values()),
+                "slices_with_mask": sum(not answer.empty for answer in found.values()),
                 "propagation": way,
                 "cleaning": steps,
             }

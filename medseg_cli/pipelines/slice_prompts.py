@@ -110,8 +110,10 @@ def _plan(target: Target, scan: Scan, plane: Plane) -> Plan:
     inside, outside = _by_slice(clicks[True], plane), _by_slice(clicks[False], plane)
     regions: dict[int, NDArray[np.bool_]] = {}
     if target.region is not None:
-        depth = np.flatnonzero(target.region.voxels.any(axis=tuple(a for a in range(3) if a != plane.through)))
-        regions = {int(index): np.ascontiguousarray(plane.take(target.region.voxels, int(index))) for index in depth}
+        voxels = target.region.voxels
+        depth = np.flatnonzero(voxels.any(axis=tuple(a for a in range(3) if a != plane.through)))
+        # Copies: a view would keep the whole volume alive.
+        regions = {int(index): plane.take(voxels, int(index)).copy() for index in depth}
         bounded = bounded or len(regions) > 1
     nothing = np.zeros((0, 2))
     slices = {

@@ -21,23 +21,50 @@ from medseg_cli.slices import Plane
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What the network says about one object in one slice.
+    """What the network says about one object in one slice; no larger than the object, for there may be thousands.
 
     Args:
-        probability: (H, W) uint8, 255 = certain; `INSIDE` and above is the object.
+        shape: (H, W) of the picture.
+        place: rows and columns that hold the object, both empty where nothing was found.
+        certainty: probability in `place`, uint8, 255 = certain; `INSIDE` and above is the object.
         score: the network's own estimate of the mask's quality, or None.
     """
 
     INSIDE: ClassVar[int] = 128
 
-    probability: NDArray[np.uint8]
+    shape: tuple[int, int]
+    place: tuple[slice, slice]
+    certainty: NDArray[np.uint8]
     score: float | None
+
+    @classmethod
+    def of(cls, probability: NDArray[np.uint8], score: float | None) -> Answer:
+        """The answer that a picture of probabilities (H, W) gives; a copy."""
+        mask = probability >= cls.INSIDE
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        place = (slice(0, 0), slice(0, 0))
+        if len(rows):
+            place = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
+        high, wide = probability.shape
+        return cls((high, wide), place, probability[place].copy(), score)
+
+    @property
+    def probability(self) -> NDArray[np.uint8]:
+        """(H, W), 0 beyond the object's box."""
+        whole = np.zeros(self.shape, np.uint8)
+        whole[self.place] = self.certainty
+        return whole
 
     @property
     def mask(self) -> NDArray[np.bool_]:
         """(H, W) bool."""
         inside: NDArray[np.bool_] = self.probability >= self.INSIDE
         return inside
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was found."""
+        return not self.certainty.size
 
 
 @dataclass(frozen=True)
@@ -217,20 +244,22 @@ class SliceRun:
 
     def _decode(self, embedding: dict[str, Tensor], prompt: SlicePrompt, frame: Frame) -> Answer:
         """Several boxes of one object are answered one by one and joined."""
-        logits, scores = [], []
+        joined, scores = None, []
         for part in _parts(prompt):
             with torch.inference_mode(), self.network.autocast():
                 low, score = self.network.model.decode(embedding, **self._tensors(part, frame))
-            logits.append(frame.restore(low.float())[0])
+            logits = frame.restore(low.float())[0]
+            # One by one: the logits of a picture of 8000 pixels take a quarter of a gigabyte.
+            joined = logits if joined is None else torch.maximum(joined, logits)
             if score is not None:
                 scores.append(float(score[0]))
-        joined = torch.stack(logits).amax(0)
+        assert joined is not None
         probability = (joined.sigmoid() * 255).round().clamp(0, 255)
         # The threshold is logit 0 exactly; rounding must not move it.
         probability = torch.where(
             joined > 0, probability.clamp(min=Answer.INSIDE), probability.clamp(max=Answer.INSIDE - 1)
         )
-        return Answer(probability.to(torch.uint8).cpu().numpy(), min(scores) if scores else None)
+        return Answer.of(probability.to(torch.uint8).cpu().numpy(), min(scores) if scores else None)
 
     def _tensors(self, prompt: SlicePrompt, frame: Frame) -> dict[str, Tensor | None]:
         """Keyword arguments of `decode` for one prompt with at most one box."""
