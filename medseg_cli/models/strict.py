@@ -21,7 +21,12 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: Path,
     Raises:
         ModelError: with the first differing keys and shapes.
     """
-    own = model.state_dict()
+    check_fit(model.state_dict(), weights, source, name, hint)
+    model.load_state_dict({key: value.float() for key, value in weights.items()}, assign=True)
+
+
+def check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: Path, name: str, hint: str) -> None:
+    """Every key of `own` once in `weights`, none besides, each of its shape; arguments and errors as above."""
     missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     misfit = [
         f"{key} is {tuple(weights[key].shape)}, expected {tuple(own[key].shape)}"
@@ -34,4 +39,3 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: Path,
             f"{len(unexpected)} unexpected {unexpected[:3]}, {len(misfit)} of another shape {misfit[:3]}",
             hint,
         )
-    model.load_state_dict({key: value.float() for key, value in weights.items()}, assign=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medseg_cli.checkpoint_file import read_tensors
 from medseg_cli.errors import ModelError
+from medseg_cli.models import strict
 from medseg_cli.models.sam_unet.config import SamUnetConfig, config_of, parse_config
 from medseg_cli.models.sam_unet.network import SamUnet
 from medseg_cli.weights.layouts import identify
@@ -85,18 +86,7 @@ def check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: 
     Raises:
         ModelError: with the first differing keys and shapes.
     """
-    missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    misfit = [
-        f"{key} is {tuple(weights[key].shape)}, expected {tuple(own[key].shape)}"
-        for key in own
-        if key in weights and own[key].shape != weights[key].shape
-    ]
-    if missing or unexpected or misfit:
-        raise ModelError(
-            f"{source} does not fit sam-unet: {len(missing)} keys missing {missing[:3]}, "
-            f"{len(unexpected)} unexpected {unexpected[:3]}, {len(misfit)} of another shape {misfit[:3]}",
-            "it was made by another version of the network, or is incomplete",
-        )
+    strict.check_fit(own, weights, source, LAYOUT, "it was made by another version of the network, or is incomplete")
 
 
 def infer(state: Mapping[str, Tensor], source: Path) -> dict[str, Any]:
