@@ -31,20 +31,24 @@ def load_pair(case: Case) -> tuple[Scan, NDArray[np.int64]]:
     """A case's scan and its label values (I, J, K), 0 = nothing.
 
     A grey picture of a mask (0 and 255, with shades in between where it was resized or compressed) has one object,
-    value 1, where it is above half.
+    value 1, where it is above half. Values below 0 (regions to be ignored, in some data sets) are nothing.
 
     Raises:
-        InputError: unreadable files, image and label on different grids, or a label without a single voxel.
+        InputError: unreadable files, image and label on different grids, a label in colours or without a single voxel.
     """
     scan, label = load_scan(case.image), load_scan(case.label)
-    if scan.shape != label.shape or not np.allclose(scan.affine, label.affine, atol=SAME_GRID_MM):
+    # Pictures say nothing about where their pixels lie.
+    placed = "image" not in (scan.provenance.format, label.provenance.format)
+    if scan.shape != label.shape or (placed and not np.allclose(scan.affine, label.affine, atol=SAME_GRID_MM)):
         raise InputError(
             f"{case.label} does not lie on the grid of {case.image}: {label.shape} and {scan.shape} voxels, "
             f"affines differ by up to {np.abs(scan.affine - label.affine).max():g} mm"
         )
     if case.modality and not scan.modality:
         scan = replace(scan, modality=case.modality)
-    values = np.rint(label.voxels[0]).astype(np.int64)
+    if label.voxels.shape[0] > 1:
+        raise InputError(f"{case.label} is a colour image, which names no objects", "save it in grey: 0 outside")
+    values = np.rint(label.voxels[0]).astype(np.int64).clip(min=0)
     if label.provenance.format == "image" and _is_picture_of_mask(values):
         values = (values > 127).astype(np.int64)
     if not np.any(values > 0):

@@ -187,3 +187,24 @@ def test_empty_and_misfitting_masks_are_said(tmp_path: Path) -> None:
         load_pair(Case("a", image, draw(tmp_path / "empty.png", SQUARE * 0)))
     with pytest.raises(InputError, match="does not lie on the grid"):
         load_pair(Case("a", image, draw(tmp_path / "small.png", SQUARE[1:])))
+    colours = np.stack([SQUARE * 0, SQUARE, SQUARE * 0], axis=2)
+    with pytest.raises(InputError, match="colour image"):
+        load_pair(Case("a", image, draw(tmp_path / "green.png", colours)))
+
+
+def test_values_below_zero_are_nothing(tmp_path: Path) -> None:
+    values = np.zeros((9, 8, 7), np.int16)
+    values[2:5, 2:5, 2:5], values[6:, 6:, 5:] = 3, -1
+    for name in ("a.nii.gz", "m.nii.gz"):
+        nib.Nifti1Image(values, np.eye(4)).to_filename(tmp_path / name)
+    _, labels = load_pair(Case("a", tmp_path / "a.nii.gz", tmp_path / "m.nii.gz"))
+    assert set(np.unique(labels)) == {0, 3}
+
+
+def test_a_picture_of_a_mask_lies_on_a_scan_of_its_size_wherever_that_is(tmp_path: Path) -> None:
+    """An X-ray states its pixel size, the PNG drawn on it does not."""
+    scan = np.full((24, 20, 1), 7, np.int16)
+    nib.Nifti1Image(scan, np.diag([0.2, 0.2, 1, 1])).to_filename(tmp_path / "a.nii.gz")
+    found, labels = load_pair(Case("a", tmp_path / "a.nii.gz", draw(tmp_path / "m.png")))
+    assert found.spacing == pytest.approx((0.2, 0.2, 1))
+    assert np.array_equal(labels[:, :, 0].T, SQUARE > 0)
