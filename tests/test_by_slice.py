@@ -389,6 +389,16 @@ def test_a_click_besides_a_coarse_mask_does_not_replace_it(tmp_path: Path) -> No
         assert np.array_equal(result.mask == 1, first & (np.arange(30) == 13)), dense
 
 
+def test_a_box_that_replaces_a_coarse_mask_is_said(tmp_path: Path) -> None:
+    scan, first, _ = two_blobs()
+    coarse = np.zeros(SMALL, bool)
+    coarse[2:20, 8:28, 12:14] = True
+    target = replace(region_of(coarse), boxes=(box_round(first, 2, 13),))
+    words = "the coarse mask of object '1' changed nothing in slice 13"
+    assert any(words in note for note in segment(build(tmp_path, dense=False), scan, target).notes)
+    assert segment(build(tmp_path, dense=True), scan, target).notes == ()
+
+
 # Several objects
 
 

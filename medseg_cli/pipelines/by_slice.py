@@ -22,7 +22,7 @@ from medseg_cli.errors import InputError, ModelError
 from medseg_cli.intensity import Display, display
 from medseg_cli.pipelines.objects import empty_targets, labels_of
 from medseg_cli.pipelines.slice_compose import compose
-from medseg_cli.pipelines.slice_prompts import plan_slices, unused_minus, whole_image
+from medseg_cli.pipelines.slice_prompts import plan_slices, unused_minus, unused_regions, whole_image
 from medseg_cli.pipelines.slice_run import Network, SliceRun
 from medseg_cli.preset import Preset
 from medseg_cli.prompt import Prompt
@@ -178,6 +178,8 @@ class SlicePipeline:
         ]
         notes = [*self.cache.notes[noted:], *empty_targets(set(np.unique(mask).tolist()), prompt)]
         notes += unused_minus(plans, run.asked, prompt) + self._modality_notes(scan)
+        if not self.options.dense:
+            notes += unused_regions(plans, prompt)
         provenance = {
             "pipeline": self.preset.pipeline,
             "weights": self.weights,

@@ -82,6 +82,20 @@ def unused_minus(plans: list[Plan], asked: set[tuple[int, int]], prompt: Prompt)
     return notes
 
 
+def unused_regions(plans: list[Plan], prompt: Prompt) -> list[str]:
+    """A note for each target with a box where its coarse mask lies, for networks that see no more of it than a box."""
+    notes = []
+    for plan, target in zip(plans, prompt.targets, strict=True):
+        both = [index for index, each in plan.slices.items() if each.region is not None and len(each.boxes)]
+        if both:
+            where = ", ".join(map(str, both))
+            notes.append(
+                f"the coarse mask of object '{target.id}' changed nothing in slice {where}: the preset's model takes "
+                "the box round a mask, and there is a box already"
+            )
+    return notes
+
+
 def _kinds(preset: Preset) -> str:
     return ", ".join(preset.prompts.kinds)
 
