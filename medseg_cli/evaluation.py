@@ -20,6 +20,9 @@ from medseg_cli.stages import Stages
 
 Kind = Literal["click", "box", "none"]
 
+THIN = 0.25
+"""Voxels by which the box round an object of one voxel is wider on both sides: a box without extent is no prompt."""
+
 
 @dataclass(frozen=True)
 class CaseScore:
@@ -96,7 +99,9 @@ def _prompt(kind: Kind, reference: NDArray[np.bool_], rng: Generator) -> tuple[P
     if kind == "click":
         i, j, k = foreground[rng.integers(len(foreground))].astype(float).tolist()
         return Prompt((Target("1", "", (Click((i, j, k), "ijk"),)),)), (i, j, k)
-    first, second = (tuple(corner.astype(float).tolist()) for corner in (foreground.min(0), foreground.max(0)))
+    low, high = foreground.min(0).astype(float), foreground.max(0).astype(float)
+    thin = (low == high) & (np.array(reference.shape) > 1)
+    first, second = tuple((low - THIN * thin).tolist()), tuple((high + THIN * thin).tolist())
     return Prompt((Target("1", "", boxes=(Box(first, second, "ijk"),)),)), (*first, *second)
 
 

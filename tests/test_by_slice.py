@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import bright_box
+import nibabel as nib
 import numpy as np
 import phantom
 import pytest
 from PIL import Image
 
-from medseg_cli import device, pipelines
+from medseg_cli import device, evaluation, pipelines
+from medseg_cli.dataset import Case
 from medseg_cli.errors import InputError, ModelError, UsageError
 from medseg_cli.pipelines.by_slice import SlicePipeline
 from medseg_cli.pipelines.slice_run import Answer
@@ -697,3 +699,20 @@ def test_a_scan_of_another_modality_is_said(tmp_path: Path) -> None:
     scan, truth = small()
     result = segment(build(tmp_path), replace(scan, modality="PT"), boxed(box_round(truth, 2, 14)))
     assert any("the scan is PT" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("thin", [0, 1, 2])
+def test_an_object_of_one_voxel_is_boxed_in_an_evaluation(tmp_path: Path, thin: int) -> None:
+    truth = np.zeros(SMALL, bool)
+    truth[0:9, 20:28, 7:13] = True
+    truth &= np.indices(SMALL)[thin] == (0, 22, 9)[thin]
+    for name, voxels in (("scan", painted(truth)), ("mask", truth)):
+        image = nib.Nifti1Image(voxels.astype(np.int16), phantom.affine("LPS", spacing=(1.0, 1.0, 3.0)))
+        image.to_filename(tmp_path / f"{name}.nii.gz")
+    case = Case("a", tmp_path / "scan.nii.gz", tmp_path / "mask.nii.gz")
+    pipeline = build(tmp_path, size=40, propagate=False)
+    (found,) = evaluation.evaluate(pipeline, [case], 0, lambda _: None, "box")
+    low, high = np.array(found.place[:3]), np.array(found.place[3:])
+    where = np.argwhere(truth)
+    assert np.array_equal(np.rint([low, high]), [where.min(0), where.max(0)])
+    assert np.all(low < high)
