@@ -3,7 +3,8 @@
 from medseg_kernels.adapter_3d import adapter_3d
 from medseg_kernels.attention import attention
 from medseg_kernels.cubic_attention import window_attention
+from medseg_kernels.linear import linear
 from medseg_kernels.relpos_attention import relpos_attention
 from medseg_kernels.volume_patches import volume_patches
 
-__all__ = ["adapter_3d", "attention", "relpos_attention", "volume_patches", "window_attention"]
+__all__ = ["adapter_3d", "attention", "linear", "relpos_attention", "volume_patches", "window_attention"]

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from medseg_kernels.depthwise_conv3d import depthwise_conv3d, depthwise_conv3d_reference
 from medseg_kernels.dispatch import use_reference
+from medseg_kernels.linear import linear
 
 
 def adapter_3d(
@@ -28,9 +29,9 @@ def adapter_3d(
     """
     if use_reference():
         return adapter_3d_reference(x, down_w, down_b, conv_w, conv_b, up_w, up_b)
-    hidden = F.linear(x, down_w, down_b).relu_()
+    hidden = linear(x, down_w, down_b, "relu")
     hidden = depthwise_conv3d(hidden, conv_w, conv_b, relu=True)
-    out = F.linear(hidden, up_w, up_b).relu_()
+    out = linear(hidden, up_w, up_b, "relu")
     # The gradient of an activation needs its result, so only inference may add into it.
     return x + out if out.requires_grad else out.add_(x) if out.dtype == x.dtype else x + out
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medseg_kernels.dispatch import use_reference
+from medseg_kernels.linear import linear
 
 
 def volume_patches(
@@ -40,7 +41,7 @@ def volume_patches(
     inside = plane.t() @ (patch_w.sum(1, keepdim=True) if image.shape[1] == 1 else patch_w) @ plane
     kernel = (across[:, None, :, None, None] * inside[:, :, None]).flatten(1)
     bias = patch_b * slice_w.flatten(1).sum(1) + slice_b
-    return F.linear(columns(image, across.shape[1], inside.shape[-1], scale), kernel, bias)
+    return linear(columns(image, across.shape[1], inside.shape[-1], scale), kernel, bias)
 
 
 def taps(length: int, scale: int, like: Tensor) -> Tensor:

@@ -36,17 +36,25 @@ class MaskDecoder(nn.Module):
         )
 
     def decoder_logits(self, features: Sequence[Tensor], image: Tensor) -> Tensor:
-        """Logits before the last upsampling, (B, classes, G, G, G) in (H, W, D), G = decoder grid."""
+        """Logits before the last upsampling, (B, classes, G, G, G) in (H, W, D), G = decoder grid.
+
+        The first convolution of `cls` is linear in its inputs, so each level is convolved with its own share of the
+        weights and summed: the levels never lie side by side, which at the published size would take 540 MB.
+        """
         grid = (self.config.decoder_grid,) * 3
-        levels = [
-            F.interpolate(self.mlahead.get_submodule(level)(feature), size=grid, mode="trilinear", align_corners=True)
-            for level, feature in zip(LEVELS, features, strict=True)
-        ]
+        first, last = self.cls[0].weight, self.cls[3].weight
+        shares = first.split([self.config.mlahead_channels] * len(LEVELS) + [1], dim=1)
         image = image[:, :1].permute(0, 1, 3, 4, 2)
         if image.shape[2:] != grid:
             scale = self.config.decoder_grid / self.config.crop_size
             image = F.interpolate(image, scale_factor=scale, mode="trilinear", align_corners=False)
-        return self.cls(torch.cat([*levels, image], dim=1))
+        total = F.conv3d(image, shares[-1], padding=1)
+        for level, feature, share in zip(LEVELS, features, shares[:-1], strict=True):
+            head = self.mlahead.get_submodule(level)
+            wide = F.interpolate(twice(feature, head), size=grid, mode="trilinear", align_corners=True)
+            total += F.conv3d(wide, share, padding=1)
+            del wide
+        return F.conv3d(normalised(total), last, padding=1)
 
     def forward(self, features: Sequence[Tensor], image: Tensor) -> Tensor:
         """Class logits on the crop's grid.
@@ -68,3 +76,20 @@ class MaskDecoder(nn.Module):
 def convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     """3x3x3 convolution without bias, instance norm without parameters, ReLU."""
     return nn.Conv3d(inputs, outputs, 3, padding=1, bias=False), nn.InstanceNorm3d(outputs), nn.ReLU(inplace=True)
+
+
+def twice(feature: Tensor, head: nn.Module) -> Tensor:
+    """The two convolutions of a level with their norms and activations, (B, C, T, T, T) → (B, width, T, T, T)."""
+    for index in (0, 3):
+        feature = normalised(F.conv3d(feature, head.get_parameter(f"{index}.weight"), padding=1))
+    return feature
+
+
+def normalised(x: Tensor) -> Tensor:
+    """relu(instance norm of x), eps 1e-5; without gradients in place of x, which no caller needs afterwards."""
+    if x.requires_grad or x.dtype != torch.float32:
+        return F.relu(F.instance_norm(x, eps=1e-5))
+    space = (2, 3, 4)
+    x -= x.mean(space, keepdim=True)
+    variance = torch.linalg.vector_norm(x, dim=space, keepdim=True).square() / x[0, 0].numel()
+    return x.mul_(torch.rsqrt(variance + 1e-5)).relu_()

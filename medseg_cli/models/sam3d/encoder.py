@@ -6,7 +6,7 @@ Everything after the patch embedding is ordered (H, W, D) with D the slice axis,
 from __future__ import annotations
 
 import torch
-from medseg_kernels import adapter_3d, volume_patches, window_attention
+from medseg_kernels import adapter_3d, linear, volume_patches, window_attention
 from medseg_kernels.cubic_attention import Tables, from_windows, to_windows, window_sides
 from segment_anything.modeling.common import MLPBlock
 from segment_anything.modeling.image_encoder import PatchEmbed
@@ -54,7 +54,9 @@ class CubicAttention(nn.Module):
 
     def forward(self, windows: Tensor, sides: Tensor | None) -> Tensor:
         """Tokens (N, window³, C) in the order of `to_windows`, their sides of the rolled border → the same shape."""
-        return self.proj(window_attention(self.qkv(windows), self.tables(), self.lr, self.heads, self.window, sides))
+        qkv = linear(windows, self.qkv.weight, self.qkv.bias)
+        mixed = window_attention(qkv, self.tables(), self.lr, self.heads, self.window, sides)
+        return linear(mixed, self.proj.weight, self.proj.bias)
 
     def tables(self) -> Tables:
         """The stored tables interpolated to the window; without gradients computed once per state of the weights."""
@@ -102,15 +104,19 @@ class Block(nn.Module):
         tokens = to_windows(x, window, shift)
         if torch.is_grad_enabled():
             tokens = tokens + self.attn(self.norm1(tokens), sides)
-            tokens = tokens + self.mlp(self.norm2(tokens))
+            tokens = tokens + self._mlp(self.norm2(tokens))
         else:
             del x
             step = max(1, CPU_TOKENS // window**3) if tokens.device.type == "cpu" else len(tokens)
             for start in range(0, len(tokens), step):
                 part = tokens[start : start + step]
                 part += self.attn(self.norm1(part), None if sides is None else sides[start : start + step])
-                part += self.mlp(self.norm2(part))
+                part += self._mlp(self.norm2(part))
         return from_windows(tokens, window, shift, (b, h, w, d))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        first, second = self.mlp.lin1, self.mlp.lin2
+        return linear(linear(x, first.weight, first.bias, "gelu"), second.weight, second.bias)
 
 
 class ChannelNorm3d(nn.Module):
@@ -127,6 +133,25 @@ class ChannelNorm3d(nn.Module):
         return F.layer_norm(last, last.shape[-1:], self.weight, self.bias, 1e-6).movedim(-1, 1)
 
 
+class Neck(nn.Sequential):
+    """1x1x1 convolution, norm, 3x3x3 convolution, norm; tokens (B, H, W, D, C) → features (B, out, H, W, D)."""
+
+    def __init__(self, config: Sam3dConfig) -> None:
+        super().__init__(
+            nn.Conv3d(config.embed_dim, config.out_chans, 1, bias=False),
+            ChannelNorm3d(config.out_chans),
+            nn.Conv3d(config.out_chans, config.out_chans, 3, padding=1, bias=False),
+            ChannelNorm3d(config.out_chans),
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """The first convolution is a product per token, and tokens already lie channels-last."""
+        x = linear(tokens, self[0].weight.flatten(1)).permute(0, 4, 1, 2, 3)
+        for layer in list(self)[1:]:
+            x = layer(x)
+        return x
+
+
 class ImageEncoder(nn.Module):
     """Crop → four feature maps after each quarter of the blocks."""
 
@@ -141,15 +166,7 @@ class ImageEncoder(nn.Module):
         slices = (1, 1, config.num_slice)
         self.slice_embed = nn.Conv3d(config.embed_dim, config.embed_dim, slices, slices, groups=config.embed_dim)
         self.blocks = nn.ModuleList(Block(config, index) for index in range(config.depth))
-        self.neck_3d = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv3d(config.embed_dim, config.out_chans, 1, bias=False),
-                ChannelNorm3d(config.out_chans),
-                nn.Conv3d(config.out_chans, config.out_chans, 3, padding=1, bias=False),
-                ChannelNorm3d(config.out_chans),
-            )
-            for _ in range(4)
-        )
+        self.neck_3d = nn.ModuleList(Neck(config) for _ in range(4))
 
     def embed(self, image: Tensor) -> Tensor:
         """(B, 1 or 3, P, P, P) crop in (D, H, W) → (B, T, T, T, C) tokens in (H, W, D) with position."""
@@ -170,5 +187,5 @@ class ImageEncoder(nn.Module):
         for index, block in enumerate(self.blocks):
             x = block(x)
             if (index + 1) % quarter == 0:
-                features.append(self.neck_3d[index // quarter](x.permute(0, 4, 1, 2, 3)))
+                features.append(self.neck_3d[index // quarter](x))
         return features

@@ -8,7 +8,7 @@ The image attends only to the global queries; clicks have no sign and no coordin
 from __future__ import annotations
 
 import torch
-from medseg_kernels import attention
+from medseg_kernels import attention, linear
 from segment_anything.modeling.common import MLPBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,11 +32,12 @@ class Attention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q (B, N, C), k and v (B, M, C) → (B, N, C)."""
-        heads = (self._split(self.q_proj(q)), self._split(self.k_proj(k)), self._split(self.v_proj(v)))
-        return self.out_proj(attention(*heads).transpose(1, 2).flatten(2))
+        heads = (self._heads(q, self.q_proj), self._heads(k, self.k_proj), self._heads(v, self.v_proj))
+        mixed = attention(*heads).transpose(1, 2).flatten(2)
+        return linear(mixed, self.out_proj.weight, self.out_proj.bias)
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+    def _heads(self, x: Tensor, projection: nn.Linear) -> Tensor:
+        return linear(x, projection.weight, projection.bias).unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
 class SamplerLayer(nn.Module):
