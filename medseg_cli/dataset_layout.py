@@ -7,6 +7,7 @@ with `images/` and `masks/`, and a folder where `x_mask.png` lies beside `x.png`
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,7 +24,8 @@ LAYOUTS = (
 MODALITIES = {"CT": "CT", "MR": "MR", "MRI": "MR", "PET": "PT", "PT": "PT", "US": "US"}
 """Names of a first channel in `dataset.json` that are one of DICOM's codes; others ("T1", "z-score") say nothing."""
 FORMAT_SUFFIXES = (".nii.gz", ".gipl.gz")
-MASK = "_mask"
+MASK = re.compile(r"_mask(_.*)?$")
+"""End of a mask's name without its suffix: `x_mask`, `x_mask_1`, but not `x_masked`."""
 
 
 @dataclass(frozen=True)
@@ -153,13 +155,14 @@ def _two_folders(folder: Path) -> list[Case]:
 def _side_by_side(folder: Path) -> list[Case]:
     """`x.png` with `x_mask.png`, `x_mask_1.png`, in the folder or one folder further down (one per class, say)."""
     files = [file for place in (folder, *sorted(_folders(folder))) for file in _files(place)]
-    return _paired([file for file in files if MASK not in file.name], [f for f in files if MASK in f.name], folder)
+    masks = [file for file in files if MASK.search(_stem(file))]
+    return _paired([file for file in files if file not in masks], masks, folder)
 
 
 def _paired(images: list[Path], masks: list[Path], folder: Path) -> list[Case]:
     by_stem: dict[str, list[Path]] = {}
     for mask in masks:
-        by_stem.setdefault(_stem(mask).split(MASK)[0], []).append(mask)
+        by_stem.setdefault(MASK.sub("", _stem(mask)), []).append(mask)
     cases = []
     for image in images:
         mine = by_stem.get(_stem(image), [])
@@ -209,7 +212,8 @@ def _texts(listing: Path, values: Any) -> list[str]:
 
 
 def _has_side_by_side(folder: Path) -> bool:
-    return folder.is_dir() and any(_is_scan(path) for path in [*folder.glob(f"*{MASK}*"), *folder.glob(f"*/*{MASK}*")])
+    found = [*folder.glob("*_mask*"), *folder.glob("*/*_mask*")] if folder.is_dir() else []
+    return any(_is_scan(path) and MASK.search(_stem(path)) for path in found)
 
 
 _READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path], list[Case]]], ...] = (

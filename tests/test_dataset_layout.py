@@ -50,6 +50,15 @@ def test_masks_beside_images_in_folders_of_classes(tmp_path: Path) -> None:
     assert [case.group for case in cases] == ["x 1", "y 1", "y 1"]
 
 
+def test_a_name_with_masked_in_it_is_no_mask(tmp_path: Path) -> None:
+    draw(tmp_path / "two" / "images" / "x_masked_1.png")
+    draw(tmp_path / "two" / "masks" / "x_masked_1.png")
+    draw(tmp_path / "beside" / "x_masked.png")
+    draw(tmp_path / "beside" / "x_masked_mask.png")
+    assert pairs(read_cases(tmp_path / "two")) == [("x_masked_1", "x_masked_1.png", "x_masked_1.png")]
+    assert pairs(read_cases(tmp_path / "beside")) == [("x_masked", "x_masked.png", "x_masked_mask.png")]
+
+
 def test_nnunet(tmp_path: Path) -> None:
     for folder, name in (("imagesTr", "p_1_0000"), ("imagesTr", "p_2_0000"), ("labelsTr", "p_1"), ("labelsTr", "p_2")):
         (tmp_path / folder).mkdir(exist_ok=True)
