@@ -19,6 +19,8 @@ SLAB = 64
 """Slices that `resample_in_slabs` moves at a time."""
 ALIAS_RATIO = 1.25
 """Scans finer than the target grid by more than this factor along an axis are smoothed along it before sampling."""
+FULLY_IN_VIEW = 0.5
+"""Share of interpolation weight from inside the scan above which a voxel counts as scanned."""
 
 
 @dataclass(frozen=True, eq=False)

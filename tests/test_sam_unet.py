@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
@@ -18,6 +19,7 @@ from torchvision.models import resnet34, resnet50
 
 import medseg_cli
 from medseg_cli import preset as presets
+from medseg_cli.dataset import Case
 from medseg_cli.errors import InputError, ModelError
 from medseg_cli.models.sam_unet.checkpoint import random_network
 from medseg_cli.models.sam_unet.config import SamUnetConfig, config_of
@@ -276,6 +278,14 @@ def test_the_recipe_begins_with_sam(tmp_path: Path) -> None:
     network = SamUnetRecipe(preset, tmp_path / "sam.pth").model(4)
     expected = begin(TINY, 4, [tmp_path / "sam.pth"]).state_dict()
     assert all(torch.equal(expected[key], value) for key, value in network.state_dict().items())
+
+
+def test_wrong_options_of_a_preset_are_named_in_a_training(tmp_path: Path) -> None:
+    for name in ("scan", "mask"):
+        Image.fromarray(np.pad(np.full((8, 8), 255, np.uint8), 8)).save(tmp_path / f"{name}.png")
+    preset = presets.find("sam-unet").model_copy(update={"options": {"slices": "diagonal"}})
+    with pytest.raises(ModelError, match=r"options\.slices"):
+        SamUnetRecipe(preset, None).load(Case("a", tmp_path / "scan.png", tmp_path / "mask.png"))
 
 
 def test_a_start_from_sam_halves_its_tables(tmp_path: Path) -> None:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from medseg_cli.device import Runtime
 from medseg_cli.embeddings import EmbeddingCache
-from medseg_cli.errors import InputError, ModelError
+from medseg_cli.errors import InputError
 from medseg_cli.intensity import Display, display
+from medseg_cli.pipelines.loading import options_of, weights_of
 from medseg_cli.pipelines.objects import empty_targets, labels_of
 from medseg_cli.pipelines.slice_compose import compose
 from medseg_cli.pipelines.slice_prompts import plan_slices, unused_minus, unused_regions, whole_image
@@ -31,7 +32,6 @@ from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Segmentation
 from medseg_cli.slices import PlaneName, plane_of
 from medseg_cli.stages import Stages
-from medseg_cli.weights import resolve
 
 AIR_HU = -900.0
 """A file of unknown modality with values as low as this may be a CT: the user is told, nothing is assumed."""
@@ -126,18 +126,8 @@ class SlicePipeline:
         Raises:
             ModelError: wrong options, missing or misfitting weights.
         """
-        try:
-            options = Options.model_validate(preset.options)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ModelError(f"preset {preset.name}: options.{where}: {first['msg']}") from error
-        if random_weights:
-            path, weights = None, {"name": "random", "sha256": None, "random": True, "licence": None}
-        else:
-            found = resolve(preset)
-            path = found.path
-            weights = {"name": found.name, "sha256": found.sha256, "random": False, "licence": found.licence}
+        options = options_of(preset, Options)
+        path, weights = weights_of(preset, random_weights)
         model = build(path, preset, runtime.seed).eval().requires_grad_(False).to(runtime.device)
         folder = Path(options.embedding_cache).expanduser() if options.embedding_cache else None
         return cls(preset, options, runtime, model, weights, EmbeddingCache(options.memory_mb * 2**20, folder))

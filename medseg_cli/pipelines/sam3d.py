@@ -12,18 +12,19 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 
 from medseg_cli.device import Runtime
 from medseg_cli.errors import InputError, ModelError, UsageError
-from medseg_cli.geometry import Grid, overlap, resample, resample_in_slabs, scan_grid, working_grid
+from medseg_cli.geometry import FULLY_IN_VIEW, Grid, overlap, resample, resample_in_slabs, scan_grid, working_grid
 from medseg_cli.inference import EVERYWHERE, Coverage, follow
 from medseg_cli.intensity import normalise
 from medseg_cli.models.sam3d.checkpoint import build, random_network
 from medseg_cli.models.sam3d.config import config_of
 from medseg_cli.models.sam3d.network import Sam3d
 from medseg_cli.pipelines import sam3d_official
+from medseg_cli.pipelines.loading import options_of, weights_of
 from medseg_cli.pipelines.objects import empty_targets, labels_of
 from medseg_cli.postprocess import clean
 from medseg_cli.preset import Preset
@@ -31,10 +32,6 @@ from medseg_cli.prompt import Prompt, locate
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Segmentation
 from medseg_cli.stages import Stages
-from medseg_cli.weights import resolve
-
-FULLY_IN_VIEW = 0.5
-"""Share of interpolation weight from inside the scan above which a voxel counts as scanned."""
 
 
 class Options(BaseModel):
@@ -70,23 +67,13 @@ class Sam3dPipeline:
         Raises:
             ModelError: wrong options, missing or misfitting weights.
         """
-        try:
-            options = Options.model_validate(preset.options)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ModelError(f"preset {preset.name}: options.{where}: {first['msg']}") from error
+        options = options_of(preset, Options)
         if preset.prompts.minus:
             raise ModelError(
                 f"preset {preset.name} says prompts.minus: true, but pipeline {preset.pipeline} has no sign for clicks",
                 "set prompts: {minus: false}",
             )
-        if random_weights:
-            path, weights = None, {"name": "random", "sha256": None, "random": True, "licence": None}
-        else:
-            found = resolve(preset)
-            path = found.path
-            weights = {"name": found.name, "sha256": found.sha256, "random": False, "licence": found.licence}
+        path, weights = weights_of(preset, random_weights)
         model = (
             random_network(config_of(preset.model), runtime.seed).eval() if path is None else build(path, preset.model)
         )

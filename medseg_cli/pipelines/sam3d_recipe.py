@@ -26,7 +26,7 @@ from medseg_cli.augment import (
     zero_pad,
 )
 from medseg_cli.dataset import Case, load_pair
-from medseg_cli.geometry import Grid, resample, scan_grid, working_grid
+from medseg_cli.geometry import FULLY_IN_VIEW, Grid, resample, scan_grid, working_grid
 from medseg_cli.intensity import normalise
 from medseg_cli.models.sam3d.checkpoint import build, random_network
 from medseg_cli.models.sam3d.config import config_of
@@ -35,8 +35,6 @@ from medseg_cli.preset import Preset
 
 CLICKS = (1, 1, 1, 2, 3)
 """Numbers of simulated clicks, drawn evenly."""
-FULLY_IN_VIEW = 0.5
-"""Share of interpolation weight from inside the scan above which a voxel counts as scanned."""
 
 
 @dataclass(frozen=True, eq=False)

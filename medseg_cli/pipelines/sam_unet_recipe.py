@@ -27,6 +27,7 @@ from medseg_cli.models.sam_unet.losses import focal_dice
 from medseg_cli.models.sam_unet.network import SamUnet
 from medseg_cli.models.sam_unet.start import begin
 from medseg_cli.pipelines.by_slice import Options
+from medseg_cli.pipelines.loading import options_of
 from medseg_cli.preset import Preset
 from medseg_cli.scan import Scan
 from medseg_cli.slices import Plane, plane_of
@@ -227,7 +228,7 @@ def _slices(labels: NDArray[np.int64], plane: Plane) -> NDArray[np.int64]:
 
 def _planes(scan: Scan, preset: Preset) -> tuple[Plane, ...]:
     """The ways in which a scan is shown: every one, unless it is an image or the preset names one."""
-    name = Options.model_validate(preset.options).slices
+    name = options_of(preset, Options).slices
     if 1 in scan.shape or name != "finest":
         return (plane_of(scan, name),)
     return tuple(plane_of(scan, each) for each in ("axial", "coronal", "sagittal"))

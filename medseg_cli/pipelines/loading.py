@@ -1,0 +1,40 @@
+"""What every pipeline takes from a preset before it builds its network: its own options, and the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from medseg_cli.errors import ModelError
+from medseg_cli.preset import Preset
+from medseg_cli.weights import resolve
+
+Options = TypeVar("Options", bound=BaseModel)
+
+
+def options_of(preset: Preset, kind: type[Options]) -> Options:
+    """The preset's `options` as the pipeline's own class.
+
+    Raises:
+        ModelError: names the first that is wrong.
+    """
+    try:
+        return kind.model_validate(preset.options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ModelError(f"preset {preset.name}: options.{where}: {first['msg']}") from error
+
+
+def weights_of(preset: Preset, random_weights: bool) -> tuple[Path | None, dict[str, Any]]:
+    """The verified weights file, None for random weights; and what reports say about it.
+
+    Raises:
+        ModelError: missing or damaged weights.
+    """
+    if random_weights:
+        return None, {"name": "random", "sha256": None, "random": True, "licence": None}
+    found = resolve(preset)
+    return found.path, {"name": found.name, "sha256": found.sha256, "random": False, "licence": found.licence}
