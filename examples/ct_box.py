@@ -10,6 +10,7 @@ from dataclasses import replace
 import medseg_cli
 from medseg_cli import Box, Prompt, Target, device, pipelines, preset
 from medseg_cli.measure import measure
+from medseg_cli.overrides import Overrides, with_options
 from medseg_cli.slices import in_volume, plane_of
 from medseg_cli.stages import Stages
 from medseg_cli.writers.masks import write_mask
@@ -17,7 +18,8 @@ from medseg_cli.writers.masks import write_mask
 
 def main(scan_path: str, mask_path: str, box: str, index: str, name: str = "box-any") -> None:
     """Read, segment, write, and say what was done."""
-    pipeline = pipelines.build(preset.find(name), device.select("auto"))  # once for any number of scans
+    chosen = with_options(preset.find(name), Overrides(slices="axial"))  # else in the plane of the smallest pixels
+    pipeline = pipelines.build(chosen, device.select("auto"))  # once for any number of scans
     scan = replace(medseg_cli.load_scan(scan_path), modality="CT")  # NIfTI does not say so: CT has a window of its own
     x0, y0, x1, y1 = (float(number) for number in box.split(","))
     prompt = Prompt((Target("1", "organ", boxes=(Box((x0, y0), (x1, y1)),)),))
