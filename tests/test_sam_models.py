@@ -99,7 +99,7 @@ def test_single_and_several_clicks_in_one_call(pair: tuple[SamPredictor, Any]) -
         embedding = ours.encode(images)
         together, scores = ours.decode(embedding, points=points, labels=labels)
         both, score = ours.decode(embedding, points=points[1:], labels=labels[1:])
-        _, all_scores = ours.mask_decoder.predict_masks(
+        _, all_scores = ours.mask_decoder(
             embedding["image"],
             ours.prompt_encoder.get_dense_pe(),
             *ours.prompt_encoder((points[:1], labels[:1]), None, None),

@@ -127,6 +127,10 @@ def _without_padding(qkv: Tensor, tables: tuple[Tensor, Tensor], pad: Tensor | N
             cells = q.view(count * heads, r, c, d).float()
             bias_h = torch.einsum("nrcd,rkd->nrck", cells, place_h[:r]).flatten(1, 2)
             bias_w = torch.einsum("nrcd,ckd->nrck", cells, place_w[:c]).flatten(1, 2)
+            if q.dtype != torch.float32:
+                # The softmax does not change, and the keys that matter keep more digits.
+                bias_h = bias_h - bias_h.detach().amax(-1, keepdim=True)
+                bias_w = bias_w - bias_w.detach().amax(-1, keepdim=True)
             pad_logit = pad_value = None
             if r < h or c < w:
                 pad_logit = _pad_logit(bias_h, bias_w, r, c) + _pad_product(q, padding[1].float(), count)

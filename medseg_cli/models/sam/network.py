@@ -11,6 +11,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor, nn
 
 from medseg_cli.models.sam.config import SamConfig
+from medseg_cli.models.two_way import PromptedMasks
 from medseg_cli.models.vit import accelerate
 
 
@@ -41,7 +42,7 @@ class Sam(nn.Module):
             input_image_size=(config.image_size, config.image_size),
             mask_in_chans=config.mask_in_chans,
         )
-        self.mask_decoder = MaskDecoder(
+        decoder = MaskDecoder(
             transformer_dim=config.prompt_dim,
             transformer=TwoWayTransformer(
                 depth=config.decoder_depth,
@@ -53,6 +54,7 @@ class Sam(nn.Module):
             iou_head_depth=config.iou_depth,
             iou_head_hidden_dim=config.iou_dim,
         )
+        self.mask_decoder = PromptedMasks(decoder)
 
     @property
     def size(self) -> int:
@@ -107,7 +109,7 @@ class Sam(nn.Module):
             clicks = None if points is None or labels is None else (points, labels)
             sparse, dense = self.prompt_encoder(points=clicks, boxes=boxes, masks=masks)
             position = self.prompt_encoder.get_dense_pe()
-        logits, quality = self.mask_decoder.predict_masks(embedding["image"], position, sparse, dense)
+        logits, quality = self.mask_decoder(embedding["image"], position, sparse, dense)
         chosen = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
         if clicks is not None and boxes is None and masks is None and self.config.extra_masks:
             best = 1 + quality[:, 1:].argmax(1)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from medseg_cli.models.sam_unet.branch import upscaling
 from medseg_cli.models.sam_unet.config import SamUnetConfig
+from medseg_cli.models.two_way import AbsorbedTransformer, shared
 
 
 class SamDecoderParts(nn.Module):
@@ -18,12 +19,13 @@ class SamDecoderParts(nn.Module):
     def __init__(self, config: SamUnetConfig) -> None:
         super().__init__()
         width = config.prompt_dim
-        self.transformer = TwoWayTransformer(
+        transformer = TwoWayTransformer(
             depth=config.decoder_depth,
             embedding_dim=width,
             mlp_dim=config.decoder_mlp_dim,
             num_heads=config.decoder_heads,
         )
+        self.transformer = AbsorbedTransformer(transformer)
         self.output_upscaling = nn.Sequential(*upscaling(width, width // 4, width // 8), nn.GELU())
 
 
@@ -58,8 +60,7 @@ class MaskDecoder(nn.Module):
         """
         count = len(sparse)
         tokens = torch.cat([self.med_token.weight.expand(count, 1, -1), sparse], dim=1)
-        source = image + dense
-        tokens, keys = self.sam_mask_decoder.transformer(source, position.expand(count, -1, -1, -1), tokens)
-        upscaled = self.sam_mask_decoder.output_upscaling(keys.transpose(1, 2).reshape(source.shape))
+        tokens, keys = self.sam_mask_decoder.transformer(shared(image) + shared(dense), position, tokens)
+        upscaled = self.sam_mask_decoder.output_upscaling(keys.transpose(1, 2).reshape(image.shape))
         features = self.embedding_maskfeature(upscaled) + multi_scale
         return torch.einsum("nc,nchw->nhw", self.hf_mlp(tokens[:, 0]), features)
