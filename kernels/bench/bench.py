@@ -1,4 +1,4 @@
-"""Time and memory of medseg's ops and of 3DSAM-adapter's parts: `make bench`, or with --json PATH for the figures.
+"""Time and memory of medseg's ops and networks: `make bench`, or with --json PATH for the figures.
 
 Every row is measured beside its baseline in the same run; the ratio is what counts. Inputs are seeded random numbers
 in the shapes that the pipelines use. A row's results must agree before its times are printed.
@@ -9,13 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
+import bench_sam
 import torch
+from measuring import Row, compare
 from medseg_kernels import attention, volume_patches
 from medseg_kernels.attention import attention_reference
 from medseg_kernels.volume_patches import volume_patches_reference
@@ -24,45 +23,9 @@ from torch import Tensor
 import medseg_cli
 from medseg_cli import preset
 
-REPEATS = 5
-
-
-@dataclass(frozen=True)
-class Row:
-    """One comparison: median milliseconds of baseline and ours, their ratio, the largest relative difference."""
-
-    what: str
-    baseline_ms: float
-    ours_ms: float
-    ratio: float
-    difference: float
-
-
-def clock(run: Callable[[], Tensor]) -> tuple[Tensor, float]:
-    """The result, and the median wall time in milliseconds of `REPEATS` runs after one warm-up."""
-    result = run()
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(1000 * (time.perf_counter() - start))
-    return result, statistics.median(times)
-
-
-def compare(what: str, baseline: Callable[[], Tensor], ours: Callable[[], Tensor], tolerance: float = 1e-4) -> Row:
-    """Measure both; refuses to report a speed whose results differ."""
-    expected, slow = clock(baseline)
-    result, fast = clock(ours)
-    difference = float((result - expected).abs().max() / expected.abs().max())
-    if not difference < tolerance:
-        raise SystemExit(f"{what}: results differ by {difference:.1e}, no speed is reported")
-    return Row(what, round(slow, 2), round(fast, 2), round(slow / fast, 2), difference)
-
 
 def measure(device: torch.device) -> list[Row]:
-    """All rows on one device."""
+    """Single ops and 3DSAM-adapter."""
     torch.manual_seed(0)
     image_tokens = torch.randn(1, 8, 4096, 16, device=device)
     queries = torch.randn(1, 8, 10, 16, device=device)
@@ -105,30 +68,40 @@ def measure(device: torch.device) -> list[Row]:
     ]
 
 
+PARTS = {"ops": measure, "sam": bench_sam.rows}
+
+
 def main() -> None:
     """Print the table; with --json also write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--only", choices=PARTS, help="one part; all when left out")
     parser.add_argument("--json", help="file for the figures")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     hardware = (
         torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     )
+    chosen = [arguments.only] if arguments.only else list(PARTS)
     with torch.inference_mode():
-        rows = measure(device)
-    setting = {
+        rows = [row for part in chosen for row in PARTS[part](device)]
+    memory = bench_sam.memory(device, 1024) if "sam" in chosen else {}
+    facts: dict[str, object] = {
         "device": str(device),
         "hardware": hardware,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    sys.stdout.write(", ".join(f"{key} {value}" for key, value in setting.items()) + "\n")
+    sys.stdout.write(", ".join(f"{key} {value}" for key, value in facts.items()) + "\n")
     for row in rows:
         sys.stdout.write(f"{row.baseline_ms:9.2f} ms -> {row.ours_ms:9.2f} ms  x{row.ratio:<6.2f} {row.what}\n")
+    if memory:
+        what = "memory of a forward pass, ViT-B encoder, 1024 px, fp32"
+        sys.stdout.write(f"{memory['original']:9.0f} MB -> {memory['ours']:9.0f} MB  {what}\n")
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump({**setting, "seed": 0, "rows": [asdict(row) for row in rows]}, file, indent=1)
+            facts |= {"seed": 0, "memory_mb": memory, "rows": [asdict(row) for row in rows]}
+            json.dump(facts, file, indent=1)
 
 
 if __name__ == "__main__":
