@@ -640,6 +640,19 @@ def test_embeddings_on_disk_serve_the_next_run(tmp_path: Path) -> None:
     assert facts(segment(build(tmp_path, fit="stretch", **settings), scan, target))[2] == 0
 
 
+def test_the_formulas_are_not_answered_from_the_embeddings_of_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan, truth = small()
+    pipeline = build(tmp_path, propagate=False)
+    target = boxed(box_round(truth, 2, 14))
+    segment(pipeline, scan, target)
+    monkeypatch.setenv("MEDSEG_KERNELS", "reference")
+    first, second = segment(pipeline, scan, target), segment(pipeline, scan, target)
+    assert (facts(first), facts(second)) == ((1, 1, 0), (1, 0, 1))
+    assert first.provenance["kernels"] == "reference"
+
+
 def test_embeddings_can_be_kept_nowhere(tmp_path: Path) -> None:
     scan, truth = small()
     pipeline = build(tmp_path, memory_mb=0)

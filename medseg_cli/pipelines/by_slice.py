@@ -195,6 +195,9 @@ class SlicePipeline:
         # Not all of a configuration is in the weights, and nothing of it in random ones.
         name = f"{name} {json.dumps(self.preset.model, sort_keys=True)}"
         runtime = self.runtime
+        if runtime.kernels == "reference":
+            # Who looks for a kernel at fault must not be answered from what it left in the cache.
+            name = f"{name} by the formulas"
         return Network(self.model, runtime.device, name, frame, options.dense, runtime.precision, runtime.autocast)
 
     def _modality_notes(self, scan: Scan) -> list[str]:
