@@ -73,6 +73,11 @@ class Display:
     method: str
     why: str
 
+    def share_shown(self, scan: Scan) -> float:
+        """Share of the scan's voxels that are neither black nor white; of every third row and column."""
+        some = scan.voxels[:, ::3, ::3]
+        return float(np.mean((some > self.low) & (some < self.high)))
+
     def picture(self, values: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Values (C, H, W), C = 1 or 3, → RGB picture (H, W, 3) in 0..255; NaN is black, infinities the ends."""
         finite = np.nan_to_num(values, nan=self.low, posinf=self.high, neginf=self.low)
@@ -94,6 +99,8 @@ def display(scan: Scan, how: ZScore | ClipZScore | Percentile | Window | EightBi
         InputError: no finite voxel.
     """
     if isinstance(how, Window):
+        if not np.isfinite(scan.voxels).any():
+            raise _no_values(scan)
         return Display(how.level - how.width / 2, how.level + how.width / 2, "window", why)
     if not isinstance(how, Percentile | EightBit):
         raise ModelError(f"intensity method {how.method} makes no pictures", "use window, percentile or eight-bit")
@@ -102,10 +109,14 @@ def display(scan: Scan, how: ZScore | ClipZScore | Percentile | Window | EightBi
     # A copy of a large scan takes as much memory as the scan.
     finite = values if bool(good.all()) else values[good]
     if not finite.numel():
-        raise InputError(f"{scan.provenance.path} has no finite voxel", "the file is damaged: export it again")
+        raise _no_values(scan)
     if isinstance(how, EightBit) and float(finite.min()) >= 0 and 1 < float(finite.max()) <= 255:
         return Display(0.0, 255.0, "eight-bit", why)
     low, high = (float(value) for value in _quantiles(finite, how.low / 100, how.high / 100))
     if high <= low:
         low, high = float(finite.min()), float(finite.max())
     return Display(low, high if high > low else low + 1, "percentile", why)
+
+
+def _no_values(scan: Scan) -> InputError:
+    return InputError(f"{scan.provenance.path} has no finite voxel", "the file is damaged: export it again")

@@ -41,10 +41,11 @@ class Box:
     """One box as typed, its sides along the scan's voxel axes.
 
     Args:
-        first, second: two opposite corners (x, y, z), or (x, y) in a plane, `first` the smaller along every axis. In
-            "ijk" both corner voxels are inside: 10 to 20 are eleven voxels. A box that is flat along one axis lies in
-            one slice.
-        frame: coordinate frame of both.
+        first, second: two opposite corners (x, y, z), or (x, y) in a plane. In "ijk" `first` is the smaller along every
+            axis and both corner voxels are inside: 10 to 20 are eleven voxels. A box that is flat along one axis lies
+            in one slice.
+        frame: coordinate frame of both; in mm the corners are points in any order, because the scan's axes may run
+            against the frame's or lie oblique in it.
     """
 
     first: tuple[float, ...]
@@ -108,13 +109,13 @@ def locate_box(box: Box, scan: Scan) -> tuple[tuple[float, float, float], tuple[
     In "ras" and "lps" the two corners are points; the box between them runs along the scan's own axes.
 
     Raises:
-        InputError: a corner outside the scan, or corners that do not span a box: `first` must be smaller along every
-            axis but one, along which both may be equal (one slice).
+        InputError: a corner outside the scan, or in "ijk" corners that do not span a box: `first` must be smaller along
+            every axis but one, along which both may be equal (one slice).
     """
     name = f"box {_text(box.first)} to {_text(box.second)}"
     against = [axis for axis, a, b in zip("xyz", box.first, box.second, strict=False) if a > b]
     flat = [axis for axis, a, b in zip("xyz", box.first, box.second, strict=False) if a == b]
-    if against or len(flat) > 1:
+    if box.frame == "ijk" and (against or len(flat) > 1):
         sides = zip("xyz", box.first, box.second, strict=False)
         pairs = ", ".join(f"{axis}0 {a:g}, {axis}1 {b:g}" for axis, a, b in sides)
         raise InputError(

@@ -103,6 +103,7 @@ def plane_of(scan: Scan, name: PlaneName = "finest") -> Plane:
 
     Raises:
         UsageError: the plane asked for would be one voxel wide.
+        InputError: a scan that is one voxel thick along two axes.
     """
     codes = scan.orientation
     flat = [axis for axis in range(3) if scan.shape[axis] == 1]
@@ -112,10 +113,13 @@ def plane_of(scan: Scan, name: PlaneName = "finest") -> Plane:
         through = _stack_axis(scan)
     else:
         through = flat[-1] if flat else _coarsest_axis(scan)
-    if any(axis != through for axis in flat):
-        thin = "ijk"[next(axis for axis in flat if axis != through)]
+    if len(flat) > 1:
+        raise InputError(
+            f"{scan.provenance.path} is a line of {scan.shape} voxels", "2-D models need two voxels or more each way"
+        )
+    if flat and through != flat[0]:
         raise UsageError(
-            f"{scan.provenance.path} is one voxel thick along {thin}: its {name} slices would be lines",
+            f"{scan.provenance.path} is one voxel thick along {'ijk'[flat[0]]}: its {name} slices would be lines",
             "leave --slices out",
         )
     rest = [axis for axis in range(3) if axis != through]

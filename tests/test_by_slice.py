@@ -16,6 +16,7 @@ from PIL import Image
 from medseg_cli import device, evaluation, pipelines
 from medseg_cli.dataset import Case
 from medseg_cli.errors import InputError, ModelError, UsageError
+from medseg_cli.overrides import Overrides, with_options
 from medseg_cli.pipelines.by_slice import SlicePipeline
 from medseg_cli.pipelines.slice_run import Answer
 from medseg_cli.prompt import Box, Click, Prompt, Region, Target
@@ -729,3 +730,51 @@ def test_an_object_of_one_voxel_is_boxed_in_an_evaluation(tmp_path: Path, thin: 
     where = np.argwhere(truth)
     assert np.array_equal(np.rint([low, high]), [where.min(0), where.max(0)])
     assert np.all(low < high)
+
+
+# What a reader of the documentation tried
+
+
+@pytest.mark.parametrize("order", range(4))
+def test_a_flat_box_in_millimetres_on_an_oblique_scan(tmp_path: Path, order: int) -> None:
+    """Its corners' z differ, and grow against x: any two opposite corners mean the box."""
+    truth = ellipsoid(SMALL, MIDDLE, AXES)
+    scan = scan_of(painted(truth), spacing=(1.0, 1.0, 3.0), angles=OBLIQUE)
+    flat = box_round(truth, 2, 14)
+    expected = segment(build(tmp_path), scan, boxed(flat)).mask
+    low, high = np.array(flat.first), np.array(flat.second)
+    if order % 2:
+        low[0], high[0] = high[0], low[0]
+    if order // 2:
+        low, high = high, low
+    corners = scan.voxel_to_world(np.array([low, high]), "ras")
+    typed = Box(tuple(corners[0].round(3)), tuple(corners[1].round(3)), "ras")
+    result = segment(build(tmp_path), scan, boxed(typed))
+    assert dice(result.mask > 0, expected > 0) > 0.98
+    assert len(result.provenance["objects"][0]["propagation"]) == 2, "one slice, although its corners are rounded"
+
+
+def test_a_box_in_one_slice_is_followed_up_to_one_with_a_depth(tmp_path: Path) -> None:
+    scan, truth = small()
+    result = segment(build(tmp_path), scan, boxed(box_round(truth, 2, 10), box_round(truth, 2, 14, 16)))
+    ways = result.provenance["objects"][0]["propagation"]
+    assert [(way["from"], way["to"]) for way in ways] == [(10, 6), (10, 13)]
+    assert ways[1]["because"] == "slice 14 has this object already"
+    assert np.array_equal(np.flatnonzero((result.mask > 0).any(axis=(0, 1))), np.arange(6, 17))
+
+
+def test_a_limit_that_limits_nothing_is_said(tmp_path: Path) -> None:
+    scan, truth = small()
+    pipeline = build(tmp_path, propagation={"max_slices": 2})
+    result = segment(pipeline, scan, boxed(box_round(truth, 2, 14, 16)))
+    assert any("max_slices changed nothing" in note for note in result.notes)
+    assert not any("max_slices" in note for note in segment(pipeline, scan, boxed(box_round(truth, 2, 14))).notes)
+
+
+def test_a_window_in_other_units_is_questioned(tmp_path: Path) -> None:
+    scan, truth = small()
+    for level, questioned in ((9000, True), (125, False)):
+        chosen = with_options(bright_box.preset(tmp_path, size=40), Overrides(window=f"{level}/200"))
+        pipeline = pipelines.build(chosen, device.select("cpu"))
+        result = pipeline.segment(scan, Prompt((boxed(box_round(truth, 2, 14)),)), Stages())
+        assert any("in the scan's units?" in note for note in result.notes) is questioned

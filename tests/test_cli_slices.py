@@ -111,7 +111,7 @@ def test_a_box_in_one_slice_is_followed_through_the_object(medseg: Medseg, scan:
     assert [(way["from"], way["to"]) for way in facts["objects"][0]["propagation"]] == [(8, 4), (8, 11)]
     assert all("nothing found" in way["because"] for way in facts["objects"][0]["propagation"])
     assert "10 of 16 axial slices encoded (grey 90" in err
-    assert "the preset's choice for scans of unknown modality)" in err
+    assert "the preset's general choice: the scan states no modality)" in err
     assert "blob: followed from slice 8 to 4 (nothing found); 8 to 11 (nothing found)" in err
     (prompt,) = report()["prompts"]
     assert prompt["boxes"] == [
@@ -185,9 +185,9 @@ def test_a_click_in_a_slice_and_a_minus_click(medseg: Medseg, scan: Path, preset
 @pytest.mark.parametrize(
     ("words", "shown", "why"),
     [
-        ([], (90, 200), "the preset's choice for scans of unknown modality"),
+        ([], (90, 200), "the preset's general choice: the scan states no modality"),
         (["--modality", "ct"], (-100, 300), "the preset's choice for CT"),
-        (["--modality", "MR"], (90, 200), "the preset's choice for MR scans"),
+        (["--modality", "MR"], (90, 200), "the preset's general choice: it has none for MR"),
         (["--window", "150/100"], (100, 200), "chosen for this run"),
         (["--window", "-600/1500"], (-1350, 150), "chosen for this run"),
         (["--window", "Bone"], (-500, 1300), "chosen for this run"),

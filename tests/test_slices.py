@@ -127,7 +127,7 @@ def test_a_scan_of_one_slice_has_one_plane(flat: int) -> None:
 
 
 def test_a_line_of_voxels_has_no_plane() -> None:
-    with pytest.raises(UsageError, match="would be lines"):
+    with pytest.raises(InputError, match="is a line"):
         plane_of(phantom.scan("RAS", (9, 1, 1)))
 
 

@@ -37,6 +37,10 @@ AIR_HU = -900.0
 """A file of unknown modality with values as low as this may be a CT: the user is told, nothing is assumed."""
 
 
+LEAST_SHOWN = 0.01
+"""Share of voxels between black and white below which a window is questioned."""
+
+
 class SliceNetwork(Protocol):
     """A promptable 2-D network, an nn.Module.
 
@@ -167,7 +171,9 @@ class SlicePipeline:
             for target, plan, found, way, steps in zip(prompt.targets, plans, run.found, ways, cleaning, strict=True)
         ]
         notes = [*self.cache.notes[noted:], *empty_targets(set(np.unique(mask).tolist()), prompt)]
-        notes += unused_minus(plans, run.asked, prompt) + self._modality_notes(scan)
+        notes += unused_minus(plans, run.asked, prompt) + self._modality_notes(scan) + _window_notes(shown, scan)
+        if self.options.propagation.max_slices is not None and not any(ways):
+            notes.append("max_slices changed nothing: no prompt was followed to other slices")
         if not self.options.dense:
             notes += unused_regions(plans, prompt)
         provenance = {
@@ -214,10 +220,22 @@ class SlicePipeline:
 
     def _display(self, scan: Scan) -> Display:
         preprocessing = self.preset.preprocessing
-        if "preprocessing.intensity" in self.preset.changes:
+        if {"preprocessing.intensity", "preprocessing.by_modality"} & self.preset.changes.keys():
             return display(scan, preprocessing.intensity, "chosen for this run")
         key = "image" if scan.provenance.format == "image" else scan.modality
         if key in preprocessing.by_modality:
             return display(scan, preprocessing.by_modality[key], f"the preset's choice for {key}")
-        known = f"{key} scans" if key else "scans of unknown modality"
-        return display(scan, preprocessing.intensity, f"the preset's choice for {known}")
+        known = f"it has none for {key}" if key else "the scan states no modality"
+        return display(scan, preprocessing.intensity, f"the preset's general choice: {known}")
+
+
+def _window_notes(shown: Display, scan: Scan) -> list[str]:
+    """A warning when a window shows next to nothing: it is probably in other units than the scan."""
+    share = shown.share_shown(scan) if shown.method == "window" else 1.0
+    if share >= LEAST_SHOWN:
+        return []
+    values = scan.voxels[np.isfinite(scan.voxels)]
+    return [
+        f"only {share:.1%} of the voxels lie between black ({shown.low:g}) and white ({shown.high:g}), the scan's "
+        f"values between {values.min():g} and {values.max():g}: is the window in the scan's units?"
+    ]

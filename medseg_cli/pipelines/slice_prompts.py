@@ -39,13 +39,14 @@ class Plan:
         slices: slice index → its prompt.
         outside: slice index → clicks (Q, 2) outside the object in slices that are not prompted otherwise.
         clicks: (N, 3) voxel ijk of the clicks inside.
-        bounded: whether the prompt states a range of slices itself, so that nothing beyond it is wanted.
+        bounded: slices of prompts that state a range themselves (a box with a depth, a coarse mask of several slices):
+            nothing beyond them is wanted.
     """
 
     slices: dict[int, SlicePrompt]
     outside: dict[int, NDArray[np.float64]]
     clicks: NDArray[np.float64]
-    bounded: bool
+    bounded: frozenset[int]
 
 
 def whole_image(scan: Scan) -> Prompt:
@@ -128,7 +129,7 @@ def _plan(target: Target, scan: Scan, plane: Plane) -> Plan:
         depth = np.flatnonzero(voxels.any(axis=tuple(a for a in range(3) if a != plane.through)))
         # Copies: a view would keep the whole volume alive.
         regions = {int(index): plane.take(voxels, int(index)).copy() for index in depth}
-        bounded = bounded or len(regions) > 1
+        bounded |= regions.keys() if len(regions) > 1 else set()
     nothing = np.zeros((0, 2))
     slices = {
         index: SlicePrompt(
@@ -140,13 +141,13 @@ def _plan(target: Target, scan: Scan, plane: Plane) -> Plan:
         for index in sorted(boxes.keys() | inside.keys() | regions.keys())
     }
     alone = {index: points for index, points in outside.items() if index not in slices}
-    return Plan(slices, alone, clicks[True], bounded)
+    return Plan(slices, alone, clicks[True], frozenset(bounded))
 
 
-def _boxes(target: Target, scan: Scan, plane: Plane) -> tuple[dict[int, list[NDArray[np.float64]]], bool]:
-    """Slice index → boxes (4,) in picture pixels; and whether one of them spans several slices."""
+def _boxes(target: Target, scan: Scan, plane: Plane) -> tuple[dict[int, list[NDArray[np.float64]]], set[int]]:
+    """Slice index → boxes (4,) in picture pixels; and the slices of those that span several."""
     found: dict[int, list[NDArray[np.float64]]] = {}
-    bounded = False
+    bounded: set[int] = set()
     for box in target.boxes:
         corners = np.array(locate_box(box, scan))
         xy = plane.to_picture(corners)
@@ -160,8 +161,10 @@ def _boxes(target: Target, scan: Scan, plane: Plane) -> tuple[dict[int, list[NDA
                 if plane.count > 1
                 else "give x0 < x1 and y0 < y1",
             )
-        first, last = (int(np.rint(value)) for value in corners[:, plane.through])
-        bounded = bounded or last > first
+        depth = corners[:, plane.through]
+        # Millimetres that mean one slice may straddle its edge: a box thinner than a slice lies in its middle's.
+        first, last = (int(np.rint(value)) for value in (depth if np.ptp(depth) >= 0.999 else [depth.mean()] * 2))
+        bounded |= set(range(first, last + 1)) if last > first else set()
         for index in range(first, last + 1):
             found.setdefault(index, []).append(np.concatenate([low, high]))
     return found, bounded

@@ -134,7 +134,7 @@ class SliceRun:
             self.found[target][index] = answer
 
     def propagate(self, plans: list[Plan], rules: Rules) -> list[list[dict[str, Any]]]:
-        """Follow every object whose prompt is not bounded, in both directions at once.
+        """Follow every object from the slices whose prompts are not bounded, in both directions at once.
 
         Returns:
             Per object, one record per prompted slice and direction: {"from", "to", "because"}.
@@ -142,8 +142,8 @@ class SliceRun:
         fronts = [
             _Front(target, index, index, step, seed, seed)
             for target, plan in enumerate(plans)
-            if not plan.bounded
             for index in plan.slices
+            if index not in plan.bounded
             if (seed := self._describe(target, index)).mask.any()
             for step in (-1, 1)
         ]
