@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import math
 import os
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg_cli import gzip_file
 from medseg_cli.errors import DeviceError, InputError
 
 MAX_RATIO = {"": 1, "deflate": 1032, "text": 8}
@@ -97,13 +96,13 @@ def unpack(path: Path, limit: int | None = None) -> bytes:
     with path.open("rb") as plain:
         packed = plain.read(2) == b"\x1f\x8b"
     try:
-        with gzip.open(path, "rb") if packed else path.open("rb") as file:
+        with gzip_file.open_packed(path) if packed else path.open("rb") as file:
             if limit is not None:
                 return file.read(limit)
             return file.read()
     except EOFError as error:
         raise InputError(f"{path} is truncated: its gzip stream ends early", _COPY_AGAIN) from error
-    except (gzip.BadGzipFile, zlib.error) as error:
+    except gzip_file.errors() as error:
         raise InputError(f"{path} is damaged: {error}", _COPY_AGAIN) from error
 
 
@@ -119,7 +118,7 @@ def verify_packed(path: Path, offset: int, size: int | None, expected: int) -> N
     Raises:
         InputError: the stream is damaged, cut short, or does not hold exactly `expected` bytes.
     """
-    stream = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    stream = gzip_file.unpacking()
     left, unpacked = path.stat().st_size - offset if size is None else size, 0
     with path.open("rb") as file:
         file.seek(offset)
@@ -127,7 +126,7 @@ def verify_packed(path: Path, offset: int, size: int | None, expected: int) -> N
             left -= len(data)
             try:
                 unpacked += len(stream.decompress(data))
-            except zlib.error as error:
+            except gzip_file.errors() as error:
                 raise InputError(f"{path} is damaged: {error}", _COPY_AGAIN) from error
     if not stream.eof:
         raise InputError(f"{path} is truncated: its packed data end early", _COPY_AGAIN)
@@ -169,13 +168,13 @@ def read_values(
 def _unpack_exactly(path: Path, size: int) -> bytes:
     """The first `size` unpacked bytes, after which the stream must end properly or go on; both checked by one read."""
     try:
-        with gzip.open(path, "rb") as file:
+        with gzip_file.open_packed(path) as file:
             data = file.read(size)
             # Reading past the end makes gzip verify the checksum of what was read.
             file.read(_CHUNK)
     except EOFError as error:
         raise InputError(f"{path} is truncated: its gzip stream ends early", _COPY_AGAIN) from error
-    except (gzip.BadGzipFile, zlib.error) as error:
+    except gzip_file.errors() as error:
         raise InputError(f"{path} is damaged: {error}", _COPY_AGAIN) from error
     if len(data) < size:
         raise InputError(

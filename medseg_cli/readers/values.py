@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg_cli.errors import InputError, UsageError
+from medseg_cli.memory_order import ordered_copy
 
 EXACT_INTEGER = 1 << 24
 """float32 holds every whole number up to here."""
@@ -65,7 +66,7 @@ def scaled(
             values = values.astype(np.float64 if values.dtype.itemsize > 2 else np.float32)
             values *= slope
             values += intercept or 0.0
-        voxels = np.array(values, dtype=np.float32, order="C")
+        voxels = ordered_copy(values, np.float32, "C")
     return voxels, tuple(notes) + _make_finite(voxels, path)
 
 

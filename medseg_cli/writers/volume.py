@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg_cli import gzip_file
 from medseg_cli.errors import InputError, UsageError
+from medseg_cli.memory_order import ordered_copy
 from medseg_cli.scan import RAS_TO_LPS
 from medseg_cli.segmentation import RANDOM_WEIGHTS, Segmentation
 from medseg_cli.writers.atomic import atomic_output, out_of_space
@@ -48,9 +50,9 @@ def write(segmentation: Segmentation, path: Path, overwrite: bool = False) -> No
             image = _nifti(segmentation)
             if segmentation.is_random:
                 image.header["descrip"] = RANDOM_WEIGHTS.encode()
-            image.to_filename(temporary)
+            _store(image, temporary)
         elif name.endswith(_MGH):
-            _mgh(segmentation).to_filename(temporary)
+            _store(_mgh(segmentation), temporary)
         else:
             _write_itk(segmentation, temporary, path)
 
@@ -61,11 +63,22 @@ def stored_dtype(segmentation: Segmentation, path: str | Path) -> str:
     return "int32" if wide and Path(path).name.lower().endswith(_MGH) else str(segmentation.mask.dtype)
 
 
+def _store(image: nib.spatialimages.SpatialImage, path: Path) -> None:
+    """The file that nibabel writes, only that ISA-L packs it."""
+    import nibabel as nib
+
+    if not path.name.endswith((".gz", ".mgz")):
+        image.to_filename(path)
+        return
+    with path.open("wb") as file, gzip_file.packing(file) as stream:
+        image.to_file_map({"image": nib.fileholders.FileHolder(fileobj=stream)})
+
+
 def _nifti(segmentation: Segmentation) -> nib.Nifti1Image:
     """The mask under its scan's own NIfTI header, or under a fresh one with the scan's affine in both forms."""
     import nibabel as nib
 
-    mask, own = segmentation.mask, segmentation.scan.header
+    mask, own = ordered_copy(segmentation.mask, segmentation.mask.dtype, "F"), segmentation.scan.header
     if isinstance(own, nib.Nifti1Header):
         return _under_own_header(mask, own)
     kind = nib.Nifti2Image if max(mask.shape) > _NIFTI1_MAX_SIZE else nib.Nifti1Image
@@ -109,7 +122,7 @@ def _mgh(segmentation: Segmentation) -> nib.freesurfer.MGHImage:
     import nibabel as nib
 
     own = segmentation.scan.header
-    stored = segmentation.mask.astype(stored_dtype(segmentation, ".mgz"), copy=False)
+    stored = ordered_copy(segmentation.mask, stored_dtype(segmentation, ".mgz"), "F")
     image = nib.freesurfer.MGHImage(stored, segmentation.scan.affine)
     if isinstance(own, nib.freesurfer.mghformat.MGHHeader):
         for key in ("Mdc", "delta", "Pxyz_c", "goodRASFlag"):
