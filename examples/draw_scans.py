@@ -20,7 +20,7 @@ AFFINE = np.diag([-3.0, -3.0, 4.0, 1.0])
 def chest(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """A radiograph (480, 512) and its lungs."""
     y, x = np.mgrid[:480, :512].astype(float)
-    body = ((x - 256) / 235) ** 2 + ((y - 300) / 330) ** 2 < 1
+    body = ((x - 256) / 200) ** 2 + ((y - 300) / 330) ** 2 < 1
     lungs = np.zeros_like(body)
     for side in (-1, 1):
         lung = ((x - 256 - side * 103) / 78) ** 2 + ((y - 225) / 165) ** 2 < 1
@@ -32,6 +32,7 @@ def chest(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_
     ribs = sum(np.exp(-(((y - 60 - 42 * n - 0.0011 * (x - 256) ** 2) / 6) ** 2)) for n in range(7))
     picture = 20 + 130 * gaussian_filter(body.astype(float), 6) - 85 * gaussian_filter(lungs.astype(float), 2.5)
     picture += 45 * gaussian_filter((heart & body).astype(float), 5) + 30 * gaussian_filter((spine & body) * 1.0, 4)
+    picture += 40 * gaussian_filter((body & ~lungs & (y > 330)).astype(float), 8)
     picture += 22 * ribs * body + rng.normal(0, 4, body.shape)
     return np.clip(picture, 0, 255).astype(np.uint8), lungs
 
