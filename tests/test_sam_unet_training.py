@@ -18,10 +18,14 @@ from torch import Tensor, nn
 from medseg_cli import augment_picture, preset, training_run
 from medseg_cli.dataset import Case, Split, read_cases
 from medseg_cli.errors import InputError, UsageError
-from medseg_cli.evaluation import check_kind, usual_kind
+from medseg_cli.evaluation import check_kind, evaluate, summarise, usual_kind
 from medseg_cli.models.sam_unet.checkpoint import random_network
 from medseg_cli.models.sam_unet.config import config_of
 from medseg_cli.pipelines.sam_unet_recipe import SamUnetRecipe, Study, dice_cross_entropy
+from medseg_cli.prompt import Prompt
+from medseg_cli.scan import Scan
+from medseg_cli.segmentation import Label, Segmentation
+from medseg_cli.stages import Stages
 from medseg_cli.trainer import Plan, fit
 
 TINY = {
@@ -97,10 +101,10 @@ def test_a_run_is_a_preset_that_segments_without_a_prompt(
 
 
 def test_a_preset_is_measured_as_it_is_used() -> None:
-    for name, usual, others in (("chest-xray-lungs", "none", {"box"}), ("hippocampus-mr", "click", set())):
+    for name, usual, others in (("chest-xray-lungs", "none", {"box", "boxes"}), ("hippocampus-mr", "click", set())):
         chosen = preset.find(name)
         assert usual_kind(chosen) == usual
-        for kind in ("click", "box", "none"):
+        for kind in ("click", "box", "boxes", "none"):
             if kind in {usual, *others}:
                 check_kind(chosen, kind)
             else:
@@ -108,6 +112,44 @@ def test_a_preset_is_measured_as_it_is_used() -> None:
                     check_kind(chosen, kind)
 
 
+class Recorder:
+    """A pipeline that keeps the prompts it is given and answers with the boxes themselves."""
+
+    def __init__(self) -> None:
+        self.prompts: list[Prompt] = []
+
+    def segment(self, scan: Scan, prompt: Prompt, stages: Stages) -> Segmentation:
+        self.prompts.append(prompt)
+        mask = np.zeros(scan.shape, np.uint8)
+        for value, target in enumerate(prompt.targets, start=1):
+            for box in target.boxes:
+                low, high = np.rint(box.first).astype(int), np.rint(box.second).astype(int) + 1
+                mask[low[0] : high[0], low[1] : high[1], low[2] : high[2]] = value
+        labels = tuple(Label(value, str(value), (1, 2, 3)) for value in range(1, len(prompt.targets) + 1))
+        return Segmentation(mask, labels, scan, {}, ())
+
+
+def test_boxes_in_every_slice_fit_each_value_by_itself(tmp_path: Path) -> None:
+    labels = np.zeros((20, 24, 16), np.uint8)
+    for k in range(4, 10):
+        labels[6 : 8 + k, 8 : 20 - k, k] = 1
+    labels[1, 1:5, 1:3] = 4
+    for name, values in (("image", labels.astype(np.int16) * 100), ("label", labels)):
+        nib.save(nib.Nifti1Image(values, np.diag([1, 1, 3, 1])), tmp_path / f"{name}.nii.gz")
+    case = Case("v", tmp_path / "image.nii.gz", tmp_path / "label.nii.gz")
+    recorder = Recorder()
+    results = evaluate(recorder, [case], 0, lambda result: None, "boxes")
+    # Every slice of both objects is a rectangle, so exact boxes in every slice are the objects.
+    assert [(result.value, result.score.dice) for result in results] == [(1, 1.0), (4, 1.0)]
+    assert [len(target.boxes) for target in recorder.prompts[0].targets] == [6, 2]
+    assert summarise(results)["cases"] == 1
+    assert summarise(results)["objects"] == 2
+    whole = evaluate(recorder, [case], 0, lambda result: None, "box")
+    assert whole[0].place == (6, 8, 4, 16, 15, 9)
+    assert whole[0].score.dice == pytest.approx(2 * (labels == 1).sum() / ((labels == 1).sum() + 11 * 8 * 6))
+
+
+@pytest.mark.slow
 def test_it_learns(dataset: Path, tmp_path: Path) -> None:
     lines = []
     plan = Plan(steps=100, batch_size=4, validate_every=50, learning_rate=4e-3, ema=0.9)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from medseg_cli.commands import options
+
+if TYPE_CHECKING:
+    from medseg_cli.preset import Preset
+    from medseg_cli.slices import PlaneName
 
 
 def evaluate(
@@ -21,9 +25,10 @@ def evaluate(
         typer.Option(help="Part of the split; of a run's own split.json when --preset is a run folder."),
     ] = "test",
     prompt: Annotated[
-        Literal["usual", "click", "box", "none"],
+        Literal["usual", "click", "box", "boxes", "none"],
         typer.Option(
-            help="One random click in each object, its exact box, or nothing at all; usual = as the preset is made for."
+            help="What each reference gives: one random click, its exact box, one box in each of its slices, or "
+            "nothing; usual = what the preset is made for."
         ),
     ] = "usual",
     split_seed: Annotated[int, typer.Option(min=0, help="Seed of the split, for presets that are no run.")] = 0,
@@ -66,9 +71,10 @@ def evaluate(
 
     def tell(result: evaluation.CaseScore) -> None:
         if not quiet:
-            typer.echo(f"{result.id}: Dice {result.score.dice:.4f}", err=True)
+            name = result.id if result.value is None else f"{result.id}, value {result.value}"
+            typer.echo(f"{name}: Dice {result.score.dice:.4f}", err=True)
 
-    results = evaluation.evaluate(pipeline, wanted, seed, tell, kind)
+    results = evaluation.evaluate(pipeline, wanted, seed, tell, kind, _slices(chosen))
     summary = {
         "preset": chosen.name,
         "dataset": dataset.resolve().name,
@@ -86,3 +92,9 @@ def evaluate(
         typer.echo(text)
     elif not quiet:
         typer.echo(", ".join(f"{key} {value}" for key, value in summary.items()))
+
+
+def _slices(chosen: Preset) -> PlaneName:
+    """The plane in which a preset slices volumes."""
+    name: PlaneName = chosen.options.get("slices", "finest")  # type: ignore[assignment]  # the pipeline has checked it
+    return name
