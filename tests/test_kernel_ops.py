@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from medseg_kernels import adapter_3d, attention, linear, volume_patches, window_attention
+from medseg_kernels import adapter_3d, attention, conv3d, linear, volume_patches, window_attention
 from medseg_kernels.adapter_3d import adapter_3d_reference
 from medseg_kernels.cubic_attention import (
     MASKED,
@@ -264,6 +264,28 @@ def test_linear_has_gradients_and_follows_autocast() -> None:
         assert not use_onednn(x, torch.randn(4, 3).t())
         with torch.autocast("cpu", torch.bfloat16):
             assert linear(x, weight, bias).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("shape", [(1, 12, 4, 5, 6), (2, 3, 1, 1, 1), (1, 1, 7, 3, 2)])
+def test_conv3d_is_its_formula(shape: tuple[int, ...]) -> None:
+    x, weight = torch.randn(shape), torch.randn(5, shape[1], 3, 3, 3)
+    padded = F.pad(x, (1,) * 6).double().unfold(2, 3, 1).unfold(3, 3, 1).unfold(4, 3, 1)
+    expected = torch.einsum("bchwdijk,ocijk->bohwd", padded, weight.double())
+    channels_last = x.permute(0, 2, 3, 4, 1).contiguous().permute(0, 4, 1, 2, 3)
+    for given in (x, channels_last, x.double()):
+        result = conv3d(given, weight.to(given.dtype))
+        assert result.dtype == given.dtype
+        assert torch.allclose(result.double(), expected, atol=1e-5)
+
+
+def test_conv3d_has_gradients() -> None:
+    x, weight = torch.randn(1, 2, 3, 4, 5), torch.randn(3, 2, 3, 3, 3)
+    direction = torch.randn(1, 3, 3, 4, 5)
+    exact = [x.double().requires_grad_(), weight.double().requires_grad_()]
+    wanted = torch.autograd.grad((F.conv3d(*exact, padding=1) * direction.double()).sum(), exact)
+    ours = [x.requires_grad_(), weight.requires_grad_()]
+    for got, exact_one in zip(torch.autograd.grad((conv3d(*ours) * direction).sum(), ours), wanted, strict=True):
+        assert torch.allclose(got.double(), exact_one, atol=1e-4)
 
 
 STEMS = {

@@ -11,8 +11,10 @@ import json
 import platform
 import sys
 from dataclasses import asdict
+from functools import partial
 
 import bench_sam
+import bench_sam3d
 import torch
 from measuring import Row, compare
 from medseg_kernels import attention, volume_patches
@@ -68,7 +70,12 @@ def measure(device: torch.device) -> list[Row]:
     ]
 
 
-PARTS = {"ops": measure, "sam": bench_sam.rows}
+PARTS = {"ops": measure, "sam": bench_sam.rows, "sam3d": bench_sam3d.rows}
+MEMORY = {
+    "sam": ("ViT-B encoder, 1024 px", partial(bench_sam.memory, size=1024)),
+    "sam3d": ("3DSAM stem, one block and decoder, 128³ crop", bench_sam3d.memory),
+}
+"""What a forward pass in float32 adds to weights and input, by part."""
 
 
 def main() -> None:
@@ -85,7 +92,7 @@ def main() -> None:
     chosen = [arguments.only] if arguments.only else list(PARTS)
     with torch.inference_mode():
         rows = [row for part in chosen for row in PARTS[part](device)]
-    memory = bench_sam.memory(device, 1024) if "sam" in chosen else {}
+    memory = {what: measured(device) for part, (what, measured) in MEMORY.items() if part in chosen}
     facts: dict[str, object] = {
         "device": str(device),
         "hardware": hardware,
@@ -95,9 +102,11 @@ def main() -> None:
     sys.stdout.write(", ".join(f"{key} {value}" for key, value in facts.items()) + "\n")
     for row in rows:
         sys.stdout.write(f"{row.baseline_ms:9.2f} ms -> {row.ours_ms:9.2f} ms  x{row.ratio:<6.2f} {row.what}\n")
-    if memory:
-        what = "memory of a forward pass, ViT-B encoder, 1024 px, fp32"
-        sys.stdout.write(f"{memory['original']:9.0f} MB -> {memory['ours']:9.0f} MB  {what}\n")
+    for what, peak in memory.items():
+        ratio = peak["original"] / peak["ours"]
+        sys.stdout.write(
+            f"{peak['original']:9.0f} MB -> {peak['ours']:9.0f} MB  x{ratio:<6.2f} memory of {what}, fp32\n"
+        )
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as file:
             facts |= {"seed": 0, "memory_mb": memory, "rows": [asdict(row) for row in rows]}

@@ -1,6 +1,6 @@
 """3DSAM-adapter at its published size, ours against the computation of the official code; random seeded weights.
 
-Run by itself, `bench_sam3d.py memory official|ours` prints the bytes that the widest parts of one 128³ crop, stem, one
+Run by itself, `bench_sam3d.py memory original|ours` prints the bytes that the widest parts of one 128³ crop, stem, one
 block and decoder, add to a fresh process.
 """
 
@@ -123,7 +123,7 @@ def memory(device: torch.device) -> dict[str, float]:
             ).stdout
         )
         / 1e6
-        for name in ("official", "ours")
+        for name in ("original", "ours")
     }
 
 
@@ -134,7 +134,7 @@ def _peak(name: str, device: torch.device) -> int:
     stem = [weight.to(device) for weight in stem_weights(config)]
     block, decoder = seeded(Block(config, 0)).to(device), MaskDecoder(config).eval().to(device)
     image = torch.randn(1, 1, 128, 128, 128, device=device)
-    official = name == "official"
+    official = name == "original"
     mask = shift_mask((32,) * 3, 8, 4, device) if official else torch.empty(0)
     with torch.inference_mode():
         before = _start(device)

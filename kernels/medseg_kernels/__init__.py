@@ -3,9 +3,19 @@
 from medseg_kernels.adapter import adapter
 from medseg_kernels.adapter_3d import adapter_3d
 from medseg_kernels.attention import attention
+from medseg_kernels.conv3d import conv3d
 from medseg_kernels.cubic_attention import window_attention
 from medseg_kernels.linear import linear
 from medseg_kernels.relpos_attention import relpos_attention
 from medseg_kernels.volume_patches import volume_patches
 
-__all__ = ["adapter", "adapter_3d", "attention", "linear", "relpos_attention", "volume_patches", "window_attention"]
+__all__ = [
+    "adapter",
+    "adapter_3d",
+    "attention",
+    "conv3d",
+    "linear",
+    "relpos_attention",
+    "volume_patches",
+    "window_attention",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from medseg_kernels import conv3d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -48,13 +49,13 @@ class MaskDecoder(nn.Module):
         if image.shape[2:] != grid:
             scale = self.config.decoder_grid / self.config.crop_size
             image = F.interpolate(image, scale_factor=scale, mode="trilinear", align_corners=False)
-        total = F.conv3d(image, shares[-1], padding=1)
+        total = conv3d(image, shares[-1])
         for level, feature, share in zip(LEVELS, features, shares[:-1], strict=True):
             head = self.mlahead.get_submodule(level)
             wide = F.interpolate(twice(feature, head), size=grid, mode="trilinear", align_corners=True)
-            total += F.conv3d(wide, share, padding=1)
+            total += conv3d(wide, share)
             del wide
-        return F.conv3d(normalised(total), last, padding=1)
+        return conv3d(normalised(total), last)
 
     def forward(self, features: Sequence[Tensor], image: Tensor) -> Tensor:
         """Class logits on the crop's grid.
@@ -81,7 +82,7 @@ def convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
 def twice(feature: Tensor, head: nn.Module) -> Tensor:
     """The two convolutions of a level with their norms and activations, (B, C, T, T, T) → (B, width, T, T, T)."""
     for index in (0, 3):
-        feature = normalised(F.conv3d(feature, head.get_parameter(f"{index}.weight"), padding=1))
+        feature = normalised(conv3d(feature, head.get_parameter(f"{index}.weight")))
     return feature
 
 

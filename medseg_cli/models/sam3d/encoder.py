@@ -6,7 +6,7 @@ Everything after the patch embedding is ordered (H, W, D) with D the slice axis,
 from __future__ import annotations
 
 import torch
-from medseg_kernels import adapter_3d, linear, volume_patches, window_attention
+from medseg_kernels import adapter_3d, conv3d, linear, volume_patches, window_attention
 from medseg_kernels.cubic_attention import Tables, from_windows, to_windows, window_sides
 from segment_anything.modeling.common import MLPBlock
 from segment_anything.modeling.image_encoder import PatchEmbed
@@ -146,10 +146,8 @@ class Neck(nn.Sequential):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """The first convolution is a product per token, and tokens already lie channels-last."""
-        x = linear(tokens, self[0].weight.flatten(1)).permute(0, 4, 1, 2, 3)
-        for layer in list(self)[1:]:
-            x = layer(x)
-        return x
+        x = self[1](linear(tokens, self[0].weight.flatten(1)).permute(0, 4, 1, 2, 3))
+        return self[3](conv3d(x, self[2].weight))
 
 
 class ImageEncoder(nn.Module):
