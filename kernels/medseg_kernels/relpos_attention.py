@@ -21,12 +21,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medseg_kernels.dispatch import use_reference
+from medseg_kernels.dispatch import use_reference, use_triton
 
 BLOCK_BYTES = 2**20
 """Logits per thread that are alive at a time on a CPU: read and written four times, they have to stay in the cache."""
 ADD_FROM = 2048
 """From this many keys on, adding the bias is cheaper in bfloat16 than longer heads (Zen 5, 1024 and 4096 measured)."""
+
+WIDEST, LONGEST, LARGEST = 64, 80, 2**31
+"""What the kernels take at most: columns of a window, head dimension, elements (their offsets are 32-bit numbers)."""
+EMPTY = -1e9
+"""Logit of a key that does not exist: finite, so that no gradient is 0 / 0, and lost in any sum with one that does."""
 
 
 def relpos_attention(
@@ -57,6 +62,8 @@ def relpos_attention(
     if use_reference() or qkv.dtype == torch.float64:
         return relpos_attention_reference(qkv, tables, pad, heads, window)
     with torch.autocast(qkv.device.type, enabled=False):
+        if use_triton(qkv) and fits(qkv, heads, window or width):
+            return _in_triton(qkv, tables, pad, heads, window)
         return _without_padding(qkv, tables, pad, heads, window)
 
 
@@ -108,6 +115,48 @@ class _Windows:
     bias_w: Tensor
     pad_logit: Tensor | None
     pad_value: Tensor | None
+
+
+def fits(qkv: Tensor, heads: int, width: int) -> bool:
+    """Whether the kernels take grids of these shapes with windows `width` tokens wide."""
+    return 0 < qkv.numel() < LARGEST and width <= WIDEST and qkv.shape[-1] <= 3 * heads * LONGEST
+
+
+def _in_triton(qkv: Tensor, tables: tuple[Tensor, Tensor], pad: Tensor | None, heads: int, window: int) -> Tensor:
+    """As `relpos_attention`; PyTorch makes the biases, so that their gradients reach q and the tables by themselves."""
+    from medseg_kernels import relpos_triton
+
+    batch, height, width, channels = qkv.shape
+    h, w = (window, window) if window else (height, width)
+    d = channels // (3 * heads)
+    parts = qkv.reshape(batch, height, width, 3, heads, d)
+    q = parts[:, :, :, 0].float()
+    row, column = (torch.arange(size, device=qkv.device) for size in (height, width))
+    bias_h = torch.einsum("byxnd,ykd->byxnk", q, offsets(tables[0].float(), h)[row % h])
+    bias_w = torch.einsum("byxnd,xkd->byxnk", q, offsets(tables[1].float(), w)[column % w])
+    pad_logit = pad_value = None
+    if height % h or width % w:
+        pad_k, pad_value = (qkv.new_zeros(channels) if pad is None else pad).float().view(3, heads, d)[1:].unbind()
+        # Rows and columns of a token's window that are on the grid.
+        real_h = row[:, None] // h * h + torch.arange(h, device=qkv.device) < height
+        real_w = column[:, None] // w * w + torch.arange(w, device=qkv.device) < width
+        product = torch.einsum("byxnd,nd->byxn", q, pad_k) * d**-0.5
+        pad_logit = product + _pad_sum(bias_h, bias_w, real_h[:, None, None, :], real_w[:, None, :])
+    contiguous = (part if part is None else part.contiguous() for part in (bias_h, bias_w, pad_logit, pad_value))
+    return relpos_triton.forward(parts.contiguous(), *contiguous)[0].flatten(3)
+
+
+def _pad_sum(bias_h: Tensor, bias_w: Tensor, real_h: Tensor, real_w: Tensor) -> Tensor:
+    """log Σ exp(bias_h + bias_w) over the cells whose row or column is not real: (..., h), (..., w) → (...)."""
+
+    def part(bias: Tensor, mask: Tensor) -> Tensor:
+        # An empty sum has no gradient: exp(-inf) of all terms would be 0 / 0 in the backward pass.
+        chosen = torch.where(mask, bias, EMPTY)
+        return chosen.logsumexp(-1)
+
+    below = part(bias_h, ~real_h) + bias_w.logsumexp(-1)
+    beside = part(bias_h, real_h) + part(bias_w, ~real_w)
+    return torch.logaddexp(below, beside)
 
 
 def _without_padding(qkv: Tensor, tables: tuple[Tensor, Tensor], pad: Tensor | None, heads: int, window: int) -> Tensor:
