@@ -121,14 +121,15 @@ def test_a_device_that_raises_fails_with_5(monkeypatch: pytest.MonkeyPatch):
     assert check.found.endswith("no kernel image is available")
 
 
-def test_kernels_that_disagree_with_their_reference_fail(monkeypatch: pytest.MonkeyPatch):
-    attention = import_module("medseg_kernels.attention")  # the package exports a function of the same name
-    assert diagnosis.kernels().status == "ok"
-    reference = attention.attention_reference
-    monkeypatch.setattr(attention, "attention", lambda q, k, v: reference(q, k, v) + 1e-3)
+@pytest.mark.parametrize("op", ["adapter", "attention", "conv3d", "relpos_attention", "window_attention"])
+@pytest.mark.parametrize(("fault", "said"), [(1.01, "off by 1.0e-02"), (float("nan"), "off by inf")])
+def test_kernels_that_disagree_with_their_formula_fail(monkeypatch: pytest.MonkeyPatch, op: str, fault, said) -> None:
+    selfcheck = import_module("medseg_kernels.selfcheck")
+    right = getattr(selfcheck, op)
+    monkeypatch.setattr(selfcheck, op, lambda *tensors: right(*tensors) * fault)
     check = diagnosis.kernels()
     assert check.status == "fail"
-    assert "1.0e-03" in check.found
+    assert check.found == f"{op} is {said} on {'cuda' if torch.cuda.is_available() else 'cpu'}"
 
 
 def test_a_variable_that_medseg_does_not_read_is_named(monkeypatch: pytest.MonkeyPatch, medseg_home: Path):
