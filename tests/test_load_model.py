@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import medseg_cli
-from medseg_cli.errors import ModelError
+from medseg_cli.errors import ModelError, UsageError
 
 SMALL = {
     "crop_size": 16, "internal_size": 16, "img_size": 16, "patch_size": 4, "num_slice": 4, "embed_dim": 16, "depth": 4,
@@ -203,3 +203,9 @@ def test_random_weights_depend_on_the_seed_alone() -> None:
 def test_sizes_that_are_no_sizes_are_said(values: dict) -> None:
     with pytest.raises(ModelError, match=f"{next(iter(values))} cannot be"):
         medseg_cli.load_model("3dsam-adapter", **{**SMALL, **values})
+
+
+def test_kernels_that_do_not_exist_are_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDSEG_KERNELS", "fast")
+    with pytest.raises(UsageError, match="MEDSEG_KERNELS=fast: use triton or reference"):
+        medseg_cli.load_model("3dsam-adapter", **SMALL)

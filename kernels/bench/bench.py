@@ -15,6 +15,7 @@ from functools import partial
 
 import bench_sam
 import bench_sam3d
+import measuring
 import torch
 from measuring import Row, compare
 from medseg_kernels import attention, volume_patches
@@ -83,12 +84,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", choices=PARTS, help="one part; all when left out")
+    parser.add_argument("--clock", choices=measuring.CLOCKS, default="wall", help="cpu: on a busy machine, one thread")
     parser.add_argument("--json", help="file for the figures")
     arguments = parser.parse_args()
+    measuring.chosen[0] = arguments.clock
     device = torch.device(arguments.device)
-    hardware = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    )
+    # Older versions of torch cannot name the processor.
+    processor = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.machine()
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else processor
     chosen = [arguments.only] if arguments.only else list(PARTS)
     with torch.inference_mode():
         rows = [row for part in chosen for row in PARTS[part](device)]
@@ -96,6 +99,7 @@ def main() -> None:
     facts: dict[str, object] = {
         "device": str(device),
         "hardware": hardware,
+        "clock": arguments.clock,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }

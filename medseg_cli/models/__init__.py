@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg_cli.errors import ModelError
+from medseg_cli.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,8 +33,13 @@ def load_model(name: str, checkpoint: str | PathLike[str] | None = None, **confi
 
     Raises:
         ModelError: unknown name or configuration, unreadable or misfitting checkpoint.
+        UsageError: the environment asks for kernels that do not exist.
     """
     if name not in MODELS:
         raise ModelError(f"unknown model '{name}'", f"known models: {', '.join(sorted(MODELS))}")
+    try:
+        import_module("medseg_kernels.dispatch").choice()
+    except ValueError as error:
+        raise UsageError(str(error), "or unset it") from error
     module, function = MODELS[name].split(":")
     return getattr(import_module(module), function)(None if checkpoint is None else Path(checkpoint), config)
