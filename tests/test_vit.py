@@ -82,6 +82,17 @@ def test_gradients_are_the_originals() -> None:
         assert distance(parameter.grad, expected[name]) < 2e-5, name
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_block_is_traced_whole(recorded: bool, precision: torch.dtype) -> None:
+    """torch.compile finds nothing in it that it has to leave to Python."""
+    block, tokens = pair(16)[1].blocks[0], torch.randn(1, 16, 16, 36)
+    half = torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == torch.bfloat16)
+    with half, torch.set_grad_enabled(recorded):
+        compiled = torch.compile(block, backend="eager", fullgraph=True)(tokens)
+        assert distance(compiled.detach(), block(tokens).detach()) < (1e-5 if precision == torch.float32 else 1e-2)
+
+
 def test_the_state_dict_is_the_originals() -> None:
     original, ours = pair(9, 4)
     assert [(key, value.shape) for key, value in ours.state_dict().items()] == [

@@ -30,6 +30,8 @@ ADD_FROM = 2048
 
 WIDEST, LONGEST, LARGEST = 64, 80, 2**31
 """What the kernels take at most: columns of a window, head dimension, elements (their offsets are 32-bit numbers)."""
+AMX = torch.cpu._is_amx_tile_supported()
+"""PyTorch's attention uses this unit; without it, its bfloat16 attention is slower than plain products."""
 EMPTY = -1e9
 """Logit of a key that does not exist: finite, so that no gradient is 0 / 0, and lost in any sum with one that does."""
 
@@ -219,9 +221,8 @@ def _attend(windows: _Windows) -> Tensor:
     recorded = torch.is_grad_enabled() and any(
         part.requires_grad for part in (q, windows.bias_h, windows.bias_w, windows.pad_logit) if part is not None
     )
-    # AMX is used by PyTorch's attention; without it, its bfloat16 attention is slower than plain products.
-    amx = q.dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
-    if recorded or q.device.type != "cpu" or amx:
+    # A compiler would unroll the loop over blocks.
+    if recorded or q.device.type != "cpu" or (AMX and q.dtype == torch.bfloat16) or torch.compiler.is_compiling():
         return _augmented_attention(windows)
     return _blocked_attention(windows)
 
