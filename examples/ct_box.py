@@ -16,7 +16,7 @@ from medseg_cli.stages import Stages
 from medseg_cli.writers.masks import write_mask
 
 
-def main(scan_path: str, mask_path: str, box: str, index: str, name: str = "box-any") -> None:
+def main(scan_path: str, mask_path: str, box: str, index: str, name: str = "sam-vit-b") -> None:
     """Read, segment, write, and say what was done."""
     chosen = with_options(preset.find(name), Overrides(slices="axial"))  # else in the plane of the smallest pixels
     pipeline = pipelines.build(chosen, device.select("auto"))  # once for any number of scans
