@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medseg_cli import axis_weights
 from medseg_cli.scan import Scan, orientation_codes
 
 SLAB = 64
@@ -21,6 +22,9 @@ ALIAS_RATIO = 1.25
 """Scans finer than the target grid by more than this factor along an axis are smoothed along it before sampling."""
 FULLY_IN_VIEW = 0.5
 """Share of interpolation weight from inside the scan above which a voxel counts as scanned."""
+
+PARALLEL = 1e-6
+"""Source voxels by which an axis may drift sideways over the whole target and still count as parallel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +88,10 @@ def _reorder(source: str, target: str) -> tuple[list[int], NDArray[np.float64]]:
 
 
 def resample(voxels: Tensor, source: Grid, target: Grid, smooth: bool = True) -> tuple[Tensor, Tensor]:
-    """Linear interpolation of `voxels` onto `target`, through MONAI's `SpatialResample`.
+    """Linear interpolation of `voxels` onto `target`.
+
+    Grids with parallel axes, as a scan and its working grid are, take three matrix products; all others go through
+    MONAI's `SpatialResample`, which a test holds the products against.
 
     Args:
         voxels: (C, I, J, K) on `source`.
@@ -95,24 +102,67 @@ def resample(voxels: Tensor, source: Grid, target: Grid, smooth: bool = True) ->
         (C, *target.shape) float32, zero outside the source; and (1, *target.shape) float32, the share of each target
         voxel's interpolation weight that lay inside the source (1 inside, 0 outside).
     """
-    from monai.data import MetaTensor
-    from monai.transforms import SpatialResample
-
     corners = np.array([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)]) * (np.array(target.shape) - 1)
     there = source.index_of(corners.astype(np.float64), target)
-    step = np.linalg.norm(np.linalg.inv(source.affine)[:3, :3] @ target.affine[:3, :3], axis=1)
+    matrix = np.linalg.inv(source.affine)[:3, :3] @ target.affine[:3, :3]
+    step = np.linalg.norm(matrix, axis=1)
     margin = np.ceil(2 * step) + 1
     low = np.maximum(np.floor(there.min(0) - margin), 0).astype(int)
     high = np.minimum(np.ceil(there.max(0) + margin) + 1, source.shape).astype(int)
     if np.any(low >= high):
         return voxels.new_zeros((len(voxels), *target.shape), dtype=torch.float32), torch.zeros((1, *target.shape))
     part = voxels[:, low[0] : high[0], low[1] : high[1], low[2] : high[2]].float()
-    if smooth:
-        part = _smooth(part, step)
+    blur = _blur(part, step if smooth else np.ones(3))
+    axes = _parallel(matrix, target.shape)
+    window = source.window(low, (int(part.shape[1]), int(part.shape[2]), int(part.shape[3])))
+    if axes is None:
+        return _resample_oblique(axis_weights.apply(part, blur), window, target)
+    return _resample_parallel(part, window, target, axes, blur)
+
+
+def _parallel(matrix: NDArray[np.float64], shape: tuple[int, int, int]) -> list[int] | None:
+    """The target axis that runs along each source axis; None if one of them runs across.
+
+    Args:
+        matrix: (3, 3) source voxels per step along each target axis.
+        shape: of the target.
+    """
+    axes = [int(axis) for axis in np.abs(matrix).argmax(axis=1)]
+    if sorted(axes) != [0, 1, 2]:
+        return None
+    across = np.abs(matrix) * (np.array(shape) - 1)
+    across[range(3), axes] = 0.0
+    return axes if across.max() <= PARALLEL else None
+
+
+def _resample_parallel(
+    part: Tensor, source: Grid, target: Grid, axes: list[int], blur: list[NDArray[np.float64] | None]
+) -> tuple[Tensor, Tensor]:
+    """`resample` where source axis a runs along target axis `axes[a]`, in either direction."""
+    weights: list[NDArray[np.float64] | None] = []
+    inside = torch.ones((1, 1, 1, 1))
+    for axis, along in enumerate(axes):
+        index = np.zeros((target.shape[along], 3))
+        index[:, along] = np.arange(target.shape[along])
+        rows = axis_weights.interpolation(source.shape[axis], source.index_of(index, target)[:, axis])
+        inside = inside * torch.from_numpy(rows.sum(axis=1)).float().reshape(
+            [-1 if a == axis else 1 for a in range(-1, 3)]
+        )
+        smoothed = blur[axis]
+        weights.append(rows if smoothed is None else rows @ smoothed)
+    order = [0, *(1 + axes.index(axis) for axis in range(3))]
+    return axis_weights.apply(part, weights).permute(order).contiguous(), inside.permute(order).contiguous()
+
+
+def _resample_oblique(part: Tensor, source: Grid, target: Grid) -> tuple[Tensor, Tensor]:
+    """`resample` between any two grids, without smoothing."""
+    from monai.data import MetaTensor
+    from monai.transforms import SpatialResample
+
     part = torch.cat([part, torch.ones_like(part[:1])])
     # MONAI misplaces axes of a single voxel: zeros round the source, and a second voxel on such axes of the target.
     part = torch.nn.functional.pad(part, (1,) * 6)
-    cut = source.window(low - 1, (int(part.shape[1]), int(part.shape[2]), int(part.shape[3])))
+    cut = source.window(np.array([-1, -1, -1]), (int(part.shape[1]), int(part.shape[2]), int(part.shape[3])))
     mover = SpatialResample(mode="bilinear", padding_mode="zeros", align_corners=True, dtype=torch.float32)
     moved = mover(
         MetaTensor(part, affine=torch.from_numpy(cut.affine)),
@@ -141,17 +191,14 @@ def resample_in_slabs(voxels: Tensor, source: Grid, target: Grid) -> NDArray[np.
     return whole
 
 
-def _smooth(part: Tensor, step: NDArray[np.float64]) -> Tensor:
-    """Gaussian smoothing, sigma (step - 1) / 2 source voxels, where a target step spans over `ALIAS_RATIO` of them."""
-    from monai.networks.layers import GaussianFilter
-
+def _blur(part: Tensor, step: NDArray[np.float64]) -> list[NDArray[np.float64] | None]:
+    """For each axis the Gaussian, sigma (step - 1) / 2 source voxels, where a step spans over `ALIAS_RATIO` of them."""
     # A kernel much longer than the axis costs time and changes nothing.
     sigma = np.where(step > ALIAS_RATIO, np.minimum((step - 1) / 2, part.shape[1:]), 0.0)
-    if not sigma.any():
-        return part
-    blur = GaussianFilter(3, [max(float(value), 1e-3) for value in sigma])
-    weight = blur(torch.ones_like(part[:1])[None])[0]
-    return torch.cat([blur(channel[None, None])[0] for channel in part]) / weight
+    return [
+        axis_weights.smoothing(size, float(value)) if value else None
+        for size, value in zip(part.shape[1:], sigma, strict=True)
+    ]
 
 
 def overlap(target: Grid, source: Grid) -> tuple[slice, slice, slice]:

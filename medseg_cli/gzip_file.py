@@ -58,5 +58,5 @@ def errors() -> tuple[type[Exception], ...]:
     if FAST:
         from isal import isal_zlib
 
-        return (gzip.BadGzipFile, zlib.error, isal_zlib.error)
+        return (gzip.BadGzipFile, zlib.error, isal_zlib.error)  # type: ignore[return-value]  # its stub: an instance
     return (gzip.BadGzipFile, zlib.error)

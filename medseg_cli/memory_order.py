@@ -29,7 +29,7 @@ def ordered_copy(values: NDArray[Any], dtype: DTypeLike, order: Literal["C", "F"
     if there or values.ndim < 3:
         copy[...] = values
         return copy
-    for first in product(*(range(0, size, BLOCK) for size in values.shape[-3:])):
-        block = (..., *(slice(start, start + BLOCK) for start in first))
+    for a, b, c in product(*(range(0, size, BLOCK) for size in values.shape[-3:])):
+        block = (..., slice(a, a + BLOCK), slice(b, b + BLOCK), slice(c, c + BLOCK))
         copy[block] = values[block]
     return copy

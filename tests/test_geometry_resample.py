@@ -151,3 +151,48 @@ def test_slabs_make_the_whole() -> None:
     target = source.window(np.array([-1, 1, -3]), (7, 6, 2 * SLAB + 5))
     whole, _ = resample(ramp(source), source, target, smooth=False)
     assert np.allclose(resample_in_slabs(ramp(source), source, target), whole[0].numpy(), atol=1e-3)
+
+
+def by_monai(voxels: torch.Tensor, source: Grid, target: Grid, sigma: list[float] | None) -> torch.Tensor:
+    """(2, *target.shape): values and inside share, by MONAI's `GaussianFilter` and `SpatialResample` alone."""
+    from monai.data import MetaTensor
+    from monai.networks.layers import GaussianFilter
+    from monai.transforms import SpatialResample
+
+    if sigma is not None:
+        blur = GaussianFilter(3, sigma)
+        voxels = blur(voxels[None])[0] / blur(torch.ones_like(voxels[None]))[0]
+    both = torch.nn.functional.pad(torch.cat([voxels, torch.ones_like(voxels)]).double(), (1,) * 6)
+    around = source.window(np.array([-1, -1, -1]), tuple(both.shape[1:]))
+    mover = SpatialResample(mode="bilinear", padding_mode="zeros", align_corners=True, dtype=torch.float64)
+    moved = mover(
+        MetaTensor(both, affine=torch.from_numpy(around.affine)),
+        dst_affine=torch.from_numpy(target.affine),
+        spatial_size=target.shape,
+    )
+    return moved.as_tensor().float()
+
+
+@pytest.mark.parametrize("code", ORIENTATIONS)
+@pytest.mark.parametrize("smooth", [False, True])
+def test_parallel_grids_are_resampled_as_monai_does(code: str, smooth: bool) -> None:
+    """Every order and direction of axes, finer and coarser, reaching out of the scan: to float32 rounding."""
+    voxels = torch.rand((1, 23, 19, 14), generator=torch.Generator().manual_seed(1))
+    source = Grid(oriented(code, (0.4, 1.1, 2.3), tilt=0.3), (23, 19, 14))
+    target = working_grid(source, "RAS", (1.3, 1.0, 0.9)).window(np.array([-2, 1, -3]), (11, 17, 21))
+    values, weight = resample(voxels, source, target, smooth=smooth)
+    step = np.linalg.norm(np.linalg.inv(source.affine)[:3, :3] @ target.affine[:3, :3], axis=1)
+    sigma = [max(float((each - 1) / 2), 1e-3) if each > 1.25 else 1e-3 for each in step]
+    expected = by_monai(voxels, source, target, sigma if smooth else None)
+    assert float((values - expected[:1]).abs().max()) < 2e-6
+    assert float((weight - expected[1:]).abs().max()) < 2e-6
+    assert 0.1 < float((weight == 0).float().mean()) < 0.9, "the window must reach out of the scan"
+
+
+def test_autocast_does_not_coarsen_resampling() -> None:
+    source = Grid(np.diag([1.0, 1, 1, 1]), (9, 8, 30))
+    target = working_grid(source, None, (1.5, 1.5, 1.5))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        values, _ = resample(ramp(source), source, target)
+    assert values.dtype == torch.float32
+    assert torch.equal(values, resample(ramp(source), source, target)[0])
