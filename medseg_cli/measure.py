@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Label, Segmentation
 
 
@@ -61,7 +62,7 @@ def _profile(mask: NDArray[np.unsignedinteger], axis: int) -> NDArray[np.int64]:
 def _measure_label(segmentation: Segmentation, label: Label, profiles: list[NDArray[np.int64]]) -> Measurement:
     scan = segmentation.scan
     if label.value >= len(profiles[0]) or not profiles[0][label.value].any():
-        volume, area, reasons = _sizes(segmentation, 0)
+        volume, area, reasons = sizes(scan, 0)
         undefined = ("centroid_ijk", "centroid_ras_mm", "bounding_box_ijk_inclusive", "touches_border")
         reasons = {**reasons, **dict.fromkeys(undefined, "the object is empty")}
         return Measurement(label, 0, volume, area, None, None, None, None, None, reasons)
@@ -70,7 +71,7 @@ def _measure_label(segmentation: Segmentation, label: Label, profiles: list[NDAr
     centroid = np.array([float(np.arange(len(count)) @ count) / voxels for count in counts])
     occupied = [np.flatnonzero(count) for count in counts]
     border = any(len(count) > 1 and bool(count[0] or count[-1]) for count in counts)
-    volume, area, reasons = _sizes(segmentation, voxels)
+    volume, area, reasons = sizes(scan, voxels)
     return Measurement(
         label,
         voxels,
@@ -85,9 +86,8 @@ def _measure_label(segmentation: Segmentation, label: Label, profiles: list[NDAr
     )
 
 
-def _sizes(segmentation: Segmentation, voxels: int) -> tuple[float | None, float | None, dict[str, str]]:
-    """(mm³, mm², reasons). An empty object has volume 0 mm³: that is a measurement, not a missing value."""
-    scan = segmentation.scan
+def sizes(scan: Scan, voxels: int) -> tuple[float | None, float | None, dict[str, str]]:
+    """(mm³, mm², reasons) of so many voxels. None of them are 0 mm³: that is a measurement, not a missing value."""
     if not scan.spacing_known:
         why = "the image does not state its pixel size (give it with --spacing)"
         return None, None, {"volume_mm3": why, "volume_ml": why, "area_mm2": why, "centroid_ras_mm": why}

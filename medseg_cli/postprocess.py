@@ -1,4 +1,4 @@
-"""Cleaning one object's mask: parts kept, small parts dropped, holes filled; in mm³, never voxels.
+"""Cleaning one object's mask: parts kept, small parts dropped, holes filled; limits are in mm³, never in voxels.
 
 Parts hang together over faces, edges and corners (26-neighbourhood), so holes are closed over faces alone (6).
 """
@@ -12,8 +12,10 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg_cli.errors import InputError
 from medseg_cli.inference import parts_at
 from medseg_cli.preset_format import Postprocessing
+from medseg_cli.scan import Scan
 
 ROUNDING = 1e-6
 """Relative error of a volume in mm³ that spacings kept as float32 in a file can cause."""
@@ -26,12 +28,40 @@ class Cleaned:
     Args:
         mask: (I, J, K) bool, never the array that was handed in.
         steps: what each step that was asked for did, in order, ready for JSON: {"step": "keep largest" (or "keep
-            clicked"), "parts": before it, "removed_mm3"}, {"step": "min_mm3 50", "parts_removed", "removed_mm3"},
-            {"step": "fill holes", "added_mm3"}.
+            clicked"), "parts": before it, "removed_voxels"}, {"step": "min_mm3 50", "parts_removed",
+            "removed_voxels"}, {"step": "fill holes", "added_voxels"}. What that is in mm³ depends on whether the scan
+            knows its spacing: the report says it.
     """
 
     mask: NDArray[np.bool_]
     steps: list[dict[str, Any]]
+
+
+def check_limit(how: Postprocessing, scan: Scan, *, chosen: bool) -> tuple[str, ...]:
+    """Whether a limit in mm³ means anything in `scan`.
+
+    Args:
+        how: the cleaning to come.
+        scan: what is segmented.
+        chosen: whether the user set the limit for this run, which the preset does not.
+
+    Returns:
+        What the user should know, one sentence each.
+
+    Raises:
+        InputError: the user's own limit, and a scan whose pixel size is unknown.
+    """
+    if scan.spacing_known or how.min_mm3 == 0:
+        return ()
+    if chosen:
+        raise InputError(
+            f"--min-mm3 {how.min_mm3:g} means nothing in {scan.provenance.path}: the pixel size is unknown",
+            "give it with --spacing X,Y,Z in mm (Z 1 makes mm³ of a picture mm²), or leave --min-mm3 out",
+        )
+    return (
+        f"the preset drops parts under {how.min_mm3:g} mm³, but the pixel size is unknown: each pixel counted as 1 mm³ "
+        "(--spacing states it, --min-mm3 0 drops none)",
+    )
 
 
 def clean(
@@ -56,7 +86,7 @@ def clean(
     if how.fill_holes:
         # What was dropped has widened the box: within it, an object of one slice would not be seen as such.
         inner = part[_bounds(part)]
-        steps.append({"step": "fill holes", "added_mm3": _fill(inner) * float(np.prod(spacing))})
+        steps.append({"step": "fill holes", "added_voxels": _fill(inner)})
     cleaned = np.zeros(mask.shape, dtype=bool)
     cleaned[place] = part
     return Cleaned(cleaned, steps)
@@ -87,7 +117,7 @@ def _drop_parts(
         elif len(clicks):
             wanted = parts_at(parts, len(sizes) - 1, clicks, spacing)
         steps.append(
-            {"step": f"keep {how.keep}", "parts": int(kept.sum()), "removed_mm3": float(volumes[kept & ~wanted].sum())}
+            {"step": f"keep {how.keep}", "parts": int(kept.sum()), "removed_voxels": int(sizes[kept & ~wanted].sum())}
         )
         kept &= wanted
     if how.min_mm3 > 0:
@@ -96,7 +126,7 @@ def _drop_parts(
             {
                 "step": f"min_mm3 {how.min_mm3:g}",
                 "parts_removed": int(small.sum()),
-                "removed_mm3": float(volumes[small].sum()),
+                "removed_voxels": int(sizes[small].sum()),
             }
         )
         kept &= ~small

@@ -174,12 +174,18 @@ def _add_row(
     place = f"{path}:{line}"
     axes = [axis for axis in PLACE if axis in record]
     place_typed = tuple(_number(record[axis], axis, separator, place) for axis in axes)
-    ends = [axis for axis in CORNER if record.get(axis)]
+    ends = [f"{axis}1" for axis in axes if record.get(f"{axis}1")]
     sign = record.get("sign", "")
     if sign not in SIGNS:
         raise InputError(f"{place}: sign '{sign}' is neither + nor -", "use + or -, or 1, 0 or -1")
     if ends and not SIGNS[sign]:
         raise InputError(f"{place}: a box has no minus sign", "a click may lie outside the object, a box is round it")
+    lacking = [f"{axis}1" for axis in axes if not record.get(f"{axis}1")]
+    if ends and lacking:
+        raise InputError(
+            f"{place}: this box has {', '.join(ends)} and lacks {', '.join(lacking)}",
+            f"fill {', '.join(f'{axis}1' for axis in axes)} for a box, or none of them for a click",
+        )
     coords = record.get("coords", "").lower() or frame
     known = next((each for each in get_args(Frame) if each == coords), None)
     if known is None:

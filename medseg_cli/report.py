@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from decimal import Decimal
 from types import TracebackType
 from typing import Any
 
@@ -134,13 +135,13 @@ def _how(report: dict[str, Any]) -> list[str]:
     slices, shown = facts["slices"], facts["display"]
     low, high = shown["low"], shown["high"]
     grey = (
-        f"window {(low + high) / 2:g}/{high - low:g}"
+        f"window {_plain((low + high) / 2)}/{_plain(high - low)}"
         if shown["method"] == "window"
-        else f"grey {low:.4g} to {high:.4g}"
+        else f"grey {_plain(low)} to {_plain(high)}"
     )
     grey = f"{grey}, {shown['why']}"
     if slices["count"] == 1:
-        return [f"1 image ({grey})", *_cleaned(report)]
+        return [f"1 image{' from the cache' if slices['from_cache'] else ''} ({grey})", *_cleaned(report)]
     cached = f", {slices['from_cache']} from the cache" if slices["from_cache"] else ""
     lines = [f"{slices['encoded']} of {slices['count']} {slices['plane']} slices encoded{cached} ({grey})"]
     for label, each in zip(report["labels"], facts["objects"], strict=True):
@@ -153,22 +154,35 @@ def _how(report: dict[str, Any]) -> list[str]:
 
 def _cleaned(report: dict[str, Any]) -> list[str]:
     """A line per object that cleaning changed."""
-    flat = report["pipeline"]["slices"]["count"] == 1
-    unit = "mm³" if not flat else "mm²" if report["input"]["spacing_known"] else "pixels"
     lines = []
     for label, each in zip(report["labels"], report["pipeline"]["objects"], strict=True):
         done = []
         for step in each["cleaning"]:
-            for key, word in (("removed_mm3", "removed"), ("added_mm3", "added")):
-                if step.get(key):
-                    done.append(f"{step['step']} {word} {_amount(step[key])} {unit}")
+            done += [
+                f"{step['step']} {word} {_amount(step, word)}"
+                for word in ("removed", "added")
+                if step.get(f"{word}_voxels")
+            ]
         if done:
             lines.append(f"{label['name']}: {', '.join(done)}")
     return lines
 
 
-def _amount(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+def _amount(step: dict[str, Any], word: str) -> str:
+    """How much was removed or added: in mm³, of a picture in mm², in pixels where their size is unknown."""
+    for key, unit in (("mm3", "mm³"), ("mm2", "mm²")):
+        value = step[f"{word}_{key}"]
+        if value is not None:
+            return f"{value:.0f} {unit}" if value >= 100 else f"{_plain(value, 3)} {unit}"
+    count = step[f"{word}_voxels"]
+    return f"{count} pixel{'' if count == 1 else 's'}"
+
+
+def _plain(value: float, digits: int = 4) -> str:
+    """A number without an exponent: whole if it is whole or large, else with so many digits."""
+    if value == round(value) or abs(value) >= 1000:
+        return f"{value:.0f}"
+    return f"{Decimal(f'{value:.{digits}g}'):f}"
 
 
 def _memory(stage: Stage) -> str:

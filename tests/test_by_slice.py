@@ -485,8 +485,8 @@ def test_what_was_cleaned_is_reported(tmp_path: Path) -> None:
     result = segment(build(tmp_path, postprocessing=cleaning), replace(scan, voxels=voxels), boxed(box))
     assert np.array_equal(result.mask == 1, truth)
     assert result.provenance["objects"][0]["cleaning"] == [
-        {"step": "keep largest", "parts": 2, "removed_mm3": pytest.approx(3.0)},
-        {"step": "fill holes", "added_mm3": pytest.approx(81.0)},
+        {"step": "keep largest", "parts": 2, "removed_voxels": 1},
+        {"step": "fill holes", "added_voxels": 27},
     ]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -346,6 +347,58 @@ def test_two_boxes_on_an_image(medseg: Medseg, picture: Path, preset: Path) -> N
     assert "does not tell its 2 objects apart" in err
 
 
+def test_what_is_cleaned_from_a_picture_is_told_in_pixels_or_mm2(
+    medseg: Medseg, picture: Path, preset: Path, tmp_path: Path
+) -> None:
+    """The squares have 100 and 50 pixels; one pixel is 0.5 x 0.4 mm."""
+    err = run(medseg, picture, preset, "--keep", "largest", to="m.png")
+    (step,) = report()["pipeline"]["objects"][0]["cleaning"]
+    assert step == {
+        "step": "keep largest", "parts": 2, "removed_voxels": 50, "removed_mm3": None, "removed_mm2": None,
+    }  # fmt: skip
+    assert "blob: keep largest removed 50 pixels" in err
+    sized = ("--spacing", "0.5,0.4,1")
+    err = run(medseg, picture, preset, *sized, "--min-mm3", "10.5", to="m.png")
+    assert np.array_equal(pixels("m.png") > 0, squares()[0]), "50 pixels are 10 mm²"
+    (step,) = report()["pipeline"]["objects"][0]["cleaning"]
+    assert (step["removed_voxels"], step["removed_mm3"], step["removed_mm2"]) == (50, None, 10.0)
+    assert "min_mm3 10.5 removed 10 mm²" in err
+    run(medseg, picture, preset, *sized, "--min-mm3", "9.5", to="m.png")
+    assert (pixels("m.png") > 0).sum() == 150
+
+
+def test_a_limit_in_mm3_needs_a_pixel_size(medseg: Medseg, picture: Path, tmp_path: Path) -> None:
+    preset = write_preset(tmp_path)
+    code, _, err = medseg("segment", picture, "-o", "m.png", "-p", preset, "--min-mm3", "60")
+    assert (code, err.count("error: ")) == (3, 1)
+    assert "the pixel size is unknown" in err
+    assert "--spacing" in err
+    assert not list(tmp_path.glob("m.*"))
+    run(medseg, picture, preset, "--min-mm3", "0", to="m.png")
+    limited = preset.read_text() + "postprocessing: {min_mm3: 60}\n"
+    preset.write_text(limited)
+    err = run(medseg, picture, preset, to="m.png")
+    assert (
+        "note: the preset drops parts under 60 mm³, but the pixel size is unknown: each pixel counted as 1 mm³" in err
+    )
+    assert np.array_equal(pixels("m.png") > 0, squares()[0])
+    assert any("drops parts under 60" in note for note in report()["notes"])
+    assert "drops parts" not in run(medseg, picture, preset, "--min-mm3", "0", to="m.png")
+    assert "drops parts" not in run(medseg, picture, preset, "--spacing", "1,1,1", to="m.png")
+
+
+def test_the_summary_of_a_picture_is_in_plain_numbers(medseg: Medseg, preset: Path, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 30000, (30, 40)).astype(np.uint16)
+    values[5:15, 5:15] = 65280
+    Image.fromarray(values).save("deep.png")
+    words = ("--embedding-cache", "cache", "--box", "4,4,15,15")
+    err = run(medseg, "deep.png", preset, *words, to="m.png")
+    assert re.search(r"1 image \(grey [0-9.]+ to 65280, the preset's choice for image\)", err), err
+    assert "1 image from the cache (grey" in run(medseg, "deep.png", preset, *words, to="m.png")
+    assert "(window -50000/100000, chosen" in run(medseg, "deep.png", preset, "--window", "-50000/100000", to="m.png")
+    assert "(window 0.5/0.00025, chosen" in run(medseg, "deep.png", preset, "--window", "0.5/0.00025", to="m.png")
+
+
 def test_a_picture_mask_is_a_prompt_for_a_picture(medseg: Medseg, picture: Path, preset: Path) -> None:
     coarse = np.zeros((30, 40), np.uint8)
     coarse[3:16, 3:16] = 255
@@ -431,6 +484,9 @@ def test_mistakes_leave_no_file(
         (["--box", "4,4,40,15"], 3, "box 4,4,0 to 40,15,0"),
         (["--window", "lung"], 3, "a picture without Hounsfield units"),
         (["--slice", "0"], 2, "--slice says where x,y lie"),
+        (["--coords", "lps"], 2, "--coords says what the numbers of a prompt mean"),
+        (["--coords", "ras", "--mask-prompt", "coarse.png"], 2, "--coords says what the numbers of a prompt mean"),
+        (["--label", "lung"], 2, "--label names what a prompt points at"),
         (["--slices", "coronal"], 2, "would be lines"),
     ],
 )

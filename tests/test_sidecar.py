@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,10 +54,11 @@ def test_what_json_cannot_say_is_refused(tmp_path: Path) -> None:
 def report(tmp_path: Path, mask: np.ndarray, prompts: str = "point", **scan: object) -> dict[str, object]:
     """A report with one click ("point"), with everything at once ("all"), or with no prompt ("none")."""
     provenance = Provenance(tmp_path / "s", str(scan.pop("format", "nifti")), "ab", notes=("read oddly",))
+    extra: Any = scan.pop("facts", {})
     volume = Scan(np.zeros((1, *mask.shape), np.float32), np.diag([2.0, 2.0, 3.0, 1.0]), provenance, **scan)
     labels = (Label(1, "first", (1, 2, 255), "5366008"), Label(2, "second"))
-    segmentation = Segmentation(mask, labels, volume, {"weights": {"sha256": "cd"}, "kernels": "reference", "crops": 3},
-                                ("ended oddly",))  # fmt: skip
+    facts = {"weights": {"sha256": "cd"}, "kernels": "reference", "crops": 3, **extra}
+    segmentation = Segmentation(mask, labels, volume, facts, ("ended oddly",))
     click = Click((-1.0, -4.0, 0.0), "lps")
     stages = Stages()
     with stages("all"):
@@ -135,6 +137,31 @@ def test_every_null_of_a_label_has_its_reason(tmp_path: Path) -> None:
         for label in report(tmp_path, mask, **scan)["labels"]:
             missing = {key for key, value in label.items() if value is None} - {"snomed"}
             assert missing == set(label["reasons"])
+
+
+@pytest.mark.parametrize(
+    ("scan", "volume", "area"),
+    [({}, 60.0, None), ({"format": "image"}, None, 20.0), ({"format": "image", "spacing_known": False}, None, None)],
+    ids=["volume", "picture", "picture of unknown pixel size"],
+)
+def test_what_was_cleaned_is_told_in_the_units_that_the_scan_has(
+    tmp_path: Path, root: Path, scan: dict[str, object], volume: float | None, area: float | None
+) -> None:
+    """Voxels of 2 x 2 x 3 mm."""
+    mask = np.ones((6, 6, 1), np.uint8)
+    step = {"step": "keep largest", "parts": 2, "removed_voxels": 5}
+    filled = {"step": "fill holes", "added_voxels": 0}
+    found = report(tmp_path, mask, facts={"objects": [{"id": "a", "cleaning": [step, filled]}]}, **scan)
+    (told, nothing) = found["pipeline"]["objects"][0]["cleaning"]
+    assert told == {**step, "removed_mm3": volume, "removed_mm2": area}
+    assert nothing == {**filled, "added_mm3": volume and 0, "added_mm2": area and 0}
+    documented = (root / "docs/outputs.md").read_text()
+    for key in [*told, *nothing]:
+        assert f"`{key}`" in documented, f"docs/outputs.md does not explain {key}"
+    reasons = found["labels"][0]["reasons"]
+    assert [key for key, value in (("volume_mm3", volume), ("area_mm2", area)) if value is None] == [
+        key for key in ("volume_mm3", "area_mm2") if key in reasons
+    ]
 
 
 def test_hashes_are_sha256(tmp_path: Path) -> None:

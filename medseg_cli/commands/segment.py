@@ -43,9 +43,7 @@ def segment(
     scan: Annotated[str, typer.Argument(metavar="SCAN", help="File or DICOM folder, zip or DICOMDIR.")] = "",
     mask: Annotated[str, typer.Argument(metavar="MASK", help="The same as -o.")] = "",
     input_: Annotated[str, typer.Option("--input", "-i", metavar="SCAN", help="The same as SCAN.")] = "",
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="MASK|FOLDER/", help="Mask file, or a folder with a slash.")
-    ] = "",
+    output: own.Output = "",
     preset: options.PresetName = "",
     point: own.Points = None,
     box: own.Boxes = None,
@@ -166,6 +164,7 @@ def _preset(name: str, weights: str | None, overrides: Overrides) -> Preset:
 def _segment(job: _Job, run: Run) -> tuple[Segmentation, Run]:
     """The result, and the run with its prompt as it lies in the scan."""
     from medseg_cli import pipelines
+    from medseg_cli.postprocess import check_limit
 
     # Weights that are missing must not cost the time to read a large series first.
     with run.stages("model"):
@@ -173,6 +172,9 @@ def _segment(job: _Job, run: Run) -> tuple[Segmentation, Run]:
     with run.stages("read"):
         scan = _read(job)
         run = replace(run, prompt=place(run.prompt, job.asked, run.preset, scan), typed=run.prompt)
+        chosen = "postprocessing.min_mm3" in run.preset.changes
+        notes = check_limit(run.preset.postprocessing, scan, chosen=chosen)
+        run = replace(run, notes=(*run.notes, *notes))
     with run.stages("segment"):
         return pipeline.segment(scan, run.prompt, run.stages), run
 

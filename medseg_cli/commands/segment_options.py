@@ -13,6 +13,15 @@ PROMPTS = "Prompts"
 SLICES = "2-D models on volumes (default: what the preset says)"
 CLEANING = "Cleaning (default: what the preset says)"
 
+Output = Annotated[
+    str,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="MASK|FOLDER/",
+        help="Mask file; or a folder with a slash: .png there for PNG, JPEG, TIFF and BMP, else .nii.gz.",
+    ),
+]
 Points = Annotated[
     list[str] | None,
     typer.Option(

@@ -87,8 +87,20 @@ def check_kinds(preset: Preset, prompt: Prompt, asked: Asked) -> None:
             f"preset {preset.name} works on volumes: prompts need three coordinates, and --slice does not apply",
             "give x,y,z; z is 0 for a 2-D image",
         )
-    if asked.slice is not None and not clicks and not boxes:
-        raise UsageError("--slice says where x,y lie, and there is no such prompt", "add --box X0,Y0,X1,Y1")
+    _check_lone(asked, placed=bool(clicks or boxes))
+
+
+def _check_lone(asked: Asked, *, placed: bool) -> None:
+    """Refuse what is said about a prompt that is not there."""
+    from medseg_cli.errors import UsageError
+
+    hint = "add --box X0,Y0,X1,Y1, or leave it out"
+    if asked.slice is not None and not placed:
+        raise UsageError("--slice says where x,y lie, and there is no such prompt", hint)
+    if asked.coords != "ijk" and not placed:
+        raise UsageError("--coords says what the numbers of a prompt mean, and there is no such prompt", hint)
+    if asked.label and not placed and asked.mask is None:
+        raise UsageError("--label names what a prompt points at, and there is no prompt", hint)
 
 
 def place(prompt: Prompt, asked: Asked, preset: Preset, scan: Scan) -> Prompt:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medseg_cli.measure import Measurement
+from medseg_cli.measure import Measurement, sizes
 from medseg_cli.prompt import Box, Click, Prompt, Region, locate, locate_box
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Segmentation
@@ -75,7 +75,7 @@ def describe(segmentation: Segmentation, measurements: Sequence[Measurement], ru
             "overrides": run.preset.changes,
         },
         "weights": weights,
-        "pipeline": {**facts, "name": run.preset.pipeline},
+        "pipeline": {**_with_sizes(facts, scan), "name": run.preset.pipeline},
         "run": {
             "device": run.runtime.describe(),
             "precision": run.runtime.precision,
@@ -109,6 +109,23 @@ def sha256(path: Path) -> str:
     """Hex SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _with_sizes(facts: Any, scan: Scan) -> Any:
+    """What a pipeline says, with mm³ and mm² beside each count of voxels; None as in `labels`, for the same reasons."""
+    if isinstance(facts, list):
+        return [_with_sizes(each, scan) for each in facts]
+    if not isinstance(facts, dict):
+        return facts
+    told: dict[str, Any] = {}
+    for key, value in facts.items():
+        told[key] = _with_sizes(value, scan)
+        if key in ("removed_voxels", "added_voxels"):
+            volume, area, _ = sizes(scan, value)
+            what = key.removesuffix("_voxels")
+            told[f"{what}_mm3"] = None if volume is None else round(volume, 6)
+            told[f"{what}_mm2"] = None if area is None else round(area, 6)
+    return told
 
 
 def _input(scan: Scan) -> dict[str, Any]:
