@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -406,16 +407,83 @@ def test_images_that_do_not_fit_are_refused(network: SamUnet) -> None:
             network([{"image": torch.zeros(shape), "original_size": (64, 64)}])
 
 
-def test_prompts_that_do_not_go_together_are_refused(network: SamUnet) -> None:
-    item = {"image": pictures((64, 64))[0], "original_size": (64, 64)}
-    points, labels = torch.rand(2, 1, 2), torch.ones(2, 1)
-    for prompts, words in (
-        ({"boxes": BOX, "point_coords": points, "point_labels": labels}, "'boxes': 1, 'points': 2"),
-        ({"point_coords": points}, "do not go together"),
-        ({"mask_inputs": torch.zeros(1, 1, 64, 64)}, "mask prompts of shape"),
-    ):
+POINTS, POINT_LABELS = torch.rand(2, 3, 2), torch.ones(2, 3)
+WRONG_PROMPTS: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"boxes": BOX, "points": POINTS, "labels": POINT_LABELS}, "1 boxes, 2 {points}, 2 {labels}"),
+    ({"points": POINTS}, "{points} without {labels}"),
+    ({"labels": POINT_LABELS}, "{labels} without {points}"),
+    ({"points": POINTS, "labels": POINT_LABELS[:, :2]}, "(2, 3, 2) and {labels} (2, 2) differ"),
+    ({"points": POINTS, "labels": POINT_LABELS[..., None]}, "{labels} of shape (2, 3, 1)"),
+    ({"points": POINTS[0], "labels": POINT_LABELS[0]}, "{points} of shape (3, 2)"),
+    ({"boxes": BOX[0]}, "boxes of shape (4,)"),
+    ({"boxes": BOX.reshape(1, 2, 2)}, "boxes of shape (1, 2, 2)"),
+    ({"boxes": BOX.tolist()}, "boxes is list, no tensor"),
+    ({"masks": torch.zeros(1, 1, 64, 64)}, "{masks} of shape (1, 1, 64, 64)"),
+    ({"masks": torch.zeros(1, 16, 16)}, "{masks} of shape (1, 16, 16)"),
+)
+"""Arguments of `decode`, and what is said about them."""
+
+
+@pytest.mark.parametrize(("prompts", "words"), WRONG_PROMPTS)
+@pytest.mark.parametrize("door", ["forward", "training", "decode", "sam"])
+def test_prompts_that_cannot_be_meant_are_refused(
+    network: SamUnet, tiny_sam: torch.nn.Module, door: str, prompts: dict[str, Any], words: str
+) -> None:
+    names = {"boxes": "boxes", "points": "points", "labels": "labels", "masks": "masks"}
+    if door in ("forward", "training"):
+        names = {"boxes": "boxes", "points": "point_coords", "labels": "point_labels", "masks": "mask_inputs"}
+        item = {"image": pictures((64, 64))[0], "original_size": (64, 64)}
+        given = {names[key]: value for key, value in prompts.items()}
+        model = copy.deepcopy(network).train(door == "training")
+        with pytest.raises(ModelError, match=re.escape(words.format(**names))) as caught:
+            model([item, {**item, **given}])
+    else:
+        model = network if door == "decode" else tiny_sam
+        with pytest.raises(ModelError, match=re.escape(words.format(**names))) as caught:
+            model.decode({}, **prompts)
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.fixture(scope="module")
+def tiny_sam() -> torch.nn.Module:
+    return medseg_cli.load_model(
+        "sam", image_size=64, embed_dim=16, depth=2, num_heads=2, mlp_dim=16, global_attn_indexes=(1,), prompt_dim=16,
+        mask_in_chans=4, decoder_heads=2, decoder_mlp_dim=16,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "hint"),
+    [
+        ({"boxs": BOX}, "unknown key boxs", "boxes"),
+        ({"image": None}, "image is NoneType", "(3, h, w)"),
+        ({"image": np.zeros((3, 64, 64))}, "image is ndarray", "(3, h, w)"),
+        ({"image": torch.full((3, 64, 64), torch.nan)}, "image holds NaN", ""),
+        ({"image": torch.full((3, 64, 64), torch.inf)}, "image holds NaN or infinity", ""),
+        ({"boxes": BOX * torch.nan}, "boxes holds NaN", ""),
+        ({"mask_inputs": torch.full((1, 1, 16, 16), -torch.inf)}, "mask_inputs holds NaN or infinity", ""),
+        ({"original_size": None}, "original_size is None", "(H, W)"),
+        ({"original_size": 64}, "original_size is 64", "(H, W)"),
+        ({"original_size": (3, 64, 64)}, "original_size is (3, 64, 64)", "(H, W)"),
+        ({"original_size": (0, 64)}, "original_size is (0, 64)", "(H, W)"),
+    ],
+)
+def test_items_that_cannot_be_meant_are_refused(
+    network: SamUnet, changes: dict[str, Any], words: str, hint: str
+) -> None:
+    item = {"image": pictures((64, 64))[0], "original_size": (64, 64), "boxes": BOX}
+    with pytest.raises(ModelError, match=re.escape(words)) as caught:
+        network([item, {**item, **changes}])
+    assert hint in caught.value.hint
+
+
+def test_a_batch_is_a_list_of_items(network: SamUnet) -> None:
+    item = {"image": pictures((64, 64))[0].to(torch.uint8), "original_size": torch.Size((64, 64)), "boxes": BOX}
+    for batch, words in ((item, "no list"), ([item["image"]], "no list"), (item["image"], "no list"), ([], "is empty")):
         with pytest.raises(ModelError, match=words):
-            network([{**item, **prompts}])
+            network(batch)
+    assert len(network(({**item, "labels": torch.zeros(1, 1, 64, 64)},))) == 1, "whole numbers and labels are welcome"
 
 
 def test_training_goes_through_the_frozen_transformer(network: SamUnet) -> None:

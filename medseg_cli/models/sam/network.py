@@ -10,6 +10,7 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
 
+from medseg_cli.models.prompts import check_prompts
 from medseg_cli.models.sam.config import SamConfig
 from medseg_cli.models.two_way import PromptedMasks
 from medseg_cli.models.vit import accelerate
@@ -103,7 +104,12 @@ class Sam(nn.Module):
 
         Returns:
             Logits (N, 4 g, 4 g) over the whole frame, and predicted IoU (N,).
+
+        Raises:
+            ModelError: prompts of other shapes, unequal in number, or points without labels.
         """
+        prompts = {"boxes": boxes, "points": points, "labels": labels, "masks": masks}
+        check_prompts("sam", self.mask_size, prompts)
         # In half precision, coordinates would be off by pixels.
         with torch.autocast(embedding["image"].device.type, enabled=False):
             clicks = None if points is None or labels is None else (points, labels)

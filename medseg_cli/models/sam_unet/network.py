@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medseg_cli.errors import ModelError
 from medseg_cli.frame import IMAGENET_MEAN, IMAGENET_STD
+from medseg_cli.models.prompts import check_prompts
 from medseg_cli.models.sam_unet.branch import Reshaper, Resnet, upscaling
 from medseg_cli.models.sam_unet.config import SamUnetConfig
+from medseg_cli.models.sam_unet.contract import PROMPTS, check_batch, check_image
 from medseg_cli.models.sam_unet.decoder import MaskDecoder
 from medseg_cli.models.sam_unet.sam_parts import SamImageEncoder, SamPromptEncoder
 
@@ -64,15 +65,16 @@ class SamUnet(nn.Module):
                 `original_size`: (H, W) before resizing; needed in eval mode only;
                 `boxes`: (N, 4) corners x0 y0 x1 y1, half-open; `point_coords`: (N, P, 2) and `point_labels`: (N, P),
                 1 inside, 0 outside, -1 padding; `mask_inputs`: (N, 1, M, M) logits. Each may be absent or None;
-                without any, one mask is given.
+                without any, one mask is given. `labels`, the true masks, may be there and are not looked at.
 
         Returns:
             Per image `low_res_logits` (N, 1, 4 g, 4 g) and `masks`: while training (N, 1, S, S) logits with padding,
             in eval mode (N, 1, H, W) bool without gradients.
 
         Raises:
-            ModelError: an image that is not (3, h, w) within the frame.
+            ModelError: an unknown key, an image that is not (3, h, w) within the frame, a prompt of another shape, NaN.
         """
+        check_batch(batch, self.size, self.mask_size, training=self.training)
         if self.training:
             return [{"low_res_logits": low, "masks": self.upsample(low)} for low in self.low_res_logits(batch)]
         with torch.no_grad():
@@ -84,10 +86,7 @@ class SamUnet(nn.Module):
     def low_res_logits(self, batch: Sequence[Mapping[str, Any]]) -> list[Tensor]:
         """(N, 1, 4 g, 4 g) logits of each image of a batch as in `forward`; prompts of equal length decoded at once."""
         embedding = self.encode(torch.stack([self.frame(item["image"]) for item in batch]))
-        prompts = [
-            self.embed(*(item.get(key) for key in ("boxes", "point_coords", "point_labels", "mask_inputs")))
-            for item in batch
-        ]
+        prompts = [self.embed(*(item.get(key) for key in PROMPTS)) for item in batch]
         logits: dict[int, Tensor] = {}
         for length in {sparse.shape[1] for sparse, _ in prompts}:
             members = [index for index, (sparse, _) in enumerate(prompts) if sparse.shape[1] == length]
@@ -103,11 +102,7 @@ class SamUnet(nn.Module):
 
     def frame(self, image: Tensor) -> Tensor:
         """(3, h, w) RGB in 0..255 → (3, S, S): normalised, then zeros (the mean colour) at the bottom and the right."""
-        if image.ndim != 3 or image.shape[0] != 3 or not 0 < max(image.shape[1:]) <= self.size or 0 in image.shape:
-            raise ModelError(
-                f"sam-unet: image of shape {tuple(image.shape)}",
-                f"it must be (3, h, w) with the longer side resized to {self.size}",
-            )
+        check_image(image, self.size)
         normal = (image.to(self.pixel_mean) - self.pixel_mean) / self.pixel_std
         return F.pad(normal, (0, self.size - image.shape[2], 0, self.size - image.shape[1]))
 
@@ -156,7 +151,12 @@ class SamUnet(nn.Module):
 
         Returns:
             (N, 4 g, 4 g) logits over the whole S-frame, and None: the network does not score its masks.
+
+        Raises:
+            ModelError: prompts of other shapes, unequal in number, or points without labels.
         """
+        prompts = {"boxes": boxes, "points": points, "labels": labels, "masks": masks}
+        check_prompts("sam-unet", self.mask_size, prompts)
         sparse, dense = self.embed(boxes, points, labels, masks)
         image = embedding["image"].expand(len(sparse), -1, -1, -1)
         multi_scale = embedding["multi_scale"].expand(len(sparse), -1, -1, -1)
@@ -165,20 +165,7 @@ class SamUnet(nn.Module):
     def embed(
         self, boxes: Tensor | None, points: Tensor | None, labels: Tensor | None, masks: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Prompts as in `decode` → sparse (N, tokens, C) and dense (N, C, g, g) embeddings.
-
-        Raises:
-            ModelError: unequal numbers of prompts, points without labels, or masks of another size.
-        """
-        given = {"boxes": boxes, "points": points, "labels": labels, "masks": masks}
-        counts = {name: len(value) for name, value in given.items() if value is not None}
-        if len(set(counts.values())) > 1 or (points is None) != (labels is None):
-            raise ModelError(f"sam-unet: prompts do not go together: {counts}", "points come with labels, N of each")
-        if masks is not None and masks.shape[1:] != (1, self.mask_size, self.mask_size):
-            raise ModelError(
-                f"sam-unet: mask prompts of shape {tuple(masks.shape)}",
-                f"they must be (N, 1, {self.mask_size}, {self.mask_size})",
-            )
+        """Prompts as in `decode` → sparse (N, tokens, C) and dense (N, C, g, g) embeddings."""
         clicks = None if points is None or labels is None else (points, labels)
         # Half precision would move the sines of a coordinate by whole pixels.
         with torch.autocast(self.pixel_mean.device.type, enabled=False):
