@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -121,7 +122,9 @@ def _load_torch(path: Path, mmap: bool) -> Any:
     import torch
 
     try:
-        with torch.serialization.safe_globals(list(_harmless())):
+        with torch.serialization.safe_globals(list(_harmless())), warnings.catch_warnings():
+            # A pickle that torch did not write: what is wrong with it is said once, by the error.
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except MemoryError:
         raise

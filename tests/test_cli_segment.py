@@ -333,15 +333,22 @@ def test_a_preset_that_knows_no_minus_refuses_it(medseg: Medseg, scan: Path, tmp
 
 
 def test_overwrite_replaces_all_three(medseg: Medseg, scan: Path, preset: Path) -> None:
-    for name in ("m.nii.gz", "m.json", "m.png"):
-        Path(name).write_text("old")
     base = ("segment", scan, "m.nii.gz", "-p", preset, "--point", "12,12,10", "-q")
+    assert medseg(*base)[0] == 0
+    picture = Path("m.png").read_bytes()
+    Path("m.png").write_bytes(picture + b"old")
+    for name in ("m.nii.gz", "m.json"):
+        Path(name).write_text("old")
     assert medseg(*base)[0] == 3
     assert Path("m.json").read_text() == "old"
     assert medseg(*base, "--overwrite")[0] == 0
     assert read(Path("m.nii.gz")).sum() == 192
     assert json.loads(Path("m.json").read_text())["status"] == "ok"
-    assert Image.open("m.png").format == "PNG"
+    assert Path("m.png").read_bytes() == picture
+    Path("m.png").write_text("a file of the user's")
+    assert medseg(*base, "--overwrite")[0] == 3
+    assert Path("m.png").read_text() == "a file of the user's"
+    assert medseg(*base, "--overwrite", "--no-preview")[0] == 0
 
 
 def test_underscores_are_accepted(medseg: Medseg, scan: Path, preset: Path) -> None:

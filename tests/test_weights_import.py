@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import hashlib
 import json
@@ -9,6 +10,7 @@ import os
 import pickle
 import re
 import tarfile
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -254,6 +256,16 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run(form: str, tmp_p
     if form == "zip":
         assert "posix.system" in caught.value.message
     assert store.installed() == ()
+
+
+def test_a_pickle_that_torch_did_not_write_is_refused_once(tmp_path: Path):
+    path = tmp_path / "mine.pth"
+    path.write_bytes(pickle.dumps({"weight": [1.0, 2.0], "when": datetime.date(2026, 1, 2)}, protocol=4))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises(ModelError, match=r"mine\.pth"):
+            import_file(path, "mine")
+    assert [str(warning.message) for warning in caught if "pickle" in str(warning.message)] == []
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.9, 0.999])

@@ -12,11 +12,12 @@ import SimpleITK
 from PIL import Image
 
 from medseg_cli.errors import InputError, UsageError
+from medseg_cli.measure import measure
 from medseg_cli.readers import ReadOptions, load_scan
 from medseg_cli.readers.files import read_file
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import RANDOM_WEIGHTS, Label, Segmentation
-from medseg_cli.writers import masks, outputs
+from medseg_cli.writers import masks, outputs, preview
 
 WIDTH, HEIGHT = 13, 9
 
@@ -245,6 +246,26 @@ def test_the_input_is_never_an_output(tmp_path: Path, name: str, overwrite: bool
     with pytest.raises(InputError, match="is an input of this run"):
         outputs.check(outputs.plan(scan, f"{tmp_path}/link.png"), (scan,), overwrite=overwrite)
     assert scan.read_bytes() == before
+
+
+def test_a_preview_replaces_nothing_but_a_preview(tmp_path: Path) -> None:
+    """The mask `lungs.png` lies where `lungs.nii.gz` would have its picture."""
+    scan = picture(tmp_path)
+    result = segmentation(load_scan(scan), 1)
+    beside = outputs.plan(scan, f"{tmp_path}/lungs.nii.gz")
+    assert beside.preview == tmp_path / "lungs.png"
+    masks.write_mask(result, beside.preview)
+    for content in (beside.preview.read_bytes(), scan.read_bytes(), b"", b"no picture"):
+        beside.preview.write_bytes(content)
+        with pytest.raises(InputError, match=r"lungs\.png would replace a file that is no such picture") as caught:
+            outputs.check(beside, (scan,), overwrite=True)
+        assert "--no-preview" in caught.value.hint
+        with pytest.raises(InputError, match=r"lungs\.png exists"):
+            outputs.check(beside, (scan,), overwrite=False)
+        outputs.check(outputs.plan(scan, f"{tmp_path}/lungs.nii.gz", preview=False), (scan,), overwrite=False)
+        outputs.check(outputs.plan(scan, f"{tmp_path}/lungs.png"), (scan,), overwrite=True)
+    preview.write(result, measure(result), beside.preview)
+    outputs.check(beside, (scan,), overwrite=True)
 
 
 def test_the_preview_beside_a_volume_mask_does_not_replace_the_image(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from medseg_cli.errors import InputError, UsageError
 from medseg_cli.readers import detect
-from medseg_cli.writers import image2d
+from medseg_cli.writers import image2d, preview
 from medseg_cli.writers.masks import mask_suffix
 
 SCAN_SUFFIXES = (".nii.gz", ".img.gz", ".tar.gz")
@@ -96,7 +96,8 @@ def check(outputs: Outputs, inputs: tuple[Path, ...], *, overwrite: bool) -> Non
     Args:
         outputs: what is to be written; a folder that ends in a slash need not exist yet.
         inputs: files that must not be overwritten, whatever the user says.
-        overwrite: whether existing outputs may be replaced.
+        overwrite: whether existing outputs may be replaced. Even then, a preview replaces nothing but a preview:
+            nobody asked for that file by its name, and `scan.png` may be the mask of another run.
 
     Raises:
         InputError: names the path and the reason.
@@ -108,6 +109,11 @@ def check(outputs: Outputs, inputs: tuple[Path, ...], *, overwrite: bool) -> Non
             raise InputError(f"output {path} is a folder", "choose another output name")
         if path.exists() and not overwrite:
             raise InputError(f"output {path} exists", "add --overwrite, or choose another name")
+        if path == outputs.preview and path.exists() and not _replaceable(path):
+            raise InputError(
+                f"the picture {path} would replace a file that is no such picture, perhaps a mask",
+                "choose another output name, move that file away, or add --no-preview",
+            )
     folder = outputs.mask.parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -116,6 +122,13 @@ def check(outputs: Outputs, inputs: tuple[Path, ...], *, overwrite: bool) -> Non
             pass
     except OSError as error:
         raise _unwritable(outputs.mask, error) from error
+
+
+def _replaceable(path: Path) -> bool:
+    try:
+        return preview.is_preview(path)
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -16,13 +16,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from medseg_cli.measure import Measurement
 from medseg_cli.segmentation import Segmentation
 from medseg_cli.writers.overlay import Shape, paint, shapes
 from medseg_cli.writers.sheet import Name, Panel, compose
 
+MARK = ("Software", "medseg preview")
+"""Key and text in the PNG by which `is_preview` knows it."""
 PANEL = 460
 """Longer side of the field of view in pixels, where there are three panels."""
 FLAT_PANEL = 800
@@ -75,7 +77,21 @@ def write(
         focus: voxel ijk that the planes pass through if the mask is empty, such as a click; else the scan's middle.
         stamp: warning across the top.
     """
-    draw(segmentation, measurements, focus=focus, stamp=stamp).save(path, format="PNG", optimize=True)
+    words = PngImagePlugin.PngInfo()
+    words.add_text(*MARK)
+    picture = draw(segmentation, measurements, focus=focus, stamp=stamp)
+    picture.save(path, format="PNG", optimize=True, pnginfo=words)
+
+
+def is_preview(path: Path) -> bool:
+    """Whether `write` made the file, and not a user or `writers.image2d`.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        # Text comes before the pixels; Pillow would warn of huge pictures.
+        return "\0".join(MARK).encode() in file.read(1024)
 
 
 def draw(
