@@ -278,6 +278,15 @@ def test_conv3d_is_its_formula(shape: tuple[int, ...]) -> None:
         assert torch.allclose(result.double(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("machine", ["arm64", "aarch64"])
+def test_onednn_is_asked_on_x86_only(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = torch.randn(4, 4), torch.randn(3, 4)
+    assert use_onednn(*tensors)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert not use_onednn(*tensors)
+    assert torch.equal(linear(*tensors), F.linear(*tensors))
+
+
 def test_conv3d_has_gradients() -> None:
     x, weight = torch.randn(1, 2, 3, 4, 5), torch.randn(3, 2, 3, 3, 3)
     direction = torch.randn(1, 3, 3, 4, 5)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medseg_kernels.dispatch import use_reference
+from medseg_kernels.linear import onednn
 
 
 def conv3d(x: Tensor, weight: Tensor) -> Tensor:
@@ -24,7 +25,7 @@ def conv3d(x: Tensor, weight: Tensor) -> Tensor:
         (B, O, H, W, D).
     """
     direct = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel() > 0
-    if direct and torch.backends.mkldnn.enabled and not torch.is_autocast_enabled("cpu") and not use_reference():
+    if direct and onednn() and not torch.is_autocast_enabled("cpu") and not use_reference():
         return torch.mkldnn_convolution(x, weight, None, (1, 1, 1), (1, 1, 1), (1, 1, 1), 1)
     return conv3d_reference(x, weight)
 

@@ -7,6 +7,7 @@ while a result is still in registers. Its operation has no gradient and no autoc
 
 from __future__ import annotations
 
+import platform
 from typing import Literal
 
 import torch
@@ -46,6 +47,12 @@ def linear_reference(x: Tensor, weight: Tensor, bias: Tensor | None = None, acti
     return {"none": lambda: y, "relu": lambda: torch.relu(y), "gelu": lambda: F.gelu(y)}[activation]()
 
 
+def onednn() -> bool:
+    """Whether oneDNN can be asked directly: x86 only, since on other processors some of it runs as plain loops."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return x86 and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+
+
 def use_onednn(x: Tensor, *others: Tensor | None) -> bool:
     """Whether oneDNN's own product takes these tensors: on a CPU, of one dtype, no autocast, no gradient wanted.
 
@@ -58,6 +65,5 @@ def use_onednn(x: Tensor, *others: Tensor | None) -> bool:
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
         and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given))
-        and torch.backends.mkldnn.enabled
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and onednn()
     )

@@ -43,7 +43,7 @@ class MaskDecoder(nn.Module):
         weights and summed: the levels never lie side by side, which at the published size would take 540 MB.
         """
         grid = (self.config.decoder_grid,) * 3
-        first, last = self.cls[0].weight, self.cls[3].weight
+        first, last = self.cls.get_parameter("0.weight"), self.cls.get_parameter("3.weight")
         shares = first.split([self.config.mlahead_channels] * len(LEVELS) + [1], dim=1)
         image = image[:, :1].permute(0, 1, 3, 4, 2)
         if image.shape[2:] != grid:

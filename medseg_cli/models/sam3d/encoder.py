@@ -146,8 +146,9 @@ class Neck(nn.Sequential):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """The first convolution is a product per token, and tokens already lie channels-last."""
-        x = self[1](linear(tokens, self[0].weight.flatten(1)).permute(0, 4, 1, 2, 3))
-        return self[3](conv3d(x, self[2].weight))
+        first, second = self.get_parameter("0.weight"), self.get_parameter("2.weight")
+        x = self.get_submodule("1")(linear(tokens, first.flatten(1)).permute(0, 4, 1, 2, 3))
+        return self.get_submodule("3")(conv3d(x, second))
 
 
 class ImageEncoder(nn.Module):
