@@ -1,6 +1,6 @@
 # Needs make and a Python 3.11, 3.12 or 3.13 with its venv module; everything else goes into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-gpu lint fmt bench smoke ci clean
+.PHONY: help install demo test test-all test-gpu lint fmt bench bench-kernels smoke ci clean
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do \
-		printf '  make %-9s %s\n' "$$name" "$$what"; done
+		printf '  make %-14s %s\n' "$$name" "$$what"; done
 
 install: $(STAMP) ## create .venv with medseg, the demo's scan and the development tools
 
@@ -49,11 +49,11 @@ fmt: $(STAMP) ## rewrite files in the house style
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-bench: $(STAMP) ## time the kernels and the start of the command line
+bench: $(STAMP) ## time every stage of a run beside its naive version; PAGE=docs/benchmarks.md writes the tables
+	@$(RUN) kernels/bench/bench_command.py $(if $(PAGE),--page $(PAGE))
+
+bench-kernels: $(STAMP) ## time kernels and networks beside their references
 	@$(RUN) kernels/bench/bench.py
-	@echo "medseg --help:"
-	@$(RUN) -m timeit -n 1 -r 5 -s 'import subprocess' \
-		'subprocess.run(["$(VENV)/bin/medseg", "--help"], capture_output=True, check=True)'
 
 smoke: $(STAMP) ## build the wheel, install it into an empty environment elsewhere, segment with it
 	.ci/smoke
