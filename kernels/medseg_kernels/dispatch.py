@@ -50,4 +50,9 @@ def use_triton(*tensors: Tensor | None) -> bool:
     given = [tensor for tensor in tensors if tensor is not None]
     if any(tensor.dtype not in DTYPES for tensor in given):
         return False
-    return INTERPRETED or all(tensor.is_cuda for tensor in given)
+    return INTERPRETED or all(tensor.is_cuda and capable(tensor.device) for tensor in given)
+
+
+def capable(device: torch.device) -> bool:
+    """Whether a CUDA device is one that the kernels are compiled and tested for: Ampere (sm_80) or later."""
+    return torch.cuda.get_device_properties(device).major >= 8
