@@ -11,6 +11,16 @@ TITLES = {
     "ct": "A CT of {shape} voxels",
 }
 
+LIMITS = """
+## What limits it
+
+- Start and the first seconds of `read`: imports. torch is one half; the other is MONAI, whose `__init__` imports all of
+  MONAI whatever one asks it for, and torchvision, which segment_anything imports.
+- `read .nii.gz`: one gzip stream is unpacked on one core. Ours also turns the voxels into float32, last axis fastest,
+  and hashes the file; `get_fdata` leaves the file's order.
+- `write the mask`: how much faster than gzip 6 depends on the mask; smooth organs as drawn here pack fast with either.
+- Ratios under a load average above the number of cores swing by tens of percent from run to run."""
+
 
 def page(run: dict[str, Any]) -> str:
     """The page; every figure comes from `run`."""
@@ -21,7 +31,7 @@ def page(run: dict[str, Any]) -> str:
         f"Written by `{setting['command']}` on {setting['date']}; do not edit. Each row first checks that both",
         "ways give the same result, then times them in turns; a row whose results differ says FAILED and carries no",
         "time. Read the ratios: milliseconds are those of one machine at one hour. Kernels and networks have a",
-        "benchmark of their own, `make bench-kernels`.",
+        "benchmark of their own, `make bench WHAT=kernels`.",
         "",
         f"- machine: {setting['hardware']}, {setting['cores']} cores, {setting['threads']} threads used, "
         f"load average {setting['load'][0]} at the start and {setting['load'][1]} at the end",
@@ -36,7 +46,7 @@ def page(run: dict[str, Any]) -> str:
         for command in run["commands"]:
             if command["case"] == case:
                 lines += ["", *_command(command)]
-    return "\n".join([*lines, *_shortfalls(run), ""])
+    return "\n".join([*lines, *_shortfalls(run), LIMITS, ""])
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

@@ -61,13 +61,15 @@ def scaled(
         largest = max(abs(int(values.min())), abs(int(values.max())))
         if largest > EXACT_INTEGER:
             notes.append(f"values up to {largest} were rounded to float32 (24 significant bits)")
+    # Whole numbers as stored are finite; a large scan need not be searched for NaN then.
+    always_finite = values.dtype.kind in "iu" and slope is None
     with np.errstate(over="ignore", invalid="ignore"):
         if slope is not None:
             values = values.astype(np.float64 if values.dtype.itemsize > 2 else np.float32)
             values *= slope
             values += intercept or 0.0
         voxels = ordered_copy(values, np.float32, "C")
-    return voxels, tuple(notes) + _make_finite(voxels, path)
+    return voxels, tuple(notes) + (() if always_finite else _make_finite(voxels, path))
 
 
 def _make_finite(voxels: NDArray[np.float32], path: Path) -> tuple[str, ...]:
