@@ -184,7 +184,8 @@ def clicked_parts(
     """
     if not mask.any():
         return mask
-    parts, count = cc3d.connected_components(mask, connectivity=26, return_N=True)
+    # As bytes: the labelling of bool arrays in cc3d 4.1 fails where a line of voxels begins and ends with an object.
+    parts, count = cc3d.connected_components(mask.view(np.uint8), connectivity=26, return_N=True)
     found: NDArray[np.bool_] = parts_at(parts, count, clicks, spacing)[parts]
     return found
 

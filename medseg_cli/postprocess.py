@@ -162,7 +162,8 @@ def _label(
     """Numbered parts of a mask of two or three axes, and the voxels of each; number 0, outside, counts as none."""
     if not mask.any():
         return np.zeros(mask.shape, np.uint16), np.zeros(1, np.int64)
-    parts = cc3d.connected_components(mask, connectivity=connectivity)
+    # As bytes: the labelling of bool arrays in cc3d 4.1 fails where a line of voxels begins and ends with an object.
+    parts = cc3d.connected_components(mask.view(np.uint8), connectivity=connectivity)
     sizes = cc3d.statistics(parts, no_slice_conversion=True)["voxel_counts"].astype(np.int64)
     sizes[0] = 0
     return parts, sizes

@@ -215,3 +215,15 @@ def assert_as_scipy(found: np.ndarray, mask: np.ndarray, spacing: tuple, how: Po
             plane[index] = ndimage.binary_fill_holes(plane[index])
         candidates.append(result)
     assert any(np.array_equal(found, candidate) for candidate in candidates)
+
+
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("length", [3, 5, 7])
+def test_a_line_of_voxels_with_an_object_at_either_end(axis: int, length: int) -> None:
+    """Which the labelling of bool arrays in cc3d cannot do."""
+    line = np.arange(length) % 2 == 0
+    mask = np.moveaxis(line[:, None, None], 0, axis)
+    cleaned = clean(mask, np.zeros((1, 3)), (1.0, 1.0, 1.0), Postprocessing(keep="clicked", min_mm3=1.0))
+    clicked = np.arange(length) == 0
+    assert np.array_equal(cleaned.mask, np.moveaxis(clicked[:, None, None], 0, axis))
+    assert cleaned.steps[0]["parts"] == line.sum()
