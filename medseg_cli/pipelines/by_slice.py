@@ -225,7 +225,8 @@ class SlicePipeline:
         key = "image" if scan.provenance.format == "image" else scan.modality
         if key in preprocessing.by_modality:
             return display(scan, preprocessing.by_modality[key], f"the preset's choice for {key}")
-        known = f"it has none for {key}" if key else "the scan states no modality"
+        scans = "picture files" if key == "image" else key
+        known = f"it has none for {scans}" if scans else "the scan states no modality"
         return display(scan, preprocessing.intensity, f"the preset's general choice: {known}")
 
 
