@@ -88,6 +88,43 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture
+def in_process(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """`in_process("segment", ...)` runs the command line here, in `tmp_path`: (exit code, stdout, stderr)."""
+    from medseg_cli import app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        words = [str(argument) for argument in arguments]
+        monkeypatch.setattr(sys, "argv", ["medseg", *words])
+        code = app.main(words)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh memory of torch is full of NaN, so that what a kernel does not write is seen."""
+    import torch
+
+    for name in ("empty", "empty_like"):
+        original = getattr(torch, name)
+
+        def nan(*args: Any, original: Callable[..., Any] = original, **kwargs: Any) -> Any:
+            made = original(*args, **kwargs)
+            return made.fill_(float("nan")) if made.is_floating_point() else made
+
+        monkeypatch.setattr(torch, name, nan)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a run of `medseg` left: its exit code, stdout and stderr."""

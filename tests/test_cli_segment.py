@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import pytest
 import region_growing
 from PIL import Image
 
-from medseg_cli import app, pipelines
+from medseg_cli import pipelines
 
 AFFINE = np.array([[-1.0, 0, 0, 40.0], [0, 0, 1.5, -20.0], [0, 1.0, 0, -10.0], [0, 0, 0, 1.0]])
 """First axis to the left, second up, third forward."""
@@ -42,23 +40,11 @@ def preset(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def medseg(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Medseg]:
+def medseg(monkeypatch: pytest.MonkeyPatch, in_process: Medseg) -> Medseg:
     """`medseg("segment", ...)` in this process: (exit code, stdout, stderr). The fifth pipeline is registered."""
     monkeypatch.setattr(pipelines, "PIPELINES", dict(pipelines.PIPELINES))
     region_growing.register()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    before = signal.getsignal(signal.SIGTERM)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        words = [str(argument) for argument in arguments]
-        monkeypatch.setattr(sys, "argv", ["medseg", *words])
-        code = app.main(words)
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    yield run
-    signal.signal(signal.SIGTERM, before)
+    return in_process
 
 
 def read(path: Path) -> np.ndarray:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medseg_cli import app, pipelines
+from medseg_cli import pipelines
 
 Medseg = Callable[..., tuple[int, str, str]]
 
@@ -59,22 +57,10 @@ def preset(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def medseg(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Medseg]:
+def medseg(monkeypatch: pytest.MonkeyPatch, in_process: Medseg) -> Medseg:
     monkeypatch.setattr(pipelines, "PIPELINES", dict(pipelines.PIPELINES))
     bright_box.register()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    before = signal.getsignal(signal.SIGTERM)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        words = [str(argument) for argument in arguments]
-        monkeypatch.setattr(sys, "argv", ["medseg", *words])
-        code = app.main(words)
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    yield run
-    signal.signal(signal.SIGTERM, before)
+    return in_process
 
 
 def read(name: str = "m.nii.gz") -> np.ndarray:
