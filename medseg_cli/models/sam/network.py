@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from functools import partial
 
 import torch
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from segment_anything.modeling import MaskDecoder, TwoWayTransformer
 from torch import Tensor, nn
 
 from medseg_cli.models.prompts import check_prompts
 from medseg_cli.models.sam.config import SamConfig
+from medseg_cli.models.sam_encoders import image_encoder, prompt_encoder
 from medseg_cli.models.two_way import PromptedMasks
-from medseg_cli.models.vit import accelerate
 
 
 class Sam(nn.Module):
@@ -22,27 +21,9 @@ class Sam(nn.Module):
     def __init__(self, config: SamConfig) -> None:
         super().__init__()
         self.config = config
-        encoder = ImageEncoderViT(
-            img_size=config.image_size,
-            patch_size=config.patch_size,
-            embed_dim=config.embed_dim,
-            depth=config.depth,
-            num_heads=config.num_heads,
-            # The encoder multiplies and cuts off; a fraction gives back the width exactly.
-            mlp_ratio=Fraction(config.mlp_dim, config.embed_dim),
-            out_chans=config.prompt_dim,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            use_rel_pos=True,
-            window_size=config.window_size,
-            global_attn_indexes=config.global_attn_indexes,
-        )
-        self.image_encoder = accelerate(encoder)
-        self.prompt_encoder = PromptEncoder(
-            embed_dim=config.prompt_dim,
-            image_embedding_size=(config.grid, config.grid),
-            input_image_size=(config.image_size, config.image_size),
-            mask_in_chans=config.mask_in_chans,
-        )
+        # The encoder multiplies and cuts off; a fraction gives back the width exactly.
+        self.image_encoder = image_encoder(config, Fraction(config.mlp_dim, config.embed_dim))
+        self.prompt_encoder = prompt_encoder(config)
         decoder = MaskDecoder(
             transformer_dim=config.prompt_dim,
             transformer=TwoWayTransformer(
