@@ -34,7 +34,7 @@ class Entry:
         summary: one line for people.
         prompts: kinds of prompt it takes.
         dims: 2 or 3.
-        recipe: "module:Class" that trains it, `Class(preset, start)`; empty when it cannot be trained here.
+        recipe: "module:Class" that trains it, `Class(preset, start, choices)`; empty when it cannot be trained here.
     """
 
     target: str

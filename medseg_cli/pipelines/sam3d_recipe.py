@@ -31,6 +31,7 @@ from medseg_cli.intensity import normalise
 from medseg_cli.models.sam3d.checkpoint import build, random_network
 from medseg_cli.models.sam3d.config import config_of
 from medseg_cli.models.sam3d.network import Sam3d
+from medseg_cli.pipelines.choices import Choices
 from medseg_cli.preset import Preset
 
 CLICKS = (1, 1, 1, 2, 3)
@@ -70,10 +71,12 @@ class Sam3dRecipe:
     Args:
         preset: model configuration, spacing, orientation and intensities.
         start: weights to begin with; None = seeded random weights, all of them trained.
+        choices: what is trained, and what an object is.
     """
 
     preset: Preset
     start: Path | None
+    choices: Choices = Choices()
 
     def model(self, seed: int) -> Sam3d:
         """The network of the preset with its initial weights."""

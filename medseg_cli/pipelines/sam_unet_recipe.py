@@ -27,6 +27,7 @@ from medseg_cli.models.sam_unet.losses import focal_dice
 from medseg_cli.models.sam_unet.network import SamUnet
 from medseg_cli.models.sam_unet.start import begin
 from medseg_cli.pipelines.by_slice import Options
+from medseg_cli.pipelines.choices import Choices
 from medseg_cli.pipelines.loading import options_of
 from medseg_cli.preset import Preset
 from medseg_cli.scan import Scan
@@ -96,10 +97,12 @@ class SamUnetRecipe:
     Args:
         preset: model configuration, intensities, and whether the whole image is a box.
         start: weights to begin with: a SAM-UNet, a SAM, or an ImageNet ResNet; None = seeded random weights.
+        choices: what is trained, and what an object is.
     """
 
     preset: Preset
     start: Path | None
+    choices: Choices = Choices()
 
     def model(self, seed: int) -> SamUnet:
         """The network of the preset with its initial weights.
