@@ -12,7 +12,7 @@ import torch
 from medseg_kernels import relpos_attention
 from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.common import LayerNorm2d
-from segment_anything.modeling.image_encoder import Block
+from segment_anything.modeling.image_encoder import Attention, Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -63,10 +63,7 @@ class GridBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) → (B, H, W, C)."""
-        attn = self.attn
-        qkv = attn.qkv(self.norm1(x))
-        mixed = relpos_attention(qkv, self.tables(qkv), attn.qkv.bias, attn.num_heads, self.window_size)
-        x = x + attn.proj(mixed)
+        x = x + attend(self.attn, self.norm1(x), self.window_size)
         if torch.is_grad_enabled() or x.device.type != "cpu":
             return x + self.mlp(self.norm2(x))
         # The hidden layer has four times the channels: piece by piece it stays in the cache and costs no memory.
@@ -74,13 +71,20 @@ class GridBlock(nn.Module):
             piece += self.mlp(self.norm2(piece))
         return x
 
-    def tables(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
-        """Relative positions for this grid: (2 h - 1, d), (2 w - 1, d); interpolated as the original does it."""
-        sizes = [self.window_size or size for size in qkv.shape[1:3]]
-        if not self.attn.use_rel_pos:
-            d = qkv.shape[-1] // (3 * self.attn.num_heads)
-            return (qkv.new_zeros(2 * sizes[0] - 1, d), qkv.new_zeros(2 * sizes[1] - 1, d))
-        return (resized(self.attn.rel_pos_h, 2 * sizes[0] - 1), resized(self.attn.rel_pos_w, 2 * sizes[1] - 1))
+
+def attend(attn: Attention, x: Tensor, window_size: int) -> Tensor:
+    """Self-attention of a token grid with relative position, (B, H, W, C) → (B, H, W, C); window 0 = the whole grid."""
+    qkv = attn.qkv(x)
+    return attn.proj(relpos_attention(qkv, tables(attn, qkv, window_size), attn.qkv.bias, attn.num_heads, window_size))
+
+
+def tables(attn: Attention, qkv: Tensor, window_size: int) -> tuple[Tensor, Tensor]:
+    """Relative positions for this grid: (2 h - 1, d), (2 w - 1, d); interpolated as the original does it."""
+    sizes = [window_size or size for size in qkv.shape[1:3]]
+    if not attn.use_rel_pos:
+        d = qkv.shape[-1] // (3 * attn.num_heads)
+        return (qkv.new_zeros(2 * sizes[0] - 1, d), qkv.new_zeros(2 * sizes[1] - 1, d))
+    return (resized(attn.rel_pos_h, 2 * sizes[0] - 1), resized(attn.rel_pos_w, 2 * sizes[1] - 1))
 
 
 def resized(table: Tensor, rows: int) -> Tensor:
