@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from medseg_cli import augment_picture, preset, training_run
+from medseg_cli import augment_picture, preset
 from medseg_cli.dataset import Case, Split, read_cases
 from medseg_cli.errors import InputError, UsageError
 from medseg_cli.evaluation import check_kind, evaluate, summarise, usual_kind
@@ -26,7 +26,9 @@ from medseg_cli.prompt import Prompt
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Label, Segmentation
 from medseg_cli.stages import Stages
-from medseg_cli.trainer import Plan, fit
+from medseg_cli.training import run as training_run
+from medseg_cli.training.loop import fit
+from medseg_cli.training.plan import Plan
 
 TINY = {
     "image_size": 64, "patch_size": 16, "embed_dim": 16, "depth": 4, "num_heads": 2, "mlp_ratio": 2, "window_size": 2,

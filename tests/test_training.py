@@ -12,10 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from medseg_cli import preset, training_run
+from medseg_cli import preset
 from medseg_cli.dataset import read_cases, split_cases
 from medseg_cli.errors import InputError, ModelError
-from medseg_cli.trainer import Plan
+from medseg_cli.pipelines.choices import Choices
+from medseg_cli.training import run as training_run
+from medseg_cli.training.plan import Plan
+from medseg_cli.training.recipe import recipe_of
 
 TINY = {
     "crop_size": 16, "internal_size": 16, "img_size": 16, "patch_size": 4, "num_slice": 4, "embed_dim": 16, "depth": 4,
@@ -176,7 +179,7 @@ def test_too_few_cases_are_said(dataset: Path) -> None:
 def test_labels_off_the_grid_and_empty_labels_are_said(dataset: Path, tiny: Path, tmp_path: Path) -> None:
     from medseg_cli.dataset import Case
 
-    recipe = training_run.recipe_of(preset.find(tiny), None)
+    recipe = recipe_of(preset.find(tiny), None, Choices())
     image = read_cases(dataset)[0].image
     for name, data, affine, words in (
         ("empty", np.zeros((20, 20, 20), np.uint8), np.eye(4), "no labelled voxel"),

@@ -57,7 +57,7 @@ def evaluate(
     from medseg_cli import evaluation, pipelines
     from medseg_cli import preset as presets
     from medseg_cli.dataset import read_cases
-    from medseg_cli.training_run import split_of
+    from medseg_cli.training.run import split_of
     from medseg_cli.writers.atomic import atomic_output, check_output
 
     if output is not None:

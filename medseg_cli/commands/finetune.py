@@ -11,7 +11,7 @@ from medseg_cli.commands import options
 
 if TYPE_CHECKING:
     from medseg_cli.preset import Preset
-    from medseg_cli.trainer import Progress
+    from medseg_cli.training.plan import Progress
 
 
 def finetune(
@@ -45,8 +45,9 @@ def finetune(
 
     from medseg_cli import device as devices
     from medseg_cli import preset as presets
-    from medseg_cli import training_run, weights
-    from medseg_cli.trainer import Plan
+    from medseg_cli import weights
+    from medseg_cli.training import run
+    from medseg_cli.training.plan import Plan
 
     base = presets.find(preset)
     runtime = devices.select(device, precision, seed, deterministic)
@@ -62,7 +63,7 @@ def finetune(
         device=runtime.device.index or 0,
     )
     initial = weights.resolve(base).path if start == "preset" else None
-    path = training_run.train(dataset, base, initial, plan, output, lambda line: _tell(line, quiet))
+    path = run.train(dataset, base, initial, plan, output, lambda line: _tell(line, quiet))
     if not quiet:
         typer.echo(f"done: {_usage(base, path.parent)}", err=True)
 

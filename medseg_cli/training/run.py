@@ -3,45 +3,33 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
-from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-from torch import nn
-
-from medseg_cli import pipelines, preset
 from medseg_cli.dataset import Case, Split, read_cases, split_cases
-from medseg_cli.errors import InputError, ModelError, UsageError
+from medseg_cli.errors import InputError, ModelError
+from medseg_cli.pipelines.choices import Choices
 from medseg_cli.preset import Preset
-from medseg_cli.preset_format import ShippedWeights
-from medseg_cli.trainer import CHECKPOINT, Plan, Progress, Recipe, fit
-from medseg_cli.weights.store import sha256_of
+from medseg_cli.training.checkpoints import CHECKPOINT
+from medseg_cli.training.export import export
+from medseg_cli.training.loop import fit
+from medseg_cli.training.plan import Plan, Progress
+from medseg_cli.training.recipe import recipe_of
 from medseg_cli.writers.atomic import atomic_output
 
-WEIGHTS = "weights.safetensors"
 SPLIT = "split.json"
-
-
-def recipe_of(base: Preset, start: Path | None) -> Recipe:
-    """The training recipe of a preset's pipeline.
-
-    Raises:
-        UsageError: the pipeline cannot be trained here.
-    """
-    target = pipelines.find(base.pipeline).recipe
-    if not target:
-        raise UsageError(f"pipeline {base.pipeline} of preset {base.name} cannot be trained yet")
-    module, name = target.split(":")
-    recipe: Recipe = getattr(import_module(module), name)(base, start)
-    return recipe
+METHOD = Choices()
 
 
 def train(
-    dataset: Path, base: Preset, start: Path | None, plan: Plan, run: Path, report: Callable[[Progress], None]
+    dataset: Path,
+    base: Preset,
+    start: Path | None,
+    plan: Plan,
+    run: Path,
+    report: Callable[[Progress], None],
+    choices: Choices = METHOD,
 ) -> Path:
     """Train on a dataset and leave a usable preset in `run`.
 
@@ -52,6 +40,7 @@ def train(
         plan: the training plan; `plan.seed` also makes the split.
         run: folder for checkpoint, log, split, weights and preset.
         report: called after each validation.
+        choices: what is trained, and what an object is.
 
     Returns:
         The path of the run's preset.yaml.
@@ -64,7 +53,7 @@ def train(
             f"cannot make the run folder {run}: {error.strerror}", "give a writable folder with -o"
         ) from error
     _start_or_resume(run, {"dataset": dataset.resolve().name, "preset": base.name, **_ids(split)})
-    model = fit(recipe_of(base, start), split, plan, run, report)
+    model = fit(recipe_of(base, start, choices), split, plan, run, report)
     return export(model, base, plan, dataset, run)
 
 
@@ -109,40 +98,6 @@ def _start_or_resume(run: Path, facts: dict[str, Any]) -> None:
         raise ModelError(
             f"{run} holds a run with another {', '.join(differing)}", "use the same options, or another folder with -o"
         )
-
-
-def export(model: nn.Module, base: Preset, plan: Plan, dataset: Path, run: Path) -> Path:
-    """Write the weights as safetensors and a preset that uses them; returns the preset's path."""
-    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    metadata = {
-        "preset": base.name,
-        "pipeline": base.pipeline,
-        "plan": json.dumps(asdict(plan)),
-        "dataset": dataset.name,
-    }
-    with atomic_output(run / WEIGHTS, overwrite=True) as part:
-        save_file(tensors, part, metadata)
-        # safetensors makes files that only their owner can read; a run folder is often shared.
-        part.chmod(0o644)
-    weights = ShippedWeights(file=WEIGHTS, sha256=sha256_of(run / WEIGHTS))
-    source = f"trained with medseg finetune on {dataset.name}, seed {plan.seed}, {plan.steps} steps"
-    tuned = base.model_copy(
-        update={
-            "name": _preset_name(run),
-            "title": f"{base.title} (trained on {dataset.resolve().name})",
-            "weights": weights,
-            "accuracy": (),
-            "source": source,
-            "licence": "not stated",
-        }
-    )
-    _write_text(run / preset.RUN_FILE, preset.dump(tuned))
-    return run / preset.RUN_FILE
-
-
-def _preset_name(run: Path) -> str:
-    """The run folder's name as presets spell names."""
-    return re.sub(r"[^a-z0-9._-]+", "-", run.resolve().name.lower()).strip("-._")[:64] or "run"
 
 
 def _ids(split: Split) -> dict[str, list[str]]:

@@ -1,0 +1,55 @@
+"""What a run leaves behind: weights and the preset that uses them."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import nn
+
+from medseg_cli import preset
+from medseg_cli.preset import Preset
+from medseg_cli.preset_format import ShippedWeights
+from medseg_cli.training.plan import Plan
+from medseg_cli.weights.store import sha256_of
+from medseg_cli.writers.atomic import atomic_output
+
+WEIGHTS = "weights.safetensors"
+
+
+def export(model: nn.Module, base: Preset, plan: Plan, dataset: Path, run: Path) -> Path:
+    """Write the weights as safetensors and a preset that uses them; returns the preset's path."""
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    metadata = {
+        "preset": base.name,
+        "pipeline": base.pipeline,
+        "plan": json.dumps(asdict(plan)),
+        "dataset": dataset.name,
+    }
+    with atomic_output(run / WEIGHTS, overwrite=True) as part:
+        save_file(tensors, part, metadata)
+        # safetensors makes files that only their owner can read; a run folder is often shared.
+        part.chmod(0o644)
+    weights = ShippedWeights(file=WEIGHTS, sha256=sha256_of(run / WEIGHTS))
+    source = f"trained with medseg finetune on {dataset.name}, seed {plan.seed}, {plan.steps} steps"
+    tuned = base.model_copy(
+        update={
+            "name": _preset_name(run),
+            "title": f"{base.title} (trained on {dataset.resolve().name})",
+            "weights": weights,
+            "accuracy": (),
+            "source": source,
+            "licence": "not stated",
+        }
+    )
+    with atomic_output(run / preset.RUN_FILE, overwrite=True) as part:
+        part.write_text(preset.dump(tuned), encoding="utf-8")
+    return run / preset.RUN_FILE
+
+
+def _preset_name(run: Path) -> str:
+    """The run folder's name as presets spell names."""
+    return re.sub(r"[^a-z0-9._-]+", "-", run.resolve().name.lower()).strip("-._")[:64] or "run"
