@@ -7,6 +7,7 @@ from medseg_kernels.conv3d import conv3d
 from medseg_kernels.cubic_attention import window_attention
 from medseg_kernels.linear import linear
 from medseg_kernels.relpos_attention import relpos_attention
+from medseg_kernels.upsample_argmax import upsample_argmax
 from medseg_kernels.volume_patches import volume_patches
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "conv3d",
     "linear",
     "relpos_attention",
+    "upsample_argmax",
     "volume_patches",
     "window_attention",
 ]

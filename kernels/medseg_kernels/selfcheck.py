@@ -14,6 +14,7 @@ from medseg_kernels.conv3d import conv3d, conv3d_reference
 from medseg_kernels.cubic_attention import window_attention, window_attention_reference, window_sides
 from medseg_kernels.linear import linear, linear_reference
 from medseg_kernels.relpos_attention import relpos_attention, relpos_attention_reference
+from medseg_kernels.upsample_argmax import upsample_argmax, upsample_argmax_reference
 from medseg_kernels.volume_patches import volume_patches, volume_patches_reference
 
 
@@ -43,6 +44,11 @@ def gaps(device: torch.device) -> dict[str, float]:
             lambda qkv, h, w, pad: relpos_attention(qkv, (h, w), pad, 2, 4),
             lambda qkv, h, w, pad: relpos_attention_reference(qkv, (h, w), pad, 2, 4),
             heads2,
+        ),
+        "upsample_argmax": (
+            lambda logits: upsample_argmax(logits, (13, 9, 70)),
+            lambda logits: upsample_argmax_reference(logits, (13, 9, 70)),
+            (some(5, 6, 4, 9),),
         ),
         "volume_patches": (
             lambda *tensors: volume_patches(*tensors, 4),

@@ -1,0 +1,152 @@
+"""upsample_argmax against trilinear interpolation in float64, written out another way; ties; memory."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from medseg_kernels import upsample_argmax
+from medseg_kernels.upsample_argmax import upsample_argmax_reference
+from torch import Tensor
+
+MODULE = import_module("medseg_kernels.upsample_argmax")
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+MARGIN = 1e-5
+"""Of the largest logit: voxels where two classes are closer may get either."""
+
+
+def written_out(logits: Tensor, shape: tuple[int, int, int]) -> np.ndarray:
+    """(C, I, J, K) float64: one axis after the other with numpy's interpolation between the middles of cells."""
+    values = logits.double().numpy()
+    for axis, target in enumerate(shape, start=1):
+        source = values.shape[axis]
+        places = (np.arange(target) + 0.5) * source / target - 0.5
+        values = np.apply_along_axis(lambda line, at=places, n=source: np.interp(at, np.arange(n), line), axis, values)
+    return values
+
+
+def agree(labels: Tensor, logits: Tensor, shape: tuple[int, int, int]) -> None:
+    """Every voxel has a class whose value is the largest, or misses it by rounding."""
+    values = written_out(logits, shape)
+    assert labels.shape == shape
+    chosen = np.take_along_axis(values, labels.numpy().astype(np.int64)[None], 0)[0]
+    assert (values.max(0) - chosen).max() <= MARGIN * np.abs(values).max()
+
+
+def smooth(classes: int, size: tuple[int, int, int]) -> Tensor:
+    """Logits with large regions of one class each, as networks make them."""
+    centres = torch.rand(classes, 3)
+    axes = [torch.linspace(0, 1, n) for n in size]
+    cells = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+    return -40 * (cells - centres[:, None, None, None]).norm(dim=-1)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("op", [upsample_argmax, upsample_argmax_reference])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_it_is_the_argmax_of_the_interpolation(op, dtype: torch.dtype) -> None:
+    logits = torch.randn(5, 6, 7, 9).to(dtype)
+    for shape in ((12, 21, 9), (5, 80, 70), (3, 2, 1)):
+        labels = op(logits, shape)
+        assert labels.dtype == torch.uint8
+        agree(labels, logits, shape)
+
+
+@settings(max_examples=40)
+@given(
+    size=st.tuples(*[st.integers(1, 9)] * 3),
+    shape=st.tuples(*[st.integers(1, 75)] * 3),
+    classes=st.integers(1, 6),
+    seed=st.integers(0, 99),
+    flat=st.booleans(),
+)
+def test_any_size_to_any_size(size, shape, classes: int, seed: int, flat: bool) -> None:
+    torch.manual_seed(seed)
+    logits = smooth(classes, size) if flat else torch.randn(classes, *size)
+    agree(upsample_argmax(logits, shape), logits, shape)
+
+
+@pytest.mark.parametrize("op", [upsample_argmax, upsample_argmax_reference])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_lowest_of_equal_classes_wins(op, dtype: torch.dtype) -> None:
+    """Small whole numbers and a factor of 4: sums are exact, so ties are, and every label is known."""
+    logits = torch.randint(-2, 3, (6, 9, 17, 5)).to(dtype)
+    logits[4] = logits[1]
+    shape = (36, 68, 20)
+    expected = written_out(logits, shape).argmax(0)
+    assert not (expected == 4).any()
+    assert np.array_equal(op(logits, shape).numpy(), expected)
+
+
+def test_large_regions_are_not_interpolated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classes that cannot win in a block are left out there, and the result is the same."""
+    logits, shape = smooth(20, (40, 40, 40)), (100, 130, 140)
+    expected = upsample_argmax_reference(logits.double(), shape)
+    calls: list[int] = []
+    original = MODULE._interpolated
+    monkeypatch.setattr(MODULE, "_interpolated", lambda *given: calls.append(1) or original(*given))
+    labels = upsample_argmax(logits, shape)
+    assert float((labels != expected).float().mean()) < 1e-5
+    assert 0 < len(calls) < 20 * 4 * 3 * 3 / 2
+
+
+def test_more_classes_than_a_byte_numbers() -> None:
+    logits = torch.full((300, 1, 1, 2), -1.0)
+    logits[299, ..., 0] = 2
+    logits[256, ..., 1] = 2
+    labels = upsample_argmax(logits, (1, 2, 4))
+    assert labels.dtype == torch.int16
+    assert labels[0].tolist() == [[299, 299, 256, 256]] * 2
+    assert upsample_argmax(logits[:256], (1, 1, 1)).dtype == torch.uint8
+
+
+def test_views_and_tensors_with_a_gradient_are_taken() -> None:
+    logits = torch.randn(7, 5, 6, 4).permute(3, 1, 0, 2)
+    expected = upsample_argmax(logits.contiguous(), (9, 8, 7))
+    assert torch.equal(upsample_argmax(logits.requires_grad_(), (9, 8, 7)), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(upsample_argmax(logits, (9, 8, 7)), expected)
+
+
+def test_the_interpolation_is_never_a_tensor() -> None:
+    """The largest allocation, against four bytes per class and voxel."""
+    logits, shape = torch.randn(8, 24, 24, 24), (96, 96, 96)
+
+    def largest(op) -> int:
+        with torch.profiler.profile(profile_memory=True) as profile:
+            op(logits, shape)
+        return max(event.cpu_memory_usage for event in profile.events())
+
+    assert largest(upsample_argmax_reference) >= 8 * 96**3 * 4
+    assert largest(upsample_argmax) <= 96**3
+
+
+@pytest.mark.parametrize(
+    ("logits", "shape", "said"),
+    [
+        (torch.zeros(2, 3, 3), (3, 3, 3), "C, D, H, W"),
+        (torch.zeros(0, 3, 3, 3), (3, 3, 3), "C, D, H, W"),
+        (torch.zeros(2, 3, 3, 3, dtype=torch.int32), (3, 3, 3), "int32"),
+        (torch.zeros(2, 3, 3, 3), (3, 0, 3), "no shape"),
+        (torch.zeros(2, 3, 3, 3), (3, 3), "no shape"),
+        (torch.zeros(32769, 1, 1, 1), (1, 1, 1), "16 bits"),
+    ],
+)
+def test_what_means_nothing_is_refused(logits: Tensor, shape, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        upsample_argmax(logits, shape)
+
+
+def test_the_switch_chooses_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDSEG_KERNELS", "reference")
+    monkeypatch.setattr(MODULE, "_by_blocks", lambda *_: pytest.fail("not the formula"))
+    logits = torch.randn(3, 4, 4, 4)
+    assert torch.equal(upsample_argmax(logits, (8, 8, 8)), upsample_argmax_reference(logits, (8, 8, 8)))
