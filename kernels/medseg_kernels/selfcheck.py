@@ -64,7 +64,7 @@ def gaps(device: torch.device) -> dict[str, float]:
     found = {}
     with torch.inference_mode():
         for name, (op, formula, tensors) in cases.items():
-            exact = formula(*(tensor.double() for tensor in tensors))
+            exact = formula(*(tensor.double() for tensor in tensors)).double()
             result = op(*(tensor.to(device) for tensor in tensors)).cpu().double()
             gap = float((result - exact).norm() / exact.norm())
             found[name] = gap if isfinite(gap) else inf
