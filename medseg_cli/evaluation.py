@@ -10,7 +10,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from medseg_cli.dataset import Case, load_pair
+from medseg_cli.datasets import Case, load_pair
 from medseg_cli.errors import UsageError
 from medseg_cli.metrics import Score, score
 from medseg_cli.pipelines import Pipeline

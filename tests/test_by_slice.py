@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from medseg_cli import device, evaluation, pipelines
-from medseg_cli.dataset import Case
+from medseg_cli.datasets import Case
 from medseg_cli.errors import InputError, ModelError, UsageError
 from medseg_cli.overrides import Overrides, with_options
 from medseg_cli.pipelines.by_slice import SlicePipeline

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 from medseg_cli import device, pipelines, preset
-from medseg_cli.dataset import Case, read_cases, split_cases
+from medseg_cli.datasets import Case, read_cases, split_cases
 from medseg_cli.evaluation import evaluate, summarise
 from medseg_cli.prompt import Box, Prompt, Target
 from medseg_cli.readers import load_scan

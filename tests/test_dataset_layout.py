@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medseg_cli.dataset import Case, load_pair, read_cases, split_cases
+from medseg_cli.datasets import Case, load_pair, read_cases, split_cases
 from medseg_cli.errors import InputError
 
 SQUARE = np.zeros((20, 24), np.uint8)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from medseg_cli import device, pipelines, preset
-from medseg_cli.dataset import Case, read_cases, split_cases
+from medseg_cli.datasets import Case, read_cases, split_cases
 from medseg_cli.evaluation import evaluate, summarise
 from medseg_cli.geometry import resample, scan_grid, working_grid
 from medseg_cli.metrics import score

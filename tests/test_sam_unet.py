@@ -20,7 +20,7 @@ from torchvision.models import resnet34, resnet50
 
 import medseg_cli
 from medseg_cli import preset as presets
-from medseg_cli.dataset import Case
+from medseg_cli.datasets import Case
 from medseg_cli.errors import InputError, ModelError
 from medseg_cli.models.sam_unet.checkpoint import random_network
 from medseg_cli.models.sam_unet.config import SamUnetConfig, config_of

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medseg_cli import augment_picture, preset
-from medseg_cli.dataset import Case, Split, read_cases
+from medseg_cli.datasets import Case, Split, read_cases
 from medseg_cli.errors import InputError, UsageError
 from medseg_cli.evaluation import check_kind, evaluate, summarise, usual_kind
 from medseg_cli.models.sam_unet.checkpoint import random_network

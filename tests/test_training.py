@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from medseg_cli import preset
-from medseg_cli.dataset import read_cases, split_cases
+from medseg_cli.datasets import read_cases, split_cases
 from medseg_cli.errors import InputError, ModelError
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.training import run as training_run
@@ -177,7 +177,7 @@ def test_too_few_cases_are_said(dataset: Path) -> None:
 
 
 def test_labels_off_the_grid_and_empty_labels_are_said(dataset: Path, tiny: Path, tmp_path: Path) -> None:
-    from medseg_cli.dataset import Case
+    from medseg_cli.datasets import Case
 
     recipe = recipe_of(preset.find(tiny), None, Choices())
     image = read_cases(dataset)[0].image

@@ -56,7 +56,7 @@ def evaluate(
     from medseg_cli import device as devices
     from medseg_cli import evaluation, pipelines
     from medseg_cli import preset as presets
-    from medseg_cli.dataset import read_cases
+    from medseg_cli.datasets import read_cases
     from medseg_cli.training.run import split_of
     from medseg_cli.writers.atomic import atomic_output, check_output
 

@@ -25,7 +25,7 @@ from medseg_cli.augment import (
     random_surroundings,
     zero_pad,
 )
-from medseg_cli.dataset import Case, load_pair
+from medseg_cli.datasets import Case, load_pair
 from medseg_cli.geometry import FULLY_IN_VIEW, Grid, resample, scan_grid, working_grid
 from medseg_cli.intensity import normalise
 from medseg_cli.models.sam3d.checkpoint import build, random_network

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medseg_cli.augment_picture import Focus, random_focus, random_shades, random_veil, random_view
-from medseg_cli.dataset import Case, load_pair
+from medseg_cli.datasets import Case, load_pair
 from medseg_cli.errors import InputError
 from medseg_cli.frame import Frame
 from medseg_cli.intensity import Display, display

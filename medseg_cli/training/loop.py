@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from medseg_cli.dataset import Split
+from medseg_cli.datasets import Split
 from medseg_cli.errors import ModelError
 from medseg_cli.training.checkpoints import resume, save
 from medseg_cli.training.plan import Plan, Progress

@@ -10,7 +10,7 @@ from numpy.random import Generator
 from torch import Tensor, nn
 
 from medseg_cli import pipelines
-from medseg_cli.dataset import Case
+from medseg_cli.datasets import Case
 from medseg_cli.errors import UsageError
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.preset import Preset

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from medseg_cli.dataset import Case, Split, read_cases, split_cases
+from medseg_cli.datasets import Case, Split, read_cases, split_cases
 from medseg_cli.errors import InputError, ModelError
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.preset import Preset
