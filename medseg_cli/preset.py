@@ -104,7 +104,7 @@ def dump(preset: Preset) -> str:
 
 def with_absolute_weights(preset: Preset) -> Preset:
     """The preset with the weights beside it named by their absolute path; unchanged when they are in the store."""
-    if preset.weights_file is None:
+    if preset.weights is None or preset.weights_file is None:
         return preset
     moved = preset.weights.model_copy(update={"file": str(preset.weights_file.resolve())})
     return preset.model_copy(update={"weights": moved})

@@ -169,14 +169,21 @@ class Prompts(_Section):
     """Which prompts the pipeline takes.
 
     Attributes:
-        kinds: what it understands.
+        kinds: what it understands; none: it segments all of the preset's labels by itself.
         minus: whether it understands clicks outside the object.
         whole_image: whether a 2-D image without a prompt means its whole area as box.
+        objects: what was one object in training: "together" all positive label values of a case, "apart" each value.
     """
 
-    kinds: Annotated[tuple[Literal["point", "box", "text", "mask"], ...], Field(min_length=1)]
+    kinds: tuple[Literal["point", "box", "text", "mask"], ...]
     minus: bool = False
     whole_image: bool = False
+    objects: Literal["together", "apart"] = "together"
+
+    @property
+    def automatic(self) -> bool:
+        """Whether it takes no prompt at all."""
+        return not self.kinds
 
 
 _P = (1, 5, 7, 6, 2, 8, 3, 0, 9, 4)
@@ -243,6 +250,8 @@ class Preset(_Section):
 
     Attributes:
         model: constructor arguments of `medseg_cli.load_model(pipeline, ...)`.
+        weights: None where there are none yet: `medseg finetune` makes them, and a preset that has them.
+        labels: what the mask's values mean; empty only without weights, to be named by the dataset.
         options: knobs of the pipeline, validated by the pipeline's own `Options`.
         licence, source, citation: of the weights.
     """
@@ -253,10 +262,10 @@ class Preset(_Section):
     modality: Annotated[tuple[Text, ...], Field(min_length=1)]
     dims: Literal[2, 3]
     model: dict[str, JsonValue] = {}
-    weights: Weights
+    weights: Weights | None
     preprocessing: Preprocessing
     prompts: Prompts
-    labels: Annotated[tuple[Label, ...], Field(min_length=1)]
+    labels: tuple[Label, ...]
     postprocessing: Postprocessing = Postprocessing()
     options: dict[str, JsonValue] = {}
     licence: Text
@@ -302,6 +311,8 @@ class Preset(_Section):
 
     @model_validator(mode="after")
     def _distinct_labels(self) -> Preset:
+        if not self.labels and self.weights is not None:
+            raise PydanticCustomError("labels", "labels: must name what these weights segment")
         for what, seen in (("value", [x.value for x in self.labels]), ("name", [x.name for x in self.labels])):
             if len(set(seen)) != len(seen):
                 raise PydanticCustomError("labels", f"labels: every {what} must be used once, found {seen}")

@@ -155,7 +155,7 @@ def test_every_preset_survives_the_round_trip(
         ("weights", {"name": "a", "sha256": "0"}, r"weights: unknown key 'sha256'; allowed: name"),
         ("weights.sha256", "abc", r"weights\.sha256: "),
         ("dims", 4, r"dims: .*2 or 3, got 4"),
-        ("prompts.kinds", [], r"prompts\.kinds: "),
+        ("labels", [], r"labels: must name what these weights segment"),
         ("prompts.kinds", ["scribble"], r"prompts\.kinds\[0\]: .*'point', 'box', 'text' or 'mask', got 'scribble'"),
         ("labels.0.snomed", "5366007", r"labels\[0\]\.snomed: '5366007' is no SNOMED CT identifier"),
         ("labels.0.color", "red", r"labels\[0\]\.color: .*got 'red'"),

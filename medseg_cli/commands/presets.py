@@ -40,7 +40,8 @@ def list_presets(as_json: AsJson = False) -> None:
         if "error" in row:
             typer.echo(f"{row['name']:<{width}}  invalid: {row['error']}")
             continue
-        what = f"{'/'.join(row['modality'])} {row['dims']}-D, {'+'.join(row['prompts'])}, {row['licence']}"
+        prompts = "+".join(row["prompts"]) or "no prompt"
+        what = f"{'/'.join(row['modality'])} {row['dims']}-D, {prompts}, {row['licence']}"
         mine = ", yours" if row["where"] == "user" else ""
         typer.echo(f"{row['name']:<{width}}  {row['title']}  ({what}{mine}; weights {row['weights']})")
 
@@ -147,6 +148,9 @@ def _check_pipeline(found: Preset) -> None:
 
     entry = pipelines.find(found.pipeline)
     foreign = sorted(set(found.prompts.kinds) - entry.prompts)
+    if found.prompts.automatic and entry.prompts:
+        known = ", ".join(sorted(entry.prompts))
+        raise ModelError(f"prompts.kinds is empty: pipeline '{found.pipeline}' needs some of {known}")
     if foreign or found.dims != entry.dims:
         what = f"prompts {', '.join(foreign)}" if foreign else f"dims {found.dims}"
         takes = f"{', '.join(sorted(entry.prompts))} in {entry.dims}-D"
@@ -160,11 +164,16 @@ def _check_pipeline(found: Preset) -> None:
 
 
 def _weights_state(found: Preset) -> str:
-    """`embedded`, `ready`, `missing` or `damaged`; a large file is hashed only if it changed since the last time."""
+    """`embedded`, `ready`, `missing`, `damaged`, or `none` before training.
+
+    A large file is hashed only if it changed since the last time.
+    """
     from medseg_cli import weights
     from medseg_cli.errors import ModelError
     from medseg_cli.weights import store
 
+    if found.weights is None:
+        return "none"
     file = found.weights_file
     if not (file or store.file_of(found.weights_name)).is_file():
         return "missing"

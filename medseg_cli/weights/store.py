@@ -150,6 +150,11 @@ def resolve(preset: Preset) -> ResolvedWeights:
     Raises:
         ModelError: missing (the hint is the command to type), changed since the import, or not what the preset says.
     """
+    if preset.weights is None:
+        raise ModelError(
+            f"preset '{preset.name}' has no weights: it is trained on your own data first",
+            f"medseg finetune DATASET -o RUN --preset {preset.name}, then use --preset RUN",
+        )
     file = preset.weights_file
     if file is None:
         return _stored(preset.weights_name)
