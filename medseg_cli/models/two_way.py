@@ -137,7 +137,8 @@ class PromptedMasks(nn.Module):
         """All masks of all prompts.
 
         Args:
-            image, position: (1, C, h, w), the image's embedding and the positions of its places.
+            image: (1, C, h, w), the embedding of the image of all prompts, or (P, C, h, w), of each prompt's own.
+            position: (1, C, h, w), the positions of its places.
             sparse: (P, tokens, C) embedded clicks and boxes.
             dense: (P, C, h, w) embedded mask prompts; an expanded (1, C, h, w) where there are none.
 
@@ -152,7 +153,8 @@ class PromptedMasks(nn.Module):
         parts = []
         for start in range(0, len(tokens), together):
             some = slice(start, start + together)
-            source = image + (one_for_all if len(one_for_all) < len(dense) else dense[some])
+            shown = image if len(image) == 1 else image[some]
+            source = shown + (one_for_all if len(one_for_all) < len(dense) else dense[some])
             parts.append(self.predict(source, position, tokens[some], size))
         return torch.cat([masks for masks, _ in parts]), torch.cat([quality for _, quality in parts])
 
