@@ -13,32 +13,39 @@ from torch import nn
 from medseg_cli import preset
 from medseg_cli.preset import Preset
 from medseg_cli.preset_format import ShippedWeights
-from medseg_cli.training.plan import Plan
+from medseg_cli.training.facts import RunFacts
 from medseg_cli.weights.store import sha256_of
 from medseg_cli.writers.atomic import atomic_output
 
 WEIGHTS = "weights.safetensors"
 
 
-def export(model: nn.Module, base: Preset, plan: Plan, dataset: Path, run: Path) -> Path:
-    """Write the weights as safetensors and a preset that uses them; returns the preset's path."""
-    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+def export(network: nn.Module, base: Preset, facts: RunFacts, run: Path) -> Path:
+    """Write the weights as safetensors and a preset that uses them; returns the preset's path.
+
+    Args:
+        network: the network with the weights to keep, on any device.
+        base: the preset that was trained.
+        facts: where they come from.
+        run: the run's folder.
+    """
+    tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     metadata = {
         "preset": base.name,
         "pipeline": base.pipeline,
-        "plan": json.dumps(asdict(plan)),
-        "dataset": dataset.name,
+        "plan": json.dumps(asdict(facts.plan)),
+        "dataset": facts.dataset,
     }
     with atomic_output(run / WEIGHTS, overwrite=True) as part:
         save_file(tensors, part, metadata)
         # safetensors makes files that only their owner can read; a run folder is often shared.
         part.chmod(0o644)
     weights = ShippedWeights(file=WEIGHTS, sha256=sha256_of(run / WEIGHTS))
-    source = f"trained with medseg finetune on {dataset.name}, seed {plan.seed}, {plan.steps} steps"
+    source = f"trained with medseg finetune on {facts.dataset}, seed {facts.plan.seed}, {facts.step} steps"
     tuned = base.model_copy(
         update={
             "name": _preset_name(run),
-            "title": f"{base.title} (trained on {dataset.resolve().name})",
+            "title": f"{base.title} (trained on {facts.dataset})",
             "weights": weights,
             "accuracy": (),
             "source": source,

@@ -13,6 +13,7 @@ from medseg_cli.pipelines.choices import Choices
 from medseg_cli.preset import Preset
 from medseg_cli.training.checkpoints import CHECKPOINT
 from medseg_cli.training.export import export
+from medseg_cli.training.facts import RunFacts
 from medseg_cli.training.loop import fit
 from medseg_cli.training.plan import Plan, Progress
 from medseg_cli.training.recipe import recipe_of
@@ -54,7 +55,8 @@ def train(
         ) from error
     _start_or_resume(run, {"dataset": dataset.resolve().name, "preset": base.name, **_ids(split)})
     model = fit(recipe_of(base, start, choices), split, plan, run, report)
-    return export(model, base, plan, dataset, run)
+    facts = RunFacts(dataset.resolve().name, plan, choices, "", {}, plan.steps, 0.0, 0.0)
+    return export(model, base, facts, run)
 
 
 def split_of(cases: tuple[Case, ...], of: Preset, seed: int) -> Split:
