@@ -13,13 +13,13 @@ projected, and as long as no prompt has a mask, all prompts share the places of 
 from __future__ import annotations
 
 import torch
+from medseg_kernels import image_to_token, token_to_image, upscaled_masks
 from segment_anything.modeling import MaskDecoder
 from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock, TwoWayTransformer
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-TOGETHER = 8192
-"""Places, over all prompts, that are decoded at a time where no gradients are needed: they stay in the cache."""
+TOGETHER = 32768
+"""Places, over all prompts, that are decoded at a time where no gradients are needed."""
 
 
 def shared(x: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class AbsorbedTransformer(nn.Module):
         self.norm_final_attn = original.norm_final_attn
 
     def forward(self, image: Tensor, position: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """As the original.
+        """As the original; without gradients the places are kept in autocast's precision.
 
         Args:
             image: (P, C, h, w), or (1, C, h, w) for all prompts.
@@ -47,11 +47,14 @@ class AbsorbedTransformer(nn.Module):
         Returns:
             Tokens (P, T, C) and places (P, h * w, C).
         """
-        places, where = image.flatten(2).transpose(1, 2), position[:1].flatten(2).transpose(1, 2)
+        dtype, device = image.dtype, image.device.type
+        if torch.is_autocast_enabled(device) and not torch.is_grad_enabled():
+            dtype = torch.get_autocast_dtype(device)
+        places, where = (x.flatten(2).transpose(1, 2).to(dtype).contiguous() for x in (image, position[:1]))
         queries = tokens
         for index, layer in enumerate(self.layers):
             queries, places = both_ways(layer, queries, places, tokens, where, first=index == 0)
-        found = to_image(self.final_attn_token_to_image, queries + tokens, places + where, places)
+        found = to_image(self.final_attn_token_to_image, queries + tokens, places, where)
         return self.norm_final_attn(queries + found), places
 
 
@@ -65,19 +68,17 @@ def both_ways(
         placed = queries + tokens
         queries = queries + layer.self_attn(q=placed, k=placed, v=queries)
     queries = layer.norm1(queries)
-    located = places + where
-    queries = layer.norm2(queries + to_image(layer.cross_attn_token_to_image, queries + tokens, located, places))
+    queries = layer.norm2(queries + to_image(layer.cross_attn_token_to_image, queries + tokens, places, where))
     queries = layer.norm3(queries + layer.mlp(queries))
-    found = to_tokens(layer.cross_attn_image_to_token, located, queries + tokens, queries)
-    return queries, layer.norm4(places + found)
+    return queries, to_tokens(layer, places, where, queries + tokens, queries)
 
 
-def to_image(attention: Attention, tokens: Tensor, located: Tensor, places: Tensor) -> Tensor:
-    """Tokens ask the image: `attention(q=tokens, k=located, v=places)`.
+def to_image(attention: Attention, tokens: Tensor, places: Tensor, where: Tensor) -> Tensor:
+    """Tokens ask the image: `attention(q=tokens, k=places + where, v=places)`.
 
     Args:
         tokens: (P, T, C).
-        located, places: (P or 1, N, C), with and without position.
+        places, where: (P or 1, N, C) and (1, N, C).
 
     Returns:
         (P, T, C).
@@ -86,40 +87,35 @@ def to_image(attention: Attention, tokens: Tensor, located: Tensor, places: Tens
     heads, d = attention.num_heads, attention.internal_dim // attention.num_heads
     small = attention.q_proj(tokens).view(prompts, count, heads, d) * d**-0.5
     q = torch.einsum("pthd,hdc->phtc", small, attention.k_proj.weight.view(heads, d, width))
-    # Prompts that share their places are rows of one product.
-    logits = q.reshape(len(places), -1, width) @ located.transpose(1, 2)
-    if torch.is_grad_enabled():
-        # Changes nothing but that the bias has its (zero) gradient, without which an optimizer would not decay it.
-        constant = torch.einsum("pthd,hd->pht", small, attention.k_proj.bias.view(heads, d))
-        logits = logits + constant.reshape(len(places), -1, 1)
-    weights = torch.softmax(logits, dim=-1)
-    mixed = (weights @ places).view(prompts, heads, count, width)
-    values = torch.einsum("phtc,hdc->pthd", mixed, attention.v_proj.weight.view(heads, d, width)).flatten(2)
-    return attention.out_proj(values + attention.v_proj.bias)
+    mixed = token_to_image(q.flatten(1, 2), places, where).view(prompts, heads, count, width)
+    values = torch.einsum("phtc,hdc->pthd", mixed.to(q.dtype), attention.v_proj.weight.view(heads, d, width))
+    found = attention.out_proj(values.flatten(2) + attention.v_proj.bias)
+    # A softmax does not see this bias. With its gradient, zero, an optimizer decays it as it does in the original.
+    return found + 0 * attention.k_proj.bias.sum() if torch.is_grad_enabled() else found
 
 
-def to_tokens(attention: Attention, located: Tensor, keys: Tensor, tokens: Tensor) -> Tensor:
-    """The image asks the tokens: `attention(q=located, k=keys, v=tokens)`.
+def to_tokens(layer: TwoWayAttentionBlock, places: Tensor, where: Tensor, keys: Tensor, tokens: Tensor) -> Tensor:
+    """The image asks the tokens: `norm4(places + cross_attn_image_to_token(q=places + where, k=keys, v=tokens))`.
 
     Args:
-        located: (P or 1, N, C).
+        places, where: (P or 1, N, C) and (1, N, C).
         keys, tokens: (P, T, C).
 
     Returns:
         (P, N, C).
     """
+    attention, norm = layer.cross_attn_image_to_token, layer.norm4
     prompts, count, width = tokens.shape
     heads, d = attention.num_heads, attention.internal_dim // attention.num_heads
     k = attention.k_proj(keys).view(prompts, count, heads, d) * d**-0.5
     v = attention.v_proj(tokens).view(prompts, count, heads, d)
-    constant = torch.einsum("pthd,hd->pht", k, attention.q_proj.bias.view(heads, d))
+    shift = torch.einsum("pthd,hd->pht", k, attention.q_proj.bias.view(heads, d))
     k = torch.einsum("pthd,hdc->phtc", k, attention.q_proj.weight.view(heads, d, width))
-    v = torch.einsum("pthd,chd->phtc", v, attention.out_proj.weight.view(width, heads, d)).flatten(1, 2)
-    logits = k.reshape(len(located), -1, width) @ located.transpose(1, 2)
-    # Places last: a softmax over few tokens is then done for many places at once.
-    logits = logits.view(prompts, heads, count, -1) + constant[..., None]
-    weights = torch.softmax(logits, dim=2).flatten(1, 2)
-    return weights.transpose(1, 2) @ v + attention.out_proj.bias
+    # Each head's weights sum to one, so that every head may bring its share of the bias.
+    v = torch.einsum("pthd,chd->phtc", v, attention.out_proj.weight.view(width, heads, d))
+    v = v + attention.out_proj.bias / heads
+    flat = (part.flatten(1, 2) for part in (k, shift, v))
+    return image_to_token(places, where, *flat, heads, (norm.weight, norm.bias, norm.eps))
 
 
 class PromptedMasks(nn.Module):
@@ -161,22 +157,18 @@ class PromptedMasks(nn.Module):
     def predict(self, source: Tensor, position: Tensor, tokens: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Logits and predicted IoU of the prompts whose tokens are given."""
         tokens, places = self.transformer(source, position, tokens)
-        count = self.mask_tokens.num_embeddings
         kernels = torch.stack(
             [mlp(tokens[:, 1 + index]) for index, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
         )
-        first, norm, act, second, last = self.output_upscaling
-        x = act(F.layer_norm(quadruple(first, places), norm.weight.shape, norm.weight, norm.bias, norm.eps))
-        x = last(quadruple(second, x))
-        # (P, h * w, 2, 2, 2, 2, c): the order in which two doublings make pixels, put right after the product.
-        masks = (kernels @ x.flatten(1, -2).transpose(1, 2)).view(-1, count, *size, 2, 2, 2, 2)
-        masks = masks.permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(-1, count, 4 * size[0], 4 * size[1])
+        first, norm, _, second, _ = self.output_upscaling
+        masks = upscaled_masks(
+            places, kernels, size, doubling(first), (norm.weight, norm.bias, norm.eps), doubling(second)
+        )
         return masks, self.iou_prediction_head(tokens[:, 0])
 
 
-def quadruple(convolution: nn.ConvTranspose2d, x: Tensor) -> Tensor:
-    """A transposed convolution of stride and size 2 as a product: (..., c_in) → (..., 2, 2, c_out)."""
+def doubling(convolution: nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
+    """A transposed convolution of stride and size 2 as a linear layer: weight (4 * c_out, c_in), bias (4 * c_out)."""
     weight, bias = convolution.weight, convolution.bias
     assert bias is not None
-    flat = weight.permute(2, 3, 1, 0).reshape(-1, weight.shape[0])
-    return F.linear(x, flat, bias.repeat(4)).unflatten(-1, (2, 2, weight.shape[1]))
+    return weight.permute(2, 3, 1, 0).reshape(-1, weight.shape[0]), bias.repeat(4)
