@@ -33,7 +33,7 @@ class Frame:
         fit: "longest" makes the longer side S and pads at the bottom and the right (SAM, SAM-UNet); "stretch" fills
             the square (MedSAM).
         scale: "imagenet" subtracts the mean and divides by the standard deviation; "unit" maps a picture's own
-            minimum and maximum to 0 and 1 (MedSAM).
+            minimum and maximum to 0 and 1 (MedSAM); "byte" divides by 255 (SAMUS).
         interpolation: of the picture.
     """
 
@@ -42,7 +42,7 @@ class Frame:
     size: int
     pixel_mm: tuple[float, float] = (1.0, 1.0)
     fit: Literal["longest", "stretch"] = "longest"
-    scale: Literal["imagenet", "unit"] = "imagenet"
+    scale: Literal["imagenet", "unit", "byte"] = "imagenet"
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     @property
@@ -63,6 +63,8 @@ class Frame:
         if self.scale == "imagenet":
             mean, std = (torch.tensor(each).view(3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
             values = (values - mean) / std
+        elif self.scale == "byte":
+            values = values / 255
         else:
             low, high_value = values.min(), values.max()
             values = (values - low) / (high_value - low).clamp(min=1e-8)

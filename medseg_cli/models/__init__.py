@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 MODELS = {
-    "3dsam-adapter": "medseg_cli.models.sam3d.checkpoint:build",
-    "sam": "medseg_cli.models.sam.checkpoint:build",
-    "sam-unet": "medseg_cli.models.sam_unet.checkpoint:build",
+    "3dsam-adapter": "medseg_cli.models.sam3d.start:load",
+    "dynunet": "medseg_cli.models.dynunet:build",
+    "sam": "medseg_cli.models.sam.start:load",
+    "sam-unet": "medseg_cli.models.sam_unet.start:load",
+    "samus": "medseg_cli.models.samus.checkpoint:build",
 }
 """name → "module:function" taking (checkpoint path or None, configuration) and returning a ready module."""
 

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 from medseg_cli.errors import ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from medseg_cli.datasets import Case
     from medseg_cli.device import Runtime
     from medseg_cli.preset import Preset
     from medseg_cli.prompt import Prompt
@@ -35,6 +38,8 @@ class Entry:
         prompts: kinds of prompt it takes.
         dims: 2 or 3.
         recipe: "module:Class" that trains it, `Class(preset, start, choices)`; empty when it cannot be trained here.
+        planner: "module:function" that completes a preset from a dataset before training, see `plan`; empty when presets
+            are complete.
     """
 
     target: str
@@ -42,6 +47,7 @@ class Entry:
     prompts: frozenset[str]
     dims: int
     recipe: str = ""
+    planner: str = ""
 
 
 PIPELINES: dict[str, Entry] = {
@@ -51,6 +57,14 @@ PIPELINES: dict[str, Entry] = {
         prompts=frozenset({"point"}),
         dims=3,
         recipe="medseg_cli.pipelines.sam3d_recipe:Sam3dRecipe",
+    ),
+    "dynunet": Entry(
+        target="medseg_cli.pipelines.dynunet:DynunetPipeline",
+        summary="a U-Net trained from scratch on your dataset; no prompt, all its labels (nnU-Net's rules)",
+        prompts=frozenset(),
+        dims=3,
+        recipe="medseg_cli.pipelines.dynunet_recipe:DynunetRecipe",
+        planner="medseg_cli.pipelines.dynunet_plan:plan",
     ),
     "sam": Entry(
         target="medseg_cli.pipelines.sam:SamPipeline",
@@ -64,6 +78,12 @@ PIPELINES: dict[str, Entry] = {
         prompts=frozenset({"box", "mask"}),
         dims=2,
         recipe="medseg_cli.pipelines.sam_unet_recipe:SamUnetRecipe",
+    ),
+    "samus": Entry(
+        target="medseg_cli.pipelines.samus:SamusPipeline",
+        summary="SAM for ultrasound beside a CNN branch; clicks, boxes, masks (arXiv 2309.06824)",
+        prompts=frozenset({"point", "box", "mask"}),
+        dims=2,
     ),
 }
 
@@ -87,3 +107,22 @@ def build(preset: Preset, runtime: Runtime, *, random_weights: bool = False) -> 
     """
     module, name = find(preset.pipeline).target.split(":")
     return getattr(import_module(module), name).from_preset(preset, runtime, random_weights)
+
+
+def plan(preset: Preset, labels: Mapping[int, str], cases: Sequence[Case]) -> Preset:
+    """The preset as it is trained: what its pipeline plans from the data filled in, most often nothing.
+
+    Args:
+        preset: any.
+        labels: value → name, as the dataset names them; empty where it names none.
+        cases: the training cases.
+
+    Raises:
+        InputError: cases that cannot be planned for.
+    """
+    planner = find(preset.pipeline).planner
+    if not planner:
+        return preset
+    module, name = planner.split(":")
+    planned: Preset = getattr(import_module(module), name)(preset, labels, cases)
+    return planned

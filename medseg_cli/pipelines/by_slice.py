@@ -93,7 +93,7 @@ class Options(BaseModel):
     propagation: Rules = Rules()
     batch: int = Field(default=4, ge=1)
     fit: Literal["longest", "stretch"] = "longest"
-    scale: Literal["imagenet", "unit"] = "imagenet"
+    scale: Literal["imagenet", "unit", "byte"] = "imagenet"
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     dense: bool = True
     embedding_cache: str | None = None
