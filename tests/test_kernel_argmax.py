@@ -9,40 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from label_maps import agree, smooth, written_out
 from medseg_kernels import upsample_argmax
+from medseg_kernels.dispatch import INTERPRETED
 from medseg_kernels.upsample_argmax import upsample_argmax_reference
 from torch import Tensor
 
 MODULE = import_module("medseg_kernels.upsample_argmax")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
-MARGIN = 1e-5
-"""Of the largest logit: voxels where two classes are closer may get either."""
 
-
-def written_out(logits: Tensor, shape: tuple[int, int, int]) -> np.ndarray:
-    """(C, I, J, K) float64: one axis after the other with numpy's interpolation between the middles of cells."""
-    values = logits.double().numpy()
-    for axis, target in enumerate(shape, start=1):
-        source = values.shape[axis]
-        places = (np.arange(target) + 0.5) * source / target - 0.5
-        values = np.apply_along_axis(lambda line, at=places, n=source: np.interp(at, np.arange(n), line), axis, values)
-    return values
-
-
-def agree(labels: Tensor, logits: Tensor, shape: tuple[int, int, int]) -> None:
-    """Every voxel has a class whose value is the largest, or misses it by rounding."""
-    values = written_out(logits, shape)
-    assert labels.shape == shape
-    chosen = np.take_along_axis(values, labels.numpy().astype(np.int64)[None], 0)[0]
-    assert (values.max(0) - chosen).max() <= MARGIN * np.abs(values).max()
-
-
-def smooth(classes: int, size: tuple[int, int, int]) -> Tensor:
-    """Logits with large regions of one class each, as networks make them."""
-    centres = torch.rand(classes, 3)
-    axes = [torch.linspace(0, 1, n) for n in size]
-    cells = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
-    return -40 * (cells - centres[:, None, None, None]).norm(dim=-1)
+in_blocks = pytest.mark.skipif(INTERPRETED, reason="is about the version for machines without Triton")
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +62,7 @@ def test_the_lowest_of_equal_classes_wins(op, dtype: torch.dtype) -> None:
     assert np.array_equal(op(logits, shape).numpy(), expected)
 
 
+@in_blocks
 def test_large_regions_are_not_interpolated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Classes that cannot win in a block are left out there, and the result is the same."""
     logits, shape = smooth(20, (40, 40, 40)), (100, 130, 140)
@@ -116,6 +93,7 @@ def test_views_and_tensors_with_a_gradient_are_taken() -> None:
         assert torch.equal(upsample_argmax(logits, (9, 8, 7)), expected)
 
 
+@in_blocks
 def test_the_interpolation_is_never_a_tensor() -> None:
     """The largest allocation, against four bytes per class and voxel."""
     logits, shape = torch.randn(8, 24, 24, 24), (96, 96, 96)

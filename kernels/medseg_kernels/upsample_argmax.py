@@ -2,22 +2,24 @@
 
     labels[p] = the lowest class c with the largest  Σ over the 8 neighbours o of p in the small grid  w[p, o] x[c, o]
 
-The interpolated logits, four bytes per class and voxel, never exist: a running maximum goes over the classes, for one
-block of voxels at a time. Most classes are not even interpolated there: a mean of neighbours lies between the smallest
-and the largest of them, so a class whose largest value around the block is below the smallest of another class cannot
-win in it. Inside an organ and outside the body one class is left, and nothing is computed.
+The interpolated logits, four bytes per class and voxel, never exist: a running maximum goes over the classes. The
+Triton kernel (`upsample_argmax_triton`) keeps it in registers. Elsewhere it is kept for one block of voxels at a time,
+and most classes are not even interpolated there: a mean of neighbours lies between the smallest and the largest of
+them, so a class whose largest value around the block is below the smallest of another class cannot win in it. Inside
+an organ and outside the body one class is left, and nothing is computed.
 """
 
 from __future__ import annotations
 
 from itertools import product
+from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medseg_kernels.dispatch import use_reference
+from medseg_kernels.dispatch import use_reference, use_triton
 
 Shape = tuple[int, int, int]
 
@@ -25,6 +27,8 @@ BLOCK = (32, 64, 64)
 """Voxels of one block: half a megabyte per number that is kept for each."""
 SLACK = 1e-5
 """Rounding, relative to the largest logit around a block, by which a class may miss and still be interpolated."""
+LARGEST = 2**31
+"""Offsets are 32-bit numbers in the kernel."""
 
 
 def upsample_argmax(logits: Tensor, shape: Shape) -> Tensor:
@@ -50,6 +54,10 @@ def upsample_argmax(logits: Tensor, shape: Shape) -> Tensor:
     logits = logits.detach()
     if use_reference():
         return upsample_argmax_reference(logits, shape)
+    if use_triton(logits) and max(logits.numel(), prod(shape)) < LARGEST:
+        from medseg_kernels import upsample_argmax_triton
+
+        return upsample_argmax_triton.labels_of(logits.contiguous(), list(shape))
     with torch.autocast(logits.device.type, enabled=False):
         return _by_blocks(logits, shape)
 
@@ -66,13 +74,13 @@ def label_dtype(classes: int) -> torch.dtype:
     return torch.uint8 if classes <= 256 else torch.int16
 
 
-def taps(source: int, target: int) -> tuple[Tensor, Tensor]:
+def taps(source: int, target: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Of each of `target` places: the lower neighbour among `source` places, and the weight (float64) of the upper one.
 
     The upper neighbour is the next place, or the same at the end. Where a place falls, target places are counted by
     their middles: (i + 1/2) source / target - 1/2, not before the first.
     """
-    place = ((torch.arange(target, dtype=torch.float64) + 0.5) * (source / target) - 0.5).clamp(min=0)
+    place = ((torch.arange(target, dtype=torch.float64, device=device) + 0.5) * (source / target) - 0.5).clamp(min=0)
     lower = place.floor().clamp(max=source - 1)
     return lower.long(), place - lower
 
@@ -92,7 +100,7 @@ class _Piece(NamedTuple):
 
 
 def _pieces(source: int, target: int, edge: int, like: Tensor) -> list[_Piece]:
-    lower, weight = taps(source, target)
+    lower, weight = taps(source, target, torch.device("cpu"))
     upper = (lower + 1).clamp(max=source - 1)
     found = []
     for start in range(0, target, edge):
