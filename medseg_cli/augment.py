@@ -14,24 +14,30 @@ ROTATION_DEGREES = 20.0
 SCALE = (0.8, 1.25)
 
 
-def crop_grid(grid: Grid, centre: NDArray[np.float64], axes: NDArray[np.float64], size: int) -> Grid:
-    """A cube of size³ voxels whose middle voxel (index size // 2) lies on a voxel of `grid`.
+def crop_grid(
+    grid: Grid, centre: NDArray[np.float64], axes: NDArray[np.float64], size: int | tuple[int, int, int]
+) -> Grid:
+    """A cube of size³ voxels, or a box, whose middle voxel (index size // 2) lies on a voxel of `grid`.
 
     Args:
         grid: the scan's grid.
         centre: (3,) continuous voxel index ijk of `grid`.
         axes: (3, 3), column a = step of crop axis a in RAS mm.
-        size: voxels per edge.
+        size: voxels per edge, or along each axis.
     """
+    shape = (size, size, size) if isinstance(size, int) else size
     affine = np.eye(4)
     affine[:3, :3] = axes
     world = grid.affine[:3, :3] @ centre + grid.affine[:3, 3]
-    affine[:3, 3] = world - axes @ np.full(3, size // 2)
-    return Grid(affine, (size, size, size))
+    affine[:3, 3] = world - axes @ (np.array(shape) // 2)
+    return Grid(affine, shape)
 
 
-def random_axes(axes: NDArray[np.float64], rng: Generator) -> NDArray[np.float64]:
-    """Crop axes (3, 3) rotated by up to `ROTATION_DEGREES` about each, scaled by `SCALE`, mirrored half the time."""
+def random_axes(axes: NDArray[np.float64], rng: Generator, mirror: bool = True) -> NDArray[np.float64]:
+    """Crop axes (3, 3) rotated by up to `ROTATION_DEGREES` about each, scaled by `SCALE`.
+
+    With `mirror` the first axis runs the other way half the time.
+    """
     angles = np.deg2rad(rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES, size=3))
     rotation = np.eye(3)
     for axis, angle in enumerate(angles):
@@ -40,7 +46,8 @@ def random_axes(axes: NDArray[np.float64], rng: Generator) -> NDArray[np.float64
         turn[[a, a, b, b], [a, b, a, b]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
         rotation = rotation @ turn
     scaled = rotation @ axes @ np.diag(np.exp(rng.uniform(np.log(SCALE[0]), np.log(SCALE[1]), size=3)))
-    scaled[:, 0] *= rng.choice([-1.0, 1.0])
+    if mirror:
+        scaled[:, 0] *= rng.choice([-1.0, 1.0])
     return scaled
 
 

@@ -191,6 +191,63 @@ def resample_in_slabs(voxels: Tensor, source: Grid, target: Grid) -> NDArray[np.
     return whole
 
 
+def resample_labels(labels: NDArray[np.integer], source: Grid, target: Grid) -> NDArray[np.uint16]:
+    """A label map onto another grid: the value with the largest share of each voxel's interpolation weight.
+
+    Args:
+        labels: (I, J, K) whole numbers from 0 to 65535 on `source`; outside of it there is 0.
+        source, target: as in `resample`; nothing is smoothed. Memory does not grow with the number of values.
+    """
+    chosen = np.zeros(target.shape, np.uint16)
+    best = np.zeros(target.shape, np.float32)
+    elsewhere = np.ones(target.shape, np.float32)
+    for value in np.unique(labels[labels > 0]).tolist():
+        share = resample(torch.from_numpy(labels == value)[None], source, target, smooth=False)[0][0].numpy()
+        elsewhere -= share
+        better = share > best
+        chosen[better] = value
+        best[better] = share[better]
+    chosen[elsewhere > best] = 0
+    return chosen
+
+
+def nearest_labels(labels: NDArray[np.integer], source: Grid, target: Grid) -> NDArray[np.integer]:
+    """A label map (I, J, K) onto another grid: each voxel takes the nearest one's value, 0 outside the source."""
+    matrix = np.linalg.inv(source.affine) @ target.affine
+    inside = np.ones(target.shape, dtype=bool)
+    flat = np.zeros(target.shape, dtype=np.int64)
+    for row, size in zip(matrix[:3], source.shape, strict=True):
+        i, j, k = (weight * np.arange(count) for weight, count in zip(row, target.shape, strict=False))
+        place = np.rint(i[:, None, None] + j[:, None] + k + row[3]).astype(np.int64)
+        inside &= (place >= 0) & (place < size)
+        flat = flat * size + place.clip(0, size - 1)
+    moved: NDArray[np.integer] = np.where(inside, labels.ravel()[flat], 0).astype(labels.dtype)
+    return moved
+
+
+def resample_classes(scores: Tensor, source: Grid, target: Grid, most: int = 1 << 25) -> NDArray[np.integer]:
+    """The class with the largest interpolated score of each voxel; of equal ones the lowest.
+
+    The interpolated scores exist for a few slices at a time.
+
+    Args:
+        scores: (C, I, J, K) on `source`.
+        source, target: as in `resample`; nothing is smoothed. Voxels outside the source get class 0.
+        most: how many scores may be interpolated at a time.
+
+    Returns:
+        (*target.shape) uint8, uint16 from 257 classes on.
+    """
+    classes = np.zeros(target.shape, np.uint8 if len(scores) <= 256 else np.uint16)
+    step = max(1, most // (len(scores) * target.shape[0] * target.shape[1]))
+    for first in range(0, target.shape[2], step):
+        depth = min(step, target.shape[2] - first)
+        slab = target.window(np.array([0, 0, first]), (target.shape[0], target.shape[1], depth))
+        moved = resample(scores, source, slab, smooth=False)[0]
+        classes[:, :, first : first + depth] = moved.argmax(0).numpy()
+    return classes
+
+
 def _blur(part: Tensor, step: NDArray[np.float64]) -> list[NDArray[np.float64] | None]:
     """For each axis the Gaussian, sigma (step - 1) / 2 source voxels, where a step spans over `ALIAS_RATIO` of them."""
     # A kernel much longer than the axis costs time and changes nothing.

@@ -69,9 +69,11 @@ def check_kinds(preset: Preset, prompt: Prompt, asked: Asked) -> None:
     used = {"point": bool(clicks), "box": bool(boxes), "mask": asked.mask is not None}
     refused = [KINDS[kind][0] for kind, given in used.items() if given and kind not in kinds]
     takes = ", ".join(f"{name} ({option})" for kind, (name, option) in KINDS.items() if kind in kinds)
+    if refused and preset.prompts.automatic:
+        raise UsageError(f"preset {preset.name} takes no prompt: it segments by itself", "leave the prompt out")
     if refused:
         raise UsageError(f"preset {preset.name} takes no {' and no '.join(refused)}", f"it takes: {takes}")
-    if not any(used.values()) and not preset.prompts.whole_image:
+    if not any(used.values()) and not (preset.prompts.whole_image or preset.prompts.automatic):
         options = [option for kind, (_, option) in KINDS.items() if kind in kinds]
         needs = "clicks" if kinds == ("point",) else "a prompt"
         raise UsageError(f"preset {preset.name} needs {needs}", f"add {' or '.join(options)} or --prompts FILE.csv")
