@@ -13,6 +13,7 @@ import sys
 from dataclasses import asdict
 from functools import partial
 
+import bench_argmax
 import bench_sam
 import bench_sam3d
 import measuring
@@ -71,8 +72,9 @@ def measure(device: torch.device) -> list[Row]:
     ]
 
 
-PARTS = {"ops": measure, "sam": bench_sam.rows, "sam3d": bench_sam3d.rows}
+PARTS = {"ops": measure, "argmax": bench_argmax.rows, "sam": bench_sam.rows, "sam3d": bench_sam3d.rows}
 MEMORY = {
+    "argmax": ("label map of 14 classes at 192³", bench_argmax.memory),
     "sam": ("ViT-B encoder, 1024 px", partial(bench_sam.memory, size=1024)),
     "sam3d": ("3DSAM stem, one block and decoder, 128³ crop", bench_sam3d.memory),
 }
