@@ -62,7 +62,9 @@ def finetune(
         accelerator=runtime.device.type,
         device=runtime.device.index or 0,
     )
-    initial = weights.resolve(base).path if start == "preset" else None
+    if base.weights is None and not quiet:
+        typer.echo(f"preset {base.name} has no weights: training starts from random ones", err=True)
+    initial = weights.resolve(base).path if start == "preset" and base.weights is not None else None
     path = run.train(dataset, base, initial, plan, output, lambda line: _tell(line, quiet))
     if not quiet:
         typer.echo(f"done: {_usage(base, path.parent)}", err=True)
@@ -74,6 +76,8 @@ def _usage(base: Preset, run: Path) -> str:
     prompt = "--point X,Y,Z" if "point" in kinds else "--box X0,Y0,Z0,X1,Y1,Z1"
     if base.dims == 2:
         prompt = "" if base.prompts.whole_image else "--point X,Y" if "point" in kinds else "--box X0,Y0,X1,Y1"
+    if base.prompts.automatic:
+        prompt = ""
     name = "MASK.png" if base.dims == 2 else "MASK.nii.gz"
     return f"medseg segment SCAN -o {name} --preset {run} {prompt}".rstrip()
 

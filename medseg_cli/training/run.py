@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from medseg_cli.datasets import Case, Split, read_cases, split_cases
+from medseg_cli import pipelines
+from medseg_cli.datasets import Case, Split, read_dataset, split_cases
 from medseg_cli.errors import InputError, ModelError
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.preset import Preset
@@ -46,7 +47,10 @@ def train(
     Returns:
         The path of the run's preset.yaml.
     """
-    split = split_cases(read_cases(dataset), plan.seed)
+    found = read_dataset(dataset)
+    split = split_cases(found.cases, plan.seed)
+    # A preset of an automatic method is completed from the data; all others come back as they are.
+    base = pipelines.plan(base, found.labels, split.train)
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
