@@ -11,10 +11,12 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 import medseg_cli
 from medseg_cli.errors import ModelError
 from medseg_cli.frame import Frame
+from medseg_cli.models.samus.auto import AutoSamus
 from medseg_cli.models.samus.checkpoint import begin, random_network
 from medseg_cli.models.samus.config import VARIANTS, config_of
 from medseg_cli.models.samus.losses import dice, dice_entropy, entropy
@@ -177,15 +179,83 @@ def test_blocks_are_told_by_number(variant: str):
 def test_published_size(shared: Path):
     """Names, shapes and what is trained, as listed from the official factory."""
     listing = (shared / "specs" / "samus_state_dict.txt").read_text(encoding="utf-8")
-    lines = listing.partition("\n\n")[0].splitlines()  # after the empty line stands what AutoSAMUS adds
-    listed = [line.split("\t") for line in lines if not line.startswith("#")]
+    both = [[line.split("\t") for line in part.splitlines() if line[:1] != "#"] for part in listing.split("\n\n")]
+    base, added = both
     with torch.device("meta"):
-        model = Samus(config_of({}))
-    model.freeze()
-    own = {name: str(tuple(value.shape)) for name, value in model.state_dict().items()}
-    assert own == {name: shape for name, shape, _, _ in listed}
-    trained = {name for name, value in model.named_parameters() if value.requires_grad}
-    assert trained == {name for name, _, _, mark in listed if mark == "T"}
+        samus, auto = Samus(config_of({})), AutoSamus(Samus(config_of({})))
+    for model, listed, marked in ((samus, base, base), (auto, base + added, added)):
+        model.freeze()
+        own = {name: str(tuple(value.shape)) for name, value in model.state_dict().items()}
+        assert own == {name: shape for name, shape, _, _ in listed}
+        trained = {name for name, value in model.named_parameters() if value.requires_grad}
+        assert trained == {name for name, _, _, mark in marked if mark == "T"}
+
+
+def test_autosamus_needs_no_prompt(tmp_path: Path):
+    """Through a file, and against its equations written down again (no output of the official code is at hand)."""
+    torch.manual_seed(0)
+    made = AutoSamus(Samus(config_of(TINY))).eval()
+    torch.save(made.state_dict(), tmp_path / "auto.pth")
+    with pytest.raises(ModelError, match="layout 'autosamus'"):
+        medseg_cli.load_model("samus", checkpoint=tmp_path / "auto.pth")
+    model = medseg_cli.load_model("autosamus", checkpoint=tmp_path / "auto.pth")
+    images = torch.rand(2, 1, 256, 256)
+    with torch.inference_mode():
+        found = model(images)
+        embedding = model.image_encoder(images.expand(-1, 3, -1, -1))
+        sparse, dense = independent_prompt(model.state_dict(), embedding)
+        image, own_sparse, own_dense = model.prompted(embedding)
+    assert found["masks"].shape == (2, 1, 256, 256)
+    assert differ(own_sparse, sparse) < 1e-5
+    assert differ(own_dense, dense) < 1e-5
+    assert differ(image, embedding) > 1e-3, "the decoder sees a changed embedding"
+
+
+def independent_prompt(state: dict[str, Tensor], embedding: Tensor) -> tuple[Tensor, Tensor]:
+    """Section 6 of the specification, one head and one image after the other, in float64."""
+    weights = {key: value.double() for key, value in state.items()}
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    def cross(x: Tensor, y: Tensor, name: str) -> Tensor:
+        q = norm(x, f"{name}.norm1") @ weights[f"{name}.fn.to_q.weight"].T
+        k, v = (norm(y, f"{name}.norm2") @ weights[f"{name}.fn.to_kv.weight"].T).split(512, dim=-1)
+        heads = []
+        for head in range(8):
+            part = slice(64 * head, 64 * head + 64)
+            s = q[:, part] @ k[:, part].T / 8
+            e = torch.exp(s - s.max(1, keepdim=True).values)
+            heads.append(e / (1 + e.sum(1, keepdim=True)) @ v[:, part])
+        return torch.cat(heads, 1) @ weights[f"{name}.fn.to_out.0.weight"].T + weights[f"{name}.fn.to_out.0.bias"]
+
+    def feed(x: Tensor, name: str) -> Tensor:
+        hidden = norm(x, f"{name}.norm") @ weights[f"{name}.fn.net.0.weight"].T + weights[f"{name}.fn.net.0.bias"]
+        return hidden.relu() @ weights[f"{name}.fn.net.3.weight"].T + weights[f"{name}.fn.net.3.bias"]
+
+    def both(a: Tensor, b: Tensor, name: str) -> tuple[Tensor, Tensor]:
+        for layer in range(2):
+            at = f"prompt_generator.{name}.layers.{layer}"
+            a, b = a + cross(a, b, f"{at}.0"), b + cross(b, a, f"{at}.1")
+            a, b = a + feed(a, f"{at}.2"), b + feed(b, f"{at}.3")
+        return a, b
+
+    learned = torch.cat([weights["mask_decoder.iou_token.weight"], weights["mask_decoder.mask_tokens.weight"]])
+    objects = weights["prompt_generator.object_token"][0]
+    sparse, dense = [], []
+    for one in embedding.double():
+        found, _ = both(objects, learned, "cross_token_token")
+        found = found @ weights["prompt_generator.token_proj.weight"].T + weights["prompt_generator.token_proj.bias"]
+        image, tokens = both(one.flatten(1).T, torch.cat([found + objects, learned]), "cross_image_token")
+        x = image.T.reshape(one.shape)[None]
+        for step in range(4):
+            x = F.conv2d(x, weights[f"feature_adapter.{3 * step}.weight"], padding=1).permute(0, 2, 3, 1)
+            at = f"feature_adapter.{3 * step + 1}"
+            x = F.layer_norm(x, x.shape[-1:], weights[f"{at}.weight"], weights[f"{at}.bias"], 1e-6)
+            x = F.gelu(x.permute(0, 3, 1, 2))
+        sparse.append(tokens[:1])
+        dense.append(x[0])
+    return torch.stack(sparse).float(), torch.stack(dense).float()
 
 
 @pytest.mark.parametrize(

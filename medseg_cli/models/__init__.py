@@ -15,11 +15,20 @@ if TYPE_CHECKING:
 MODELS = {
     "3dsam-adapter": "medseg_cli.models.sam3d.start:load",
     "dynunet": "medseg_cli.models.dynunet:build",
+    "autosamus": "medseg_cli.models.samus.checkpoint:build_auto",
     "sam": "medseg_cli.models.sam.start:load",
     "sam-unet": "medseg_cli.models.sam_unet.start:load",
     "samus": "medseg_cli.models.samus.checkpoint:build",
 }
 """name → "module:function" taking (checkpoint path or None, configuration) and returning a ready module."""
+
+STARTS = {
+    "3dsam-adapter": "medseg_cli.models.sam3d.start:begin",
+    "autosamus": "medseg_cli.models.samus.checkpoint:build_auto",
+    "sam": "medseg_cli.models.sam.start:begin",
+    "sam-unet": "medseg_cli.models.sam_unet.start:begin",
+}
+"""name → "module:function" with which a training begins (`tuned_file.Begin`); others leave whole networks behind."""
 
 
 def load_model(name: str, checkpoint: str | PathLike[str] | None = None, **config: Any) -> nn.Module:

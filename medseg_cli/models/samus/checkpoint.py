@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medseg_cli.checkpoint_file import read_tensors
 from medseg_cli.errors import ModelError
+from medseg_cli.models.samus.auto import AutoSamus
 from medseg_cli.models.samus.config import GRID, SamusConfig, config_of, parse_config
 from medseg_cli.models.samus.network import Samus
 from medseg_cli.models.strict import check_fit, load_strictly
 from medseg_cli.models.vit import resized
 from medseg_cli.weights.layouts import identify
 
-LAYOUT = "samus"
-_HINT = "expected is a whole SAMUS state dict as the official code saves it"
+LAYOUT, AUTO_LAYOUT = "samus", "autosamus"
+_HINT = "expected is a whole state dict as the official code saves it"
 _BLOCKS = "image_encoder.blocks."
 _TRANSFORMER = "mask_decoder.transformer."
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,22 @@ def build(checkpoint: Path | None, values: Mapping[str, Any]) -> Samus:
     """
     if checkpoint is None:
         return random_network(config_of(values), 0).eval()
+    return fitted(checkpoint, values, LAYOUT, Samus).eval()
+
+
+def build_auto(checkpoint: Path | None, values: Mapping[str, Any]) -> AutoSamus:
+    """An `AutoSamus` in eval mode; arguments and errors as `build`."""
+    if checkpoint is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return AutoSamus(Samus(config_of(values))).eval()
+    return fitted(checkpoint, values, AUTO_LAYOUT, lambda config: AutoSamus(Samus(config))).eval()
+
+
+def fitted(checkpoint: Path, values: Mapping[str, Any], layout: str, network: Callable[[SamusConfig], Model]) -> Model:
+    """The network that a file of this layout was made with, and its tensors in it; errors as `build`."""
     given = parse_config(values)
-    weights = _tensors(checkpoint, LAYOUT)
+    weights = _tensors(checkpoint, layout)
     found = infer(weights, checkpoint)
     wrong = {name: value for name, value in given.items() if name in found and found[name] != value}
     if wrong:
@@ -61,9 +78,9 @@ def build(checkpoint: Path | None, values: Mapping[str, Any]) -> Samus:
             "sizes are read from the file: leave them out",
         )
     with torch.device("meta"):
-        model = Samus(SamusConfig(**{**found, **given}))
-    load_strictly(model, weights, checkpoint, "samus", _HINT)
-    return model.eval()
+        model = network(SamusConfig(**{**found, **given}))
+    load_strictly(model, weights, checkpoint, layout, _HINT)
+    return model
 
 
 def random_network(config: SamusConfig, seed: int) -> Samus:
@@ -148,7 +165,7 @@ def _is_sam(key: str) -> bool:
 
 
 def _tensors(path: Path, layout: str) -> dict[str, Tensor]:
-    """Official names → tensors of a file whose layout begins with `layout`.
+    """Official names → tensors of a file of this layout; "sam-" stands for SAM of any size.
 
     Raises:
         ModelError: unreadable file, or one of another layout.
@@ -159,6 +176,6 @@ def _tensors(path: Path, layout: str) -> dict[str, Tensor]:
         if str(path) in error.message:
             raise
         raise ModelError(f"{path}: {error.message}", error.hint or _HINT) from error
-    if not found.layout.startswith(layout):
+    if found.layout != layout and not (layout.endswith("-") and found.layout.startswith(layout)):
         raise ModelError(f"{path} has the layout '{found.layout}', not {layout.rstrip('-')}'s", _HINT)
     return found.tensors

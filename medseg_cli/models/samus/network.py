@@ -98,11 +98,7 @@ class Samus(nn.Module):
 
     def encode(self, images: Tensor) -> dict[str, Tensor]:
         """Images (B, 1 or 3, 256, 256) in [0, 1] → `image`: (B, C, 32, 32)."""
-        if images.ndim != 4 or images.shape[1] not in (1, 3) or images.shape[2:] != (SIZE, SIZE):
-            raise ModelError(
-                f"samus: images of shape {tuple(images.shape)}", f"expected (B, 1 or 3, {SIZE}, {SIZE}), in [0, 1]"
-            )
-        return {"image": self.image_encoder(images.expand(-1, 3, -1, -1))}
+        return {"image": self.image_encoder(rgb(images))}
 
     def decode(
         self,
@@ -178,6 +174,19 @@ class Samus(nn.Module):
         logits, quality = self.mask_decoder(embedding, self.position(), sparse, dense)
         kept = slice(1, None) if multimask else slice(0, 1)
         return logits[:, kept], quality[:, kept]
+
+
+def rgb(images: Tensor) -> Tensor:
+    """Images (B, 1 or 3, 256, 256) → (B, 3, 256, 256).
+
+    Raises:
+        ModelError: images of another shape.
+    """
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.shape[2:] != (SIZE, SIZE):
+        raise ModelError(
+            f"samus: images of shape {tuple(images.shape)}", f"expected (B, 1 or 3, {SIZE}, {SIZE}), in [0, 1]"
+        )
+    return images.expand(-1, 3, -1, -1)
 
 
 def _as_sam(config: SamusConfig) -> SamConfig:
