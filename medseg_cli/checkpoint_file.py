@@ -77,13 +77,14 @@ def sniff(path: Path) -> str:
         raise ModelError(f"{path} is a Git LFS pointer, not the file itself", "fetch the file with `git lfs pull`")
     if head.startswith(b"PK\x03\x04"):
         return _sniff_zip(path)
-    if head.startswith(b"\x80"):
-        return "legacy"
     header = int.from_bytes(head[:8], "little")
     if size > 8 and header <= _LARGEST_HEADER and head[8:9] == b"{":
         if 8 + header > size:
             raise ModelError(f"{path} is truncated: a safetensors file cut off in its header", "fetch it again")
         return "safetensors"
+    # After safetensors: the length at its beginning may end with that byte.
+    if head.startswith(b"\x80"):
+        return "legacy"
     if head.startswith(b"\x1f\x8b") or head[257:262] == b"ustar":
         raise ModelError(
             f"{path} is a compressed or tar archive, no checkpoint", "unpack it and import the file inside"

@@ -22,6 +22,7 @@ from checkpoints import tensors
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from medseg_cli.checkpoint_file import sniff
 from medseg_cli.errors import ModelError
 from medseg_cli.weights import catalogue, importer, store
 from medseg_cli.weights.importer import import_file
@@ -211,6 +212,17 @@ def test_safetensors_and_old_torch_files_are_read_too(tmp_path: Path):
     assert import_file(tmp_path / "a.safetensors", "new").sha256 != ""
     assert import_file(tmp_path / "a.pth", "old").layout == "sam-vit-b"
     assert load_file(store.path("new")).keys() == load_file(store.path("old")).keys()
+
+
+def test_a_safetensors_header_may_begin_like_a_pickle(tmp_path: Path):
+    """Its length in bytes comes first; every 32nd length begins with 0x80, as pickles do."""
+    for size in range(1, 300):
+        save_file({"x": torch.zeros(2)}, tmp_path / "x.safetensors", {"note": "n" * size})
+        if (tmp_path / "x.safetensors").read_bytes()[0] == 0x80:
+            break
+    else:
+        raise AssertionError("no such length was made")
+    assert sniff(tmp_path / "x.safetensors") == "safetensors"
 
 
 def test_tensors_that_share_memory_are_stored(tmp_path: Path):
