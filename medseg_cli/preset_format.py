@@ -56,16 +56,47 @@ class _Section(BaseModel):
         return data
 
 
+CheckpointFile = Annotated[str, Field(pattern="(" + "|".join(map(re.escape, SUFFIXES)) + ")$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class BaseWeights(_Section):
+    """The weights that a training began with, where its own file holds the difference alone.
+
+    Attributes:
+        name: in the local store, or of a preset with its weights beside it; None for a file elsewhere.
+        file: absolute path of that file; None for a name.
+        sha256: of the published file, or of that file.
+    """
+
+    name: Name | None = None
+    file: CheckpointFile | None = None
+    sha256: Sha256
+
+    @model_validator(mode="after")
+    def _one_place(self) -> BaseWeights:
+        if (self.name is None) == (self.file is None):
+            raise PydanticCustomError("order", "give either name or file")
+        return self
+
+    @property
+    def text(self) -> str:
+        """The name, or the file."""
+        return self.name or str(self.file)
+
+
 class ShippedWeights(_Section):
     """Weights in a file beside the preset.
 
     Attributes:
         file: checkpoint file, relative to the preset's folder (or absolute); what medseg itself writes is safetensors.
         sha256: its SHA-256; None only while a preset is being made: the file is then used unverified.
+        base: what the file's tensors belong to, where it holds only those that a training changed.
     """
 
-    file: Annotated[str, Field(pattern="(" + "|".join(map(re.escape, SUFFIXES)) + ")$")]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    file: CheckpointFile
+    sha256: Sha256 | None = None
+    base: BaseWeights | None = None
 
 
 class CatalogueWeights(_Section):

@@ -259,7 +259,8 @@ def test_a_start_from_sam_is_sam(tmp_path: Path) -> None:
     """At SAM's own size and without the ResNet's contributions, the encoder's embedding is SAM's."""
     theirs = sam(64)
     torch.save(theirs.state_dict(), tmp_path / "sam.pth")
-    network = begin(TINY, 0, [tmp_path / "sam.pth"]).eval()
+    network, fresh = begin(TINY, 0, [tmp_path / "sam.pth"])
+    network.eval()
     for adapter in network.adapters_in:
         torch.nn.init.zeros_(adapter.reshaper[-1].weight)
     images = torch.randn(2, 3, 64, 64)
@@ -269,15 +270,15 @@ def test_a_start_from_sam_is_sam(tmp_path: Path) -> None:
         own_sparse, own_dense = network.embed(BOX, None, None, None)
     assert torch.equal(own_sparse, sparse)
     assert torch.equal(own_dense, dense)
-    frozen = {name for name, value in network.named_parameters() if not value.requires_grad}
-    assert frozen == {name for name, _ in network.named_parameters() if name.startswith("image_encoder.")}
+    sams = ("image_encoder.", "prompt_encoder.", "mask_decoder.sam_mask_decoder.")
+    assert set(fresh) == {name for name, _ in network.named_parameters() if not name.startswith(sams)}
 
 
 def test_the_recipe_begins_with_sam(tmp_path: Path) -> None:
     torch.save(sam(128).state_dict(), tmp_path / "sam.pth")
     preset = presets.find("sam-unet").model_copy(update={"model": TINY})
     network = SamUnetRecipe(preset, tmp_path / "sam.pth").model(4)
-    expected = begin(TINY, 4, [tmp_path / "sam.pth"]).state_dict()
+    expected = begin(TINY, 4, [tmp_path / "sam.pth"])[0].state_dict()
     assert all(torch.equal(expected[key], value) for key, value in network.state_dict().items())
 
 
@@ -292,7 +293,7 @@ def test_wrong_options_of_a_preset_are_named_in_a_training(tmp_path: Path) -> No
 def test_a_start_from_sam_halves_its_tables(tmp_path: Path) -> None:
     state = sam(128).state_dict()
     torch.save(state, tmp_path / "sam.pth")
-    network = begin(TINY, 0, [tmp_path / "sam.pth"])
+    network, _ = begin(TINY, 0, [tmp_path / "sam.pth"])
     vit = network.image_encoder.sam_img_encoder
     # Half the size, bilinear without corners aligned: the mean of each 2 x 2.
     means = state["image_encoder.pos_embed"].unfold(1, 2, 2).unfold(2, 2, 2).mean((-1, -2))
@@ -315,7 +316,7 @@ def test_a_start_from_imagenet_is_torchvisions_resnet(
     # As in torchvision's older files.
     torch.save({k: v for k, v in resnet.state_dict().items() if "num_batches" not in k}, tmp_path / "resnet.pth")
     sizes = {**TINY, "backbone": backbone, "stem": 64, "layers": (3, 4, 6, 3)}
-    network = begin(sizes, 0, [tmp_path / "resnet.pth"]).eval()
+    network = begin(sizes, 0, [tmp_path / "resnet.pth"])[0].eval()
     image = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         x = resnet.maxpool(resnet.relu(resnet.bn1(resnet.conv1(image))))
@@ -329,10 +330,10 @@ def test_a_start_from_imagenet_is_torchvisions_resnet(
 
 def test_a_sam_unet_starts_another_and_sam_is_no_sam_unet(network: SamUnet, tmp_path: Path) -> None:
     torch.save(network.state_dict(), tmp_path / "unet.pth")
-    begun = begin(NOT_IN_THE_SHAPES, 9, [tmp_path / "unet.pth"])
+    begun, fresh = begin(NOT_IN_THE_SHAPES, 9, [tmp_path / "unet.pth"])
     state = begun.state_dict()
     assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())
-    assert not any(parameter.requires_grad for parameter in begun.image_encoder.parameters())
+    assert not fresh
     torch.save(sam(64).state_dict(), tmp_path / "sam.pth")
     with pytest.raises(ModelError, match="layout 'sam-width-16', not 'sam-unet'"):
         medseg_cli.load_model("sam-unet", checkpoint=tmp_path / "sam.pth")

@@ -37,4 +37,7 @@ def weights_of(preset: Preset, random_weights: bool) -> tuple[Path | None, dict[
     if random_weights:
         return None, {"name": "random", "sha256": None, "random": True, "licence": None}
     found = resolve(preset)
-    return found.path, {"name": found.name, "sha256": found.sha256, "random": False, "licence": found.licence}
+    facts = {"name": found.name, "sha256": found.sha256, "random": False, "licence": found.licence}
+    if found.base is not None:
+        facts["base"] = {"name": found.base.name, "sha256": found.base.sha256, "licence": found.base.licence}
+    return found.path, facts

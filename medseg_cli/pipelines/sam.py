@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from medseg_cli.device import Runtime
-from medseg_cli.models.sam.checkpoint import build, random_network
+from medseg_cli.models.sam.checkpoint import random_network
 from medseg_cli.models.sam.config import config_of
 from medseg_cli.models.sam.network import Sam
+from medseg_cli.models.sam.start import load
 from medseg_cli.pipelines.by_slice import SlicePipeline
 from medseg_cli.preset import Preset
 
@@ -26,4 +27,4 @@ class SamPipeline:
 
 
 def _network(path: Path | None, preset: Preset, seed: int) -> Sam:
-    return random_network(config_of(preset.model), seed) if path is None else build(path, preset.model)
+    return random_network(config_of(preset.model), seed) if path is None else load(path, preset.model)

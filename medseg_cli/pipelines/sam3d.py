@@ -20,9 +20,10 @@ from medseg_cli.errors import InputError, ModelError, UsageError
 from medseg_cli.geometry import FULLY_IN_VIEW, Grid, overlap, resample, resample_in_slabs, scan_grid, working_grid
 from medseg_cli.inference import EVERYWHERE, Coverage, follow
 from medseg_cli.intensity import normalise
-from medseg_cli.models.sam3d.checkpoint import build, random_network
+from medseg_cli.models.sam3d.checkpoint import random_network
 from medseg_cli.models.sam3d.config import config_of
 from medseg_cli.models.sam3d.network import Sam3d
+from medseg_cli.models.sam3d.start import load
 from medseg_cli.pipelines import sam3d_official
 from medseg_cli.pipelines.loading import options_of, weights_of
 from medseg_cli.pipelines.objects import empty_targets, labels_of
@@ -75,7 +76,7 @@ class Sam3dPipeline:
             )
         path, weights = weights_of(preset, random_weights)
         model = (
-            random_network(config_of(preset.model), runtime.seed).eval() if path is None else build(path, preset.model)
+            random_network(config_of(preset.model), runtime.seed).eval() if path is None else load(path, preset.model)
         )
         return cls(preset, options, runtime, model.to(runtime.device).requires_grad_(False), weights)
 

@@ -6,15 +6,16 @@ the clicks, or following the object), rotated, scaled, mirrored, with the field 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from monai.losses import DiceCELoss
 from numpy.random import Generator
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from medseg_cli.augment import (
     crop_grid,
@@ -28,9 +29,10 @@ from medseg_cli.augment import (
 from medseg_cli.datasets import Case, load_pair
 from medseg_cli.geometry import FULLY_IN_VIEW, Grid, resample, scan_grid, working_grid
 from medseg_cli.intensity import normalise
-from medseg_cli.models.sam3d.checkpoint import build, random_network
 from medseg_cli.models.sam3d.config import config_of
 from medseg_cli.models.sam3d.network import Sam3d
+from medseg_cli.models.sam3d.start import begin
+from medseg_cli.models.tuning import decide, groups, tune
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.preset import Preset
 
@@ -76,13 +78,23 @@ class Sam3dRecipe:
 
     preset: Preset
     start: Path | None
-    choices: Choices = Choices()
+    choices: Choices = field(default_factory=Choices)
 
     def model(self, seed: int) -> Sam3d:
-        """The network of the preset with its initial weights."""
-        if self.start is None:
-            return random_network(config_of(self.preset.model), seed)
-        return build(self.start, self.preset.model)
+        """The network of the preset with its initial weights, tuned as chosen.
+
+        Raises:
+            ModelError: missing or misfitting weights.
+            UsageError: random weights were to be frozen.
+        """
+        network, fresh = begin(self.preset.model, seed, [] if self.start is None else [self.start])
+        kind = decide(self.choices.peft, network.config.embed_dim, self.start is None)
+        tune(network, kind, self.choices.rank, seed, fresh, self.start)
+        return network
+
+    def groups(self, network: nn.Module) -> list[dict[str, Any]]:
+        """Parameter groups for the optimiser; the official code trains all parts at one rate."""
+        return groups(network)
 
     def load(self, case: Case) -> Volume:
         """A case in memory; every positive label value is the object.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from medseg_cli.device import Runtime
-from medseg_cli.models.sam_unet.checkpoint import build, random_network
+from medseg_cli.models.sam_unet.checkpoint import random_network
 from medseg_cli.models.sam_unet.config import config_of
 from medseg_cli.models.sam_unet.network import SamUnet
+from medseg_cli.models.sam_unet.start import load
 from medseg_cli.pipelines.by_slice import Options, SlicePipeline
 from medseg_cli.preset import Preset
 
@@ -28,4 +29,4 @@ class SamUnetPipeline:
 
 
 def _network(weights: Path | None, preset: Preset, seed: int) -> SamUnet:
-    return random_network(config_of(preset.model), seed) if weights is None else build(weights, preset.model)
+    return random_network(config_of(preset.model), seed) if weights is None else load(weights, preset.model)

@@ -6,15 +6,16 @@ only, as in the method (paper section 3; official training: one box per mask, mo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medseg_cli.augment_picture import Focus, random_focus, random_shades, random_veil, random_view
@@ -26,6 +27,7 @@ from medseg_cli.models.sam_unet.config import config_of
 from medseg_cli.models.sam_unet.losses import focal_dice
 from medseg_cli.models.sam_unet.network import SamUnet
 from medseg_cli.models.sam_unet.start import begin
+from medseg_cli.models.tuning import decide, groups, rest, tune
 from medseg_cli.pipelines.by_slice import Options
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.pipelines.loading import options_of
@@ -33,8 +35,6 @@ from medseg_cli.preset import Preset
 from medseg_cli.scan import Scan
 from medseg_cli.slices import Plane, plane_of
 
-SAM_WIDTH = 768
-"""Channels of the one SAM transformer that SAM-UNet is made for, ViT-B."""
 PROMPTS = 2
 """Boxes per sample, if as many objects are in view."""
 JITTER = (0.04, 0.1)
@@ -102,15 +102,23 @@ class SamUnetRecipe:
 
     preset: Preset
     start: Path | None
-    choices: Choices = Choices()
+    choices: Choices = field(default_factory=Choices)
 
     def model(self, seed: int) -> SamUnet:
-        """The network of the preset with its initial weights.
+        """The network of the preset with its initial weights, tuned as chosen.
 
-        The method freezes SAM's transformer. One of another width was never SAM's: it goes on learning.
+        Raises:
+            ModelError: missing or misfitting weights.
+            UsageError: random weights were to be frozen.
         """
-        network = begin(self.preset.model, seed, [] if self.start is None else [self.start])
-        return network if network.config.embed_dim == SAM_WIDTH else network.requires_grad_(True)
+        network, fresh = begin(self.preset.model, seed, [] if self.start is None else [self.start])
+        kind = decide(self.choices.peft, network.config.embed_dim, self.start is None)
+        tune(network, kind, self.choices.rank, seed, fresh, self.start)
+        return network
+
+    def groups(self, network: nn.Module) -> list[dict[str, Any]]:
+        """Parameter groups for the optimiser; the official code trains all parts at one rate."""
+        return groups(network)
 
     def load(self, case: Case) -> Study:
         """A case in memory.
@@ -190,6 +198,7 @@ class SamUnetRecipe:
 
     def loss(self, model: SamUnet, samples: list[Sample]) -> Tensor:
         """Mean loss of a batch of pictures."""
+        rest(model)
         device = next(model.parameters()).device
         batch = [{"image": sample.image.to(device), "boxes": sample.boxes.to(device)} for sample in samples]
         logits = torch.cat([output["masks"] for output in model(batch)]).float()

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from medseg_cli import preset
+from medseg_cli.models import STARTS
+from medseg_cli.models.tuned_file import difference_of
 from medseg_cli.preset import Preset
-from medseg_cli.preset_format import ShippedWeights
+from medseg_cli.preset_format import BaseWeights, ShippedWeights
 from medseg_cli.training.facts import RunFacts
 from medseg_cli.weights.store import sha256_of
 from medseg_cli.writers.atomic import atomic_output
@@ -23,24 +26,26 @@ WEIGHTS = "weights.safetensors"
 def export(network: nn.Module, base: Preset, facts: RunFacts, run: Path) -> Path:
     """Write the weights as safetensors and a preset that uses them; returns the preset's path.
 
+    Where a training kept a part of the weights it began with, the file holds the others alone.
+
     Args:
         network: the network with the weights to keep, on any device.
         base: the preset that was trained.
         facts: where they come from.
         run: the run's folder.
     """
-    tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    metadata = {
+    tensors, metadata, began = _tensors(network, base)
+    metadata |= {
         "preset": base.name,
         "pipeline": base.pipeline,
         "plan": json.dumps(asdict(facts.plan)),
         "dataset": facts.dataset,
     }
     with atomic_output(run / WEIGHTS, overwrite=True) as part:
-        save_file(tensors, part, metadata)
+        save_file({name: value.detach().contiguous() for name, value in tensors.items()}, part, metadata)
         # safetensors makes files that only their owner can read; a run folder is often shared.
         part.chmod(0o644)
-    weights = ShippedWeights(file=WEIGHTS, sha256=sha256_of(run / WEIGHTS))
+    weights = ShippedWeights(file=WEIGHTS, sha256=sha256_of(run / WEIGHTS), base=began)
     source = f"trained with medseg finetune on {facts.dataset}, seed {facts.plan.seed}, {facts.step} steps"
     tuned = base.model_copy(
         update={
@@ -55,6 +60,15 @@ def export(network: nn.Module, base: Preset, facts: RunFacts, run: Path) -> Path
     with atomic_output(run / preset.RUN_FILE, overwrite=True) as part:
         part.write_text(preset.dump(tuned), encoding="utf-8")
     return run / preset.RUN_FILE
+
+
+def _tensors(network: nn.Module, base: Preset) -> tuple[dict[str, Tensor], dict[str, str], BaseWeights | None]:
+    """What the file must hold, its metadata, and the weights that it belongs to: see `tuned_file.difference_of`."""
+    network = network.cpu()
+    if base.pipeline not in STARTS:
+        return network.state_dict(), {}, None
+    module, name = STARTS[base.pipeline].split(":")
+    return difference_of(network, base.model, getattr(import_module(module), name))
 
 
 def _preset_name(run: Path) -> str:

@@ -57,6 +57,7 @@ class ResolvedWeights:
         name: catalogue or store name, the preset's name for a file beside it, the file's name for one elsewhere.
         licence: of the weights.
         source_sha256: of the published file it was converted from; equal to `sha256` if it was not converted.
+        base: the weights that this file's tensors belong to, where it holds a difference alone.
     """
 
     path: Path
@@ -64,6 +65,7 @@ class ResolvedWeights:
     name: str
     licence: str
     source_sha256: str
+    base: ResolvedWeights | None = None
 
 
 def home() -> Path:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from medseg_cli.models.prompts import check_prompts
 from medseg_cli.models.sam.config import SamConfig
 from medseg_cli.models.sam_encoders import image_encoder, prompt_encoder
+from medseg_cli.models.tuning import Parts
 from medseg_cli.models.two_way import PromptedMasks
 
 
@@ -48,6 +49,14 @@ class Sam(nn.Module):
         """Edge M of a mask prompt."""
         return self.config.mask_size
 
+    def parts(self) -> Parts:
+        """What can be tuned of it."""
+        return Parts(self.image_encoder, self.image_encoder.blocks, (self.mask_decoder,))
+
+    def freeze(self) -> None:
+        """Image encoder and mask decoder learn, as MedSAM does; prompts stay as they are."""
+        self.prompt_encoder.requires_grad_(False)
+
     def forward(
         self,
         images: Tensor,
@@ -74,7 +83,27 @@ class Sam(nn.Module):
         """Masks of N prompts in one encoded image.
 
         A single click is ambiguous (section 3 of the paper): of the extra masks the one is taken whose predicted IoU is
-        highest. All other prompts get the mask meant for them.
+        highest. All other prompts get the mask meant for them. Arguments and errors as `candidates`.
+
+        Returns:
+            Logits (N, 4 g, 4 g) over the whole frame, and predicted IoU (N,).
+        """
+        logits, quality, open_to_doubt = self.candidates(embedding, boxes, points, labels, masks)
+        chosen = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+        if open_to_doubt is not None:
+            chosen = torch.where(open_to_doubt, 1 + quality[:, 1:].argmax(1), chosen)
+        each = torch.arange(len(logits), device=logits.device)
+        return logits[each, chosen], quality[each, chosen]
+
+    def candidates(
+        self,
+        embedding: Mapping[str, Tensor],
+        boxes: Tensor | None = None,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        masks: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """All masks of N prompts in one encoded image.
 
         Args:
             embedding: `encode` of one image.
@@ -84,7 +113,8 @@ class Sam(nn.Module):
             masks: (N, 1, 4 g, 4 g) logits.
 
         Returns:
-            Logits (N, 4 g, 4 g) over the whole frame, and predicted IoU (N,).
+            Logits (N, M, 4 g, 4 g) over the whole frame, predicted IoU (N, M), and which prompts (N,) are single
+            clicks, for which all masks but the first are meant; None where no prompt is.
 
         Raises:
             ModelError: prompts of other shapes, unequal in number, or points without labels.
@@ -97,9 +127,6 @@ class Sam(nn.Module):
             sparse, dense = self.prompt_encoder(points=clicks, boxes=boxes, masks=masks)
             position = self.prompt_encoder.get_dense_pe()
         logits, quality = self.mask_decoder(embedding["image"], position, sparse, dense)
-        chosen = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
-        if clicks is not None and boxes is None and masks is None and self.config.extra_masks:
-            best = 1 + quality[:, 1:].argmax(1)
-            chosen = torch.where((clicks[1] != -1).sum(1) == 1, best, chosen)
-        each = torch.arange(len(logits), device=logits.device)
-        return logits[each, chosen], quality[each, chosen]
+        if clicks is None or boxes is not None or masks is not None or not self.config.extra_masks:
+            return logits, quality, None
+        return logits, quality, (clicks[1] != -1).sum(1) == 1

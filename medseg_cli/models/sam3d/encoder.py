@@ -54,9 +54,9 @@ class CubicAttention(nn.Module):
 
     def forward(self, windows: Tensor, sides: Tensor | None) -> Tensor:
         """Tokens (N, window³, C) in the order of `to_windows`, their sides of the rolled border → the same shape."""
-        qkv = linear(windows, self.qkv.weight, self.qkv.bias)
+        qkv = _project(self.qkv, windows)
         mixed = window_attention(qkv, self.tables(), self.lr, self.heads, self.window, sides)
-        return linear(mixed, self.proj.weight, self.proj.bias)
+        return _project(self.proj, mixed)
 
     def tables(self) -> Tables:
         """The stored tables interpolated to the window; without gradients computed once per state of the weights."""
@@ -76,6 +76,14 @@ class CubicAttention(nn.Module):
         if table.shape[0] == rows:
             return table
         return F.interpolate(table.t()[None], size=rows, mode="linear", align_corners=False)[0].t()
+
+
+def _project(layer: nn.Module, x: Tensor) -> Tensor:
+    """The layer's product; one that is more than a Linear, such as PEFT's, is asked itself."""
+    if type(layer) is nn.Linear:
+        return linear(x, layer.weight, layer.bias)
+    result: Tensor = layer(x)
+    return result
 
 
 class Block(nn.Module):

@@ -10,6 +10,7 @@ from medseg_cli.models.sam3d.config import Sam3dConfig
 from medseg_cli.models.sam3d.decoder import MaskDecoder
 from medseg_cli.models.sam3d.encoder import ImageEncoder
 from medseg_cli.models.sam3d.prompt_encoder import PromptEncoder
+from medseg_cli.models.tuning import Parts
 
 CALLED = 3
 """Index of the only prompt encoder that the official network calls, on the deepest features."""
@@ -27,6 +28,12 @@ class Sam3d(nn.Module):
         self.encoder = ImageEncoder(config)
         self.feature = nn.ModuleList(PromptEncoder(config) for _ in range(4))
         self.decoder = MaskDecoder(config)
+
+    def parts(self) -> Parts:
+        """What can be tuned of it."""
+        idle = tuple(f"feature.{index}." for index in range(CALLED))
+        decoder = (self.feature[CALLED], self.decoder)
+        return Parts(self.encoder, self.encoder.blocks, decoder, own_adapters=True, idle=idle)
 
     def forward(self, image: Tensor, points: Tensor) -> Tensor:
         """Segment one object in each crop.

@@ -17,6 +17,7 @@ from medseg_cli.models.sam_unet.config import SamUnetConfig
 from medseg_cli.models.sam_unet.contract import PROMPTS, check_batch, check_image
 from medseg_cli.models.sam_unet.decoder import MaskDecoder
 from medseg_cli.models.sam_unet.sam_parts import SamImageEncoder, SamPromptEncoder
+from medseg_cli.models.tuning import Parts
 
 
 class SamUnet(nn.Module):
@@ -55,6 +56,13 @@ class SamUnet(nn.Module):
     def mask_size(self) -> int:
         """Edge of a mask prompt."""
         return self.config.mask_size
+
+    def parts(self) -> Parts:
+        """What can be tuned of it."""
+        encoder = nn.ModuleList(
+            (self.image_encoder, self.resnet, self.adapters_in, self.adapters_bridge, self.embedding_encoder)
+        )
+        return Parts(encoder, self.image_encoder.sam_img_encoder.blocks, (self.mask_decoder, self.prompt_encoder))
 
     def forward(self, batch: Sequence[Mapping[str, Any]]) -> list[dict[str, Tensor]]:
         """Segment N prompted objects in each image; the input contract of the official code.

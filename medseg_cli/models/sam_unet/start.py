@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medseg_cli.errors import ModelError
-from medseg_cli.models.sam_unet.checkpoint import LAYOUT, check_fit, fitted, identified, random_network
+from medseg_cli.models import tuned_file
+from medseg_cli.models.sam_unet.checkpoint import LAYOUT, build, check_fit, fitted, identified, random_network
 from medseg_cli.models.sam_unet.config import SamUnetConfig, config_of
 from medseg_cli.models.sam_unet.network import SamUnet
 
@@ -25,35 +26,39 @@ _SAM_PARTS = {
 _COUNTER = "num_batches_tracked"
 
 
-def begin(values: Mapping[str, Any], seed: int, files: Sequence[Path] = ()) -> SamUnet:
+def begin(values: Mapping[str, Any], seed: int, files: Sequence[Path] = ()) -> tuple[SamUnet, Collection[str]]:
     """A network to train: drawn from `seed`, then overwritten by what the files hold.
-
-    A transformer that comes from a file is frozen, as the paper has it; a random one is not.
 
     Args:
         values: the configuration, by the names of `SamUnetConfig`.
         seed: of the parts that no file covers.
         files: a SAM (or MedSAM) checkpoint, which fills the transformer, the prompt encoder and most of the decoder; an
-            ImageNet ResNet of torchvision, which fills the convolutional branch; both; or a SAM-UNet, which fills
-            everything and makes the others idle.
+            ImageNet ResNet of torchvision, which fills the convolutional branch; both; or a SAM-UNet or what a training
+            made of one, which fills everything and makes the others idle.
+
+    Returns:
+        The network, and the names of its parameters that no file covers.
 
     Raises:
         ModelError: a file of another layout, or of other sizes, with the first differing keys.
     """
+    for path in files:
+        tuned = tuned_file.read(path, values, begin)
+        if tuned is not None:
+            assert isinstance(tuned, SamUnet)
+            return tuned, frozenset()
     found = [(path, *identified(path)) for path in files]
     for path, layout, tensors in found:
         if layout == LAYOUT:
-            network = fitted(tensors, values, path)
-            network.freeze()
-            return network
+            return fitted(tensors, values, path), frozenset()
     config = config_of(values)
     network = random_network(config, seed)
     state = network.state_dict()
+    fresh = {name for name, _ in network.named_parameters()}
     covered: tuple[str, ...]
     for path, layout, tensors in found:
         if layout.startswith(("sam-vit-", "sam-width-")):
             weights, covered = from_sam(tensors, config), tuple(_SAM_PARTS.values())
-            network.freeze()
         elif layout in ("resnet34", "resnet50"):
             weights, covered = from_resnet(tensors), ("resnet.",)
         else:
@@ -65,7 +70,8 @@ def begin(values: Mapping[str, Any], seed: int, files: Sequence[Path] = ()) -> S
         own = {k: v for k, v in state.items() if k.startswith(covered) and (k in weights or not k.endswith(_COUNTER))}
         check_fit(own, weights, path)
         network.load_state_dict(weights, strict=False)
-    return network
+        fresh -= weights.keys()
+    return network, frozenset(fresh)
 
 
 def from_sam(state: Mapping[str, Tensor], config: SamUnetConfig) -> dict[str, Tensor]:
@@ -114,3 +120,7 @@ def from_resnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for theirs, ours in names.items()
         if key.startswith(theirs)
     }
+
+
+load = tuned_file.loader(build, begin)
+"""As `checkpoint.build`, also of the difference that a training wrote."""
