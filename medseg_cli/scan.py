@@ -25,7 +25,7 @@ class Provenance:
 
     Args:
         path: the file or folder the user named.
-        format: "nifti", "nrrd", "metaimage", "mgh", "gipl", "dicom" or "image".
+        format: "nifti", "nrrd", "metaimage", "mgh", "gipl", "dicom", "npz" or "image".
         sha256: hash of the file's bytes; for a DICOM series, of its files' hashes in slice order.
         series_uid: DICOM SeriesInstanceUID, empty otherwise.
         notes: what was repaired, chosen or assumed while reading, one sentence each; shown to the user and recorded.

@@ -135,12 +135,16 @@ def test_sa_med2d_test_listing_is_the_test_part(tmp_path: Path) -> None:
 
 def test_an_image_in_both_listings_is_refused(tmp_path: Path) -> None:
     sa_med2d(tmp_path / "data", split=True)
-    listing = tmp_path / "data" / "label2image_test.json"
-    facts = json.loads(listing.read_text())
-    name = "data/images/ct_00--Organs--p1--x_007.png"
-    listing.write_text(json.dumps({**facts, "data/masks/ct_00--Organs--p1--x_007--0000_000.png": name}))
-    with pytest.raises(InputError, match="for training and for testing"):
+    training, testing = tmp_path / "data" / "image2label_train.json", tmp_path / "data" / "label2image_test.json"
+    image, mask = "data/images/ct_00--Organs--p1--x_007.png", "data/masks/ct_00--Organs--p1--x_007--0000_000.png"
+    testing.write_text(json.dumps({**json.loads(testing.read_text()), mask: image}))
+    with pytest.raises(InputError, match=f"two cases called {Path(mask).stem}"):
         read_cases(tmp_path / "data")
+    facts = json.loads(training.read_text())
+    facts[image].remove(mask)
+    training.write_text(json.dumps(facts))
+    with pytest.raises(InputError, match="p1 is listed for any use and for test"):
+        split_cases(read_cases(tmp_path / "data"), 0)
 
 
 def test_the_real_layout_of_sa_med2d(shared: Path) -> None:
@@ -158,7 +162,7 @@ def test_the_real_layout_of_sa_med2d(shared: Path) -> None:
         ({"image2label_train.json": "[]"}, "not a listing"),
         ({"image2label_train.json": '{"images/a.png": "masks/a.png"}'}, "where file names are expected"),
         ({"image2label_train.json": '{"images/a.png": ["masks/a.png"]}'}, "does not exist"),
-        ({"dataset.json": '{"labels": {}}'}, "not a Medical Segmentation Decathlon listing"),
+        ({"dataset.json": '{"labels": {}}'}, "lists no training case"),
     ],
 )
 def test_folders_in_no_layout_are_said(tmp_path: Path, files: dict[str, object], words: str) -> None:

@@ -1,50 +1,119 @@
-"""A case in memory: the scan and its label values on one grid."""
+"""A case in memory: the scan and its label values on one grid, and what keeps the two from being a case."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg_cli.datasets.case import Case
-from medseg_cli.errors import InputError
-from medseg_cli.readers import load_scan
+from medseg_cli.datasets.case import Case, Finding
+from medseg_cli.readers import ReadOptions, load_labels, load_scan
+from medseg_cli.readers.detect import detect
 from medseg_cli.scan import Scan
 
 SAME_GRID_MM = 1e-3
 """Largest difference of two affines on one grid."""
+WHOLE = 1e-3
+"""Largest distance of a label value from a whole number: scaled and compressed files miss them by rounding."""
+SAME_SPACING = 0.01
+"""Largest relative difference between the voxel size that a list states and that of a file."""
 
 
 def load_pair(case: Case) -> tuple[Scan, NDArray[np.int64]]:
     """A case's scan and its label values (I, J, K), 0 = nothing.
 
     A grey picture of a mask (0 and 255, with shades in between where it was resized or compressed) has one object,
-    value 1, where it is above half. Values below 0 (regions to be ignored, in some data sets) are nothing.
+    value 1, where it is above half. Values below 0 (regions to be ignored, in some data sets) are nothing, and so is
+    the value `Case.ignore`.
 
     Raises:
-        InputError: unreadable files, image and label on different grids, a label in colours or without a single voxel.
+        InputError: unreadable files, image and label on different grids, a label in colours, with fractions or without
+            a single voxel.
     """
-    scan, label = load_scan(case.image), load_scan(case.label)
-    # Pictures say nothing about where their pixels lie.
-    placed = "image" not in (scan.provenance.format, label.provenance.format)
-    if scan.shape != label.shape or (placed and not np.allclose(scan.affine, label.affine, atol=SAME_GRID_MM)):
-        raise InputError(
-            f"{case.label} does not lie on the grid of {case.image}: {label.shape} and {scan.shape} voxels, "
-            f"affines differ by up to {np.abs(scan.affine - label.affine).max():g} mm"
-        )
-    if case.modality and not scan.modality:
-        scan = replace(scan, modality=case.modality)
-    if label.voxels.shape[0] > 1:
-        raise InputError(f"{case.label} is a colour image, which names no objects", "save it in grey: 0 outside")
-    values = np.rint(label.voxels[0]).astype(np.int64).clip(min=0)
-    if label.provenance.format == "image" and _is_picture_of_mask(values):
-        values = (values > 127).astype(np.int64)
+    scan, label = open_case(case, load_scan)
+    problem = next(problems(case, scan, label), None)
+    if problem is not None:
+        raise problem.error()
+    values = label_values(case, label)
     if not np.any(values > 0):
-        raise InputError(f"{case.label} has no labelled voxel", "leave the case out of the dataset")
+        raise empty(case).error()
     return scan, values
 
 
-def _is_picture_of_mask(values: NDArray[np.int64]) -> bool:
+def open_case(case: Case, load: Callable[[Path, ReadOptions], Scan]) -> tuple[Scan, Scan]:
+    """The scan of a case, and its label file as if it were one.
+
+    Args:
+        case: names both.
+        load: reads a file: `readers.load_scan`, or what reads the same without MONAI.
+
+    Raises:
+        InputError: one of them cannot be read.
+    """
+    return open_image(case, load), open_label(case, load)
+
+
+def open_image(case: Case, load: Callable[[Path, ReadOptions], Scan]) -> Scan:
+    """The scan of a case, with what the dataset says about it; for `load` and errors see `open_case`."""
+    picture = case.spacing is not None and case.image.is_file() and detect(case.image).format == "image"
+    scan = load(case.image, ReadOptions(channel=case.channel, spacing=case.spacing if picture else None))
+    return replace(scan, modality=case.modality) if case.modality and not scan.modality else scan
+
+
+def open_label(case: Case, load: Callable[[Path, ReadOptions], Scan]) -> Scan:
+    """The label file of a case as if it were a scan; for `load` and errors see `open_case`."""
+    both = case.label == case.image and detect(case.label).format == "npz"
+    return load_labels(case.label) if both else load(case.label, ReadOptions())
+
+
+def problems(case: Case, scan: Scan, label: Scan) -> Iterator[Finding]:
+    """Why a scan and a label file are no case: different grids, colours, fractions."""
+    # Pictures say nothing about where their pixels lie.
+    placed = "image" not in (scan.provenance.format, label.provenance.format)
+    if scan.shape != label.shape or (placed and not np.allclose(scan.affine, label.affine, atol=SAME_GRID_MM)):
+        yield Finding(
+            "geometry",
+            f"{case.label} does not lie on the grid of {case.image}: {label.shape} and {scan.shape} voxels, "
+            f"affines differ by up to {np.abs(scan.affine - label.affine).max():g} mm",
+            "export the mask again on its scan's grid, or leave the case out",
+            case.label,
+        )
+    if case.spacing and not np.allclose(scan.spacing, case.spacing, rtol=SAME_SPACING):
+        stated, found = ("x".join(f"{size:g}" for size in sizes) for sizes in (case.spacing, scan.spacing))
+        text = f"{case.image} has voxels of {found} mm, its list says {stated}"
+        yield Finding("geometry", text, "correct the list, or leave the spacing out", case.image)
+    if label.voxels.shape[0] > 1:
+        text = f"{case.label} is a colour image, which names no objects"
+        yield Finding("colour", text, "save it in grey: 0 outside", case.label)
+        return
+    off = np.abs(label.voxels - np.rint(label.voxels)) > WHOLE
+    if off.any():
+        example = float(label.voxels[off][0])
+        text = f"{case.label} holds fractions, for example {example:g}, in {int(off.sum())} voxels: no label map"
+        yield Finding("float", text, "resample it with nearest neighbour, or threshold it", case.label)
+
+
+def label_values(case: Case, label: Scan) -> NDArray[np.int64]:
+    """The values (I, J, K) of a label file that has none of `problems`; see `load_pair`."""
+    values = np.rint(label.voxels[0]).astype(np.int64).clip(min=0)
+    if case.ignore is not None:
+        values[values == case.ignore] = 0
+    if case.binary:
+        return (values > 0).astype(np.int64)
+    if label.provenance.format == "image" and is_picture_of_mask(values):
+        values = (values > 127).astype(np.int64)
+    return values
+
+
+def empty(case: Case) -> Finding:
+    """What there is to say about a label file without a labelled voxel."""
+    return Finding("empty", f"{case.label} has no labelled voxel", "leave the case out of the dataset", case.label)
+
+
+def is_picture_of_mask(values: NDArray[np.int64]) -> bool:
+    """Whether values are a mask drawn in white, with shades at its edge, and no label map."""
     inside = values[values > 0]
     return bool(inside.size) and 250 <= int(inside.max()) <= 255 and float((inside >= 250).mean()) > 0.5

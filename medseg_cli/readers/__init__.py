@@ -1,7 +1,7 @@
 """Scans in: one door for every format, and the checks a scan must pass before it is segmented.
 
 `load_scan` goes through MONAI's `LoadImage` with our own reader: pipelines get what MONAI transforms see.
-The formats' own modules (`nifti`, `mgh`, `itk`, `image2d`, `dicom`) are plain numpy: file in, `Scan` out.
+The formats' own modules (`nifti`, `mgh`, `itk`, `image2d`, `dicom`, `npz`) are plain numpy: file in, `Scan` out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from medseg_cli.readers.options import ReadOptions
 if TYPE_CHECKING:
     from medseg_cli.scan import Scan
 
-__all__ = ["ReadOptions", "check_image", "load_scan", "looks_like_mask"]
+__all__ = ["ReadOptions", "check_image", "load_labels", "load_scan", "looks_like_mask"]
 
 
 def load_scan(path: str | Path, options: ReadOptions | None = None) -> Scan:
@@ -32,6 +32,18 @@ def load_scan(path: str | Path, options: ReadOptions | None = None) -> Scan:
     from medseg_cli.readers.monai_reader import load
 
     return load(Path(path), options or ReadOptions())
+
+
+def load_labels(path: str | Path) -> Scan:
+    """The label values of a file that holds scan and labels (MedSAM's `.npz`), as if they were a scan.
+
+    Raises:
+        InputError: no such file, or it is damaged.
+        DeviceError: the labels do not fit into memory.
+    """
+    from medseg_cli.readers.files import read_labels
+
+    return read_labels(Path(path))
 
 
 def looks_like_mask(scan: Scan) -> bool:

@@ -32,6 +32,7 @@ SUFFIXES = {
     ".bmp": "BMP",
     ".dcm": "DICOM",
     ".dicom": "DICOM",
+    ".npz": "NPZ",
 }
 """What a suffix claims. `.hdr`, `.img`, `.ima`, `.zip` and no suffix claim nothing: several kinds of files bear it."""
 
@@ -47,10 +48,11 @@ FORMATS = {
     "BMP": "image",
     "DICOM": "dicom",
     "zip": "dicom",
+    "NPZ": "npz",
 }
 """Provenance.format of each kind that is read. Zips and folders are offered to the DICOM reader."""
 
-READABLE = "NIfTI, NRRD, MHA/MHD, MGH/MGZ, GIPL, DICOM (file, folder, zip), PNG, JPEG, TIFF, BMP"
+READABLE = "NIfTI, NRRD, MHA/MHD, MGH/MGZ, GIPL, DICOM (file, folder, zip), PNG, JPEG, TIFF, BMP, NPZ (MedSAM)"
 
 _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     (344, b"n+1\0", "NIfTI"),
@@ -122,6 +124,8 @@ def detect(path: Path) -> Kind:
             return Kind("dicom", "DICOM")
     elif claimed.startswith("MGH") and found is not None and found.name in ("MGH", "unknown content"):
         found = Kind("mgh", "MGH", found.gzipped)
+    elif claimed == "NPZ" and found is not None and found.name == "zip":
+        found = Kind("npz", "NPZ")
     if found is not None and found.name == "MGH" and not claimed:
         # Four bytes are too little to go by without a suffix that says so.
         found = None

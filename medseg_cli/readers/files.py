@@ -22,6 +22,22 @@ def read_file(path: Path, options: ReadOptions) -> Scan:
         raise InputError(f"cannot read {path}: {error.strerror or error}", "check its permissions") from error
 
 
+def read_labels(path: Path) -> Scan:
+    """The labels of a file that holds scan and labels; see `readers.load_labels`."""
+    from medseg_cli.readers import npz
+
+    path = path.expanduser()
+    try:
+        kind = detect.detect(path)
+        if kind.format != "npz":
+            raise InputError(f"{path} is {kind}, which cannot hold scan and labels in one", "name the label file")
+        return npz.read(path, ReadOptions(), npz.LABEL)
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename or path} does not exist", "check the spelling of the path") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}", "check its permissions") from error
+
+
 def _read(path: Path, kind: detect.Kind, options: ReadOptions) -> Scan:
     if kind.format == "dicom":
         from medseg_cli.readers import dicom
@@ -33,6 +49,10 @@ def _read(path: Path, kind: detect.Kind, options: ReadOptions) -> Scan:
         from medseg_cli.readers import image2d
 
         return image2d.read(path, options)
+    if kind.format == "npz":
+        from medseg_cli.readers import npz
+
+        return npz.read(path, options)
     _refuse_spacing(path, options, str(kind))
     if kind.format == "nifti":
         from medseg_cli.readers import nifti
