@@ -171,11 +171,15 @@ def _weights_state(found: Preset) -> str:
     from medseg_cli import weights
     from medseg_cli.errors import ModelError
     from medseg_cli.weights import store
+    from medseg_cli.weights.base import present
 
     if found.weights is None:
         return "none"
     file = found.weights_file
     if not (file or store.file_of(found.weights_name)).is_file():
+        return "missing"
+    base = getattr(found.weights, "base", None)
+    if base is not None and not present(base):
         return "missing"
     try:
         weights.resolve(found)

@@ -33,6 +33,10 @@ from medseg_cli.prompt import Prompt, locate
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Segmentation
 from medseg_cli.stages import Stages
+from medseg_cli.weights.catalogue import entry
+
+LAYOUT = "3dsam-adapter"
+"""What `weights.layouts` calls checkpoints of this network."""
 
 
 class Options(BaseModel):
@@ -74,6 +78,12 @@ class Sam3dPipeline:
                 f"preset {preset.name} says prompts.minus: true, but pipeline {preset.pipeline} has no sign for clicks",
                 "set prompts: {minus: false}",
             )
+        begun_with = entry(preset.weights_name)
+        if not random_weights and begun_with is not None and begun_with.layout != LAYOUT:
+            raise ModelError(
+                f"preset {preset.name} segments nothing yet: its weights are {begun_with.method}'s, to begin a training",
+                f"medseg finetune DATASET -o RUN --preset {preset.name}, then use --preset RUN",
+            )
         path, weights = weights_of(preset, random_weights)
         model = (
             random_network(config_of(preset.model), runtime.seed).eval() if path is None else load(path, preset.model)
@@ -113,7 +123,7 @@ class Sam3dPipeline:
                     f"object '{target.id}' was not finished: it still grew after {count} crops (options.max_crops)"
                 )
         notes += empty_targets(set(np.unique(mask).tolist()), prompt)
-        if scan.modality and scan.modality not in self.preset.modality:
+        if scan.modality and not {scan.modality, "any"} & set(self.preset.modality):
             notes.append(f"the scan is {scan.modality}, the preset is made for {', '.join(self.preset.modality)}")
         provenance = {
             "pipeline": self.preset.pipeline,

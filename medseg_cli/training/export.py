@@ -17,6 +17,7 @@ from medseg_cli.models.tuned_file import difference_of
 from medseg_cli.preset import Preset
 from medseg_cli.preset_format import BaseWeights, ShippedWeights
 from medseg_cli.training.facts import RunFacts
+from medseg_cli.versions import version
 from medseg_cli.weights.store import sha256_of
 from medseg_cli.writers.atomic import atomic_output
 
@@ -40,6 +41,8 @@ def export(network: nn.Module, base: Preset, facts: RunFacts, run: Path) -> Path
         "pipeline": base.pipeline,
         "plan": json.dumps(asdict(facts.plan)),
         "dataset": facts.dataset,
+        "medseg": version("medseg-cli") or "",
+        "torch": version("torch") or "",
     }
     with atomic_output(run / WEIGHTS, overwrite=True) as part:
         save_file({name: value.detach().contiguous() for name, value in tensors.items()}, part, metadata)

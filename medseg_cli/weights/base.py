@@ -60,6 +60,16 @@ def find(base: BaseWeights, tuned: Path) -> ResolvedWeights:
     return found
 
 
+def present(base: BaseWeights) -> bool:
+    """Whether weights of that name, file or hash are here; what is in them is not looked at."""
+    here = store.installed()
+    if base.name is not None and (base.name in {each.name for each in here} or base.name in store.shipped()):
+        return True
+    if base.file is not None and Path(base.file).is_file():
+        return True
+    return any(base.sha256 in (each.sha256, each.source_sha256) for each in here)
+
+
 def _file(path: Path) -> ResolvedWeights:
     found = store.checked_hash(path)
     return ResolvedWeights(path, found, path.name, "not stated", found)
