@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medseg_kernels.dispatch import use_reference, use_triton
+from medseg_kernels.dispatch import INTERPRETED, use_reference, use_triton
 from medseg_kernels.linear import linear, use_onednn
 
-WIDEST, TALLEST, LARGEST = 256, 128, 2**31
-"""What the kernels take at most: channels, rows (heads * tokens), elements (their offsets are 32-bit numbers)."""
+WIDEST, TOKENS, LARGEST = 256, 16, 2**31
+"""What the kernels take at most: channels, tokens of a prompt, elements (their offsets are 32-bit numbers)."""
 
 
 def token_to_image(queries: Tensor, places: Tensor, position: Tensor) -> Tensor:
@@ -35,12 +35,12 @@ def token_to_image(queries: Tensor, places: Tensor, position: Tensor) -> Tensor:
     Returns:
         (P, R, C), the places mixed, dtype of the places; autocast may choose another one where gradients are wanted.
     """
-    if use_reference() or places.dtype == torch.float64:
+    if use_reference() or places.dtype == torch.float64 or not queries.numel():
         return token_to_image_reference(queries, places, position)
     if alone(queries, places, position):
         with torch.autocast("cpu", enabled=False):
             return _rows_by_prompt(queries.to(places.dtype), places, position)
-    if fused(queries, places, position):
+    if halves(places) and fused(queries, places, position):
         from medseg_kernels import decoder_triton
 
         same = (part.to(places.dtype).contiguous() for part in (queries, places, position))
@@ -79,12 +79,13 @@ def image_to_token(
     Returns:
         (P, N, C), dtype of the places; autocast may choose another one where gradients are wanted.
     """
-    if use_reference() or places.dtype == torch.float64:
+    if use_reference() or places.dtype == torch.float64 or not keys.numel() or not places.numel():
         return image_to_token_reference(places, position, keys, shift, values, heads, norm)
     if alone(keys, places, position):
         with torch.autocast("cpu", enabled=False):
             return _places_by_prompt(places, position, keys, shift, values, heads, norm)
-    if fused(keys, places, position):
+    few = heads in (2, 4, 8) and keys.shape[1] <= heads * TOKENS
+    if few and halves(places) and fused(keys, places, position):
         from medseg_kernels import decoder_triton
 
         same = (part.to(places.dtype).contiguous() for part in (places, position, keys, shift, values))
@@ -114,10 +115,16 @@ def image_to_token_reference(
     return F.layer_norm(found, weight.shape, weight.to(found.dtype), bias.to(found.dtype), eps)
 
 
+def halves(places: Tensor) -> bool:
+    """Whether a block of these fits into registers: 16 bits each, and anything in the interpreter."""
+    return places.element_size() == 2 or INTERPRETED
+
+
 def alone(rows: Tensor, places: Tensor, position: Tensor) -> bool:
-    """Whether the prompts go one by one: on a CPU, nothing recorded or traced."""
+    """Whether the prompts go one by one: on a CPU, nothing recorded or traced or interpreted."""
     return (
         places.device.type == "cpu"
+        and not INTERPRETED
         and not torch.compiler.is_compiling()
         and not (torch.is_grad_enabled() and any(part.requires_grad for part in (rows, places, position)))
     )
@@ -134,10 +141,14 @@ def fused(rows: Tensor, places: Tensor, position: Tensor) -> bool:
         and rows.numel() > 0
         and places.numel() > 0
         and len(rows) * places[0].numel() < LARGEST
-        and rows.shape[1] <= TALLEST
         and 16 <= width <= WIDEST
-        and width & (width - 1) == 0
+        and power_of_two(width)
     )
+
+
+def power_of_two(number: int) -> bool:
+    """Blocks of kernels are."""
+    return number & (number - 1) == 0
 
 
 def _rows_by_prompt(queries: Tensor, places: Tensor, position: Tensor) -> Tensor:
