@@ -69,9 +69,10 @@ class CrossTransformer(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N, C) and (B, M, C) → both."""
-        for to_b, to_a, feed_a, feed_b in self.layers:  # type: ignore[misc]  # a ModuleList of ModuleLists
-            a, b = a + to_b(a, b), b + to_a(b, a)
-            a, b = a + feed_a(a), b + feed_b(b)
+        for layer in self.layers:
+            assert isinstance(layer, nn.ModuleList)
+            a, b = a + layer[0](a, b), b + layer[1](b, a)
+            a, b = a + layer[2](a), b + layer[3](b)
         return a, b
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from segment_anything.modeling import MaskDecoder, TwoWayTransformer
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, TwoWayTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,21 +32,9 @@ class Samus(nn.Module):
     def __init__(self, config: SamusConfig) -> None:
         super().__init__()
         self.config = config
-        self.image_encoder = SamusEncoder(config, image_encoder(_as_sam(config), config.mlp_ratio))
+        self.image_encoder = SamusEncoder(config, vision_transformer(config))
         self.prompt_encoder = prompt_encoder(config)
-        decoder = MaskDecoder(
-            transformer_dim=config.prompt_dim,
-            transformer=TwoWayTransformer(
-                depth=config.decoder_depth,
-                embedding_dim=config.prompt_dim,
-                num_heads=config.decoder_heads,
-                mlp_dim=config.decoder_mlp_dim,
-            ),
-            num_multimask_outputs=3,
-            iou_head_depth=3,
-            iou_head_hidden_dim=config.iou_dim,
-        )
-        self.mask_decoder = PromptedMasks(decoder)
+        self.mask_decoder = mask_decoder(config)
 
     @property
     def size(self) -> int:
@@ -189,10 +177,30 @@ def rgb(images: Tensor) -> Tensor:
     return images.expand(-1, 3, -1, -1)
 
 
-def _as_sam(config: SamusConfig) -> SamConfig:
-    """The transformer as `segment_anything` builds it: 32 x 32 tokens of 16 pixels."""
+def mask_decoder(config: SamusConfig) -> PromptedMasks:
+    """SAM's mask decoder of these sizes."""
+    transformer = TwoWayTransformer(
+        depth=config.decoder_depth,
+        embedding_dim=config.prompt_dim,
+        num_heads=config.decoder_heads,
+        mlp_dim=config.decoder_mlp_dim,
+    )
+    return PromptedMasks(
+        MaskDecoder(
+            transformer_dim=config.prompt_dim,
+            transformer=transformer,
+            num_multimask_outputs=3,
+            iou_head_depth=3,
+            iou_head_hidden_dim=config.iou_dim,
+        )
+    )
+
+
+def vision_transformer(config: SamusConfig) -> ImageEncoderViT:
+    """SAM's transformer for 32 x 32 tokens of 16 pixels, computed by `vit`."""
     known: dict[str, Any] = {
         name: getattr(config, name)
         for name in ("embed_dim", "depth", "num_heads", "window_size", "global_attn_indexes", "prompt_dim")
     }
-    return replace(SamConfig(), image_size=GRID * PATCH, decoder_heads=config.decoder_heads, **known)
+    sizes = replace(SamConfig(), image_size=GRID * PATCH, decoder_heads=config.decoder_heads, **known)
+    return image_encoder(sizes, config.mlp_ratio)
