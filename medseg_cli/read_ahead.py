@@ -1,4 +1,4 @@
-"""The next cases are read while the current one is computed."""
+"""The next of anything is made in a second thread while the current one is used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 def read_ahead(
     items: Iterable[Item], load: Callable[[Item], Result], depth: int = 1
 ) -> Iterator[tuple[Item, Result | Exception]]:
-    """Each item with what `load` makes of it, in order; a second thread loads while the caller computes.
+    """Each item with what `load` makes of it, in order; a second thread loads, from now on, while the caller computes.
 
     An error of `load` takes the place of its result, so that it is met at its own case and not before; the items after
     it are loaded all the same. Whoever wants the first error to end everything raises it.
@@ -29,26 +29,23 @@ def read_ahead(
     Raises:
         Exception: whatever iterating `items` raises, after the items before it.
     """
+    return made_ahead(((item, _tried(load, item)) for item in items), depth)
+
+
+def made_ahead(items: Iterable[Item], depth: int = 1) -> Iterator[Item]:
+    """The same items, of which up to `depth` are made in advance in a second thread, from now on; 0 makes none so.
+
+    Raises:
+        Exception: whatever iterating `items` raises, after the items before it.
+    """
     if depth < 0:
         raise ValueError(f"depth is {depth}, not 0 or more")
     if depth == 0:
-        for item in items:
-            yield item, _tried(load, item)
-        return
-    ahead = _Ahead(items, load, threading.Semaphore(depth), threading.Event(), SimpleQueue())
+        return iter(items)
+    ahead = _Ahead(items, threading.Semaphore(depth), threading.Event(), SimpleQueue())
     # A daemon: Ctrl-C in the caller ends the program at once, not after the scan that is being read.
-    threading.Thread(target=ahead.run, name="medseg-read-ahead", daemon=True).start()
-    try:
-        while (found := ahead.results.get()) is not None:
-            if isinstance(found, BaseException):
-                raise found
-            ahead.room.release()
-            yield found
-            # The caller is done with this result: it must not stay in memory while the next is awaited.
-            del found
-    finally:
-        ahead.unwanted.set()
-        ahead.room.release()
+    threading.Thread(target=ahead.run, name="medseg-ahead", daemon=True).start()
+    return _taken(ahead)
 
 
 def _tried(load: Callable[[Item], Result], item: Item) -> Result | Exception:
@@ -59,22 +56,40 @@ def _tried(load: Callable[[Item], Result], item: Item) -> Result | Exception:
 
 
 @dataclass(frozen=True, eq=False)
-class _Ahead(Generic[Item, Result]):
-    """What the two threads share: room for results, whether any are still wanted, and the results, None at the end."""
+class _Ahead(Generic[Item]):
+    """What the two threads share: room for items, whether any are still wanted, and the items in boxes.
+
+    A box is ("item", it), ("error", it) or ("end", None).
+    """
 
     items: Iterable[Item]
-    load: Callable[[Item], Result]
     room: threading.Semaphore
     unwanted: threading.Event
-    results: SimpleQueue[tuple[Item, Result | Exception] | BaseException | None]
+    boxes: SimpleQueue[tuple[str, Item | BaseException | None]]
 
     def run(self) -> None:
         try:
-            for item in self.items:
+            iterator = iter(self.items)
+            while True:
                 self.room.acquire()
                 if self.unwanted.is_set():
                     return
-                self.results.put((item, _tried(self.load, item)))
-            self.results.put(None)
+                self.boxes.put(("item", next(iterator)))
+        except StopIteration:
+            self.boxes.put(("end", None))
         except BaseException as error:  # the caller waits for something in any case
-            self.results.put(error)
+            self.boxes.put(("error", error))
+
+
+def _taken(ahead: _Ahead[Item]) -> Iterator[Item]:
+    try:
+        while (box := ahead.boxes.get())[0] == "item":
+            ahead.room.release()
+            yield box[1]  # type: ignore[misc]  # an item, as the word beside it says
+            # The caller is done with it: it must not stay in memory while the next is awaited.
+            del box
+        if isinstance(box[1], BaseException):
+            raise box[1]
+    finally:
+        ahead.unwanted.set()
+        ahead.room.release()

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medseg_cli import gzip_file
+from medseg_cli import gzip_file, memory_order
 from medseg_cli.errors import InputError
-from medseg_cli.memory_order import BLOCK, ordered_copy
+from medseg_cli.memory_order import ordered_copy
 from medseg_cli.readers import ReadOptions, payload
 from medseg_cli.readers.files import read_file
 from medseg_cli.segmentation import Label, Segmentation
@@ -167,16 +167,26 @@ def test_masks_are_the_files_that_nibabel_writes(
 
 
 @given(
-    shape=st.lists(st.integers(0, 2 * BLOCK + 3), min_size=1, max_size=3),
+    shape=st.lists(st.integers(0, 41), min_size=1, max_size=4),
+    threads=st.booleans(),
     order=st.sampled_from("CF"),
     source=st.sampled_from("CF"),
     flip=st.booleans(),
     dtypes=st.sampled_from([(np.int16, np.float32), (np.uint8, np.uint8), (">i4", np.float32), (np.uint8, np.int32)]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(FEW, max_examples=100)
 def test_a_copy_in_blocks_is_numpys_copy(
-    shape: list[int], order: str, source: str, flip: bool, dtypes: tuple[type, type]
+    monkeypatch: pytest.MonkeyPatch,
+    shape: list[int],
+    threads: bool,
+    order: str,
+    source: str,
+    flip: bool,
+    dtypes: tuple[type, type],
 ) -> None:
+    """With blocks that several fit into the arrays, in one thread and in two."""
+    for name, value in {"RUN": 19, "ACROSS": 4, "BLOCK": 160, "LARGE": 1 if threads else 1 << 24}.items():
+        monkeypatch.setattr(memory_order, name, value)
     stored, wanted = dtypes
     values = np.random.default_rng(0).integers(0, 200, shape).astype(stored, order=source)
     values = values[::-1] if flip else values

@@ -346,3 +346,44 @@ def test_truncated_mgh(tmp_path: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError, match=r"truncated|content is"):
         read(path)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("slab", [1, 2 * 5 * 6 * 2, 2 * 5 * 6 * 3 + 1, 1 << 20])
+@pytest.mark.parametrize("dtype", ["<i2", ">i2", "<f4", "u1"])
+def test_reading_slab_by_slab_is_reading_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, slab: int, dtype: str
+) -> None:
+    """One slice at a time, several, a last one that is smaller, and all; of a volume and of each of several."""
+    monkeypatch.setattr(payload, "SLAB", slab)
+    stored = np.random.default_rng(0).integers(0, 250, (5, 6, 7, 3)).astype(dtype)
+    path = tmp_path / f"four{suffix}"
+    nib.Nifti1Image(stored, np.eye(4)).to_filename(path)
+    for volume in range(3):
+        np.testing.assert_array_equal(read_file(path, ReadOptions(channel=volume)).voxels[0], stored[..., volume])
+
+
+def test_what_is_damaged_behind_the_chosen_volume_is_told(tmp_path: Path) -> None:
+    """The checksum at the end of the stream covers the volumes that nobody asked for."""
+    path = tmp_path / "four.nii.gz"
+    nib.Nifti1Image(np.random.default_rng(0).integers(0, 250, (20, 20, 20, 3)).astype("u1"), np.eye(4)).to_filename(
+        path
+    )
+    damaged = bytearray(path.read_bytes())
+    damaged[-7] ^= 0xFF
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match="is damaged"):
+        read_file(path, ReadOptions(channel=0))
+
+
+def test_several_large_integers_in_different_slabs_are_one_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(payload, "SLAB", 1)
+    stored = np.zeros((2, 2, 3), np.int32)
+    stored[0, 0] = [1 << 25, -(1 << 26), 7]
+    nib.Nifti1Image(stored, np.eye(4)).to_filename(tmp_path / "large.nii")
+    notes = read_file(tmp_path / "large.nii", ReadOptions()).provenance.notes
+    assert [note for note in notes if "rounded" in note] == [
+        f"values up to {1 << 26} were rounded to float32 (24 significant bits)"
+    ]

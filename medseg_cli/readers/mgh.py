@@ -13,7 +13,7 @@ from medseg_cli.errors import InputError
 from medseg_cli.readers import payload
 from medseg_cli.readers.grid import checked_affine
 from medseg_cli.readers.options import ReadOptions
-from medseg_cli.readers.values import pick_volume, scaled
+from medseg_cli.readers.values import pick_volume, scaled_slabs
 from medseg_cli.scan import Provenance, Scan
 
 DATA_OFFSET = 284
@@ -41,12 +41,13 @@ def read(path: Path, options: ReadOptions) -> Scan:
         raise InputError(f"{path}: unknown data type code {int(stored['type'])}", _EXPORT) from error
     i, j, k, frames = (int(size) for size in stored["dims"])
     volume = pick_volume(path, max(frames, 1), options.channel)
-    values = payload.read_values(path, dtype, (i, j, k, frames), DATA_OFFSET, volume)
-    voxels, value_notes = scaled(values, None, None, path)
+    slabs = payload.read_values(path, dtype, (i, j, k, frames), DATA_OFFSET, volume)
+    with payload.hashing([path]) as sha256:
+        voxels, value_notes = scaled_slabs(slabs, (i, j, k), dtype, None, None, path)
     affine, affine_notes = checked_affine(_affine(stored), (i, j, k), str(path))
     if frames > 1:
         notes = (f"volume {volume} of {frames} (--channel, counted from 0)", *notes)
-    provenance = Provenance(path, "mgh", payload.sha256_of([path]), notes=notes + value_notes + affine_notes)
+    provenance = Provenance(path, "mgh", sha256(), notes=notes + value_notes + affine_notes)
     return Scan(voxels[np.newaxis], affine, provenance, header=stored)
 
 

@@ -20,7 +20,7 @@ from medseg_cli.errors import InputError
 from medseg_cli.readers import payload
 from medseg_cli.readers.grid import checked_affine, matrix_text
 from medseg_cli.readers.options import ReadOptions
-from medseg_cli.readers.values import pick_volume, scaled
+from medseg_cli.readers.values import pick_volume, scaled_slabs
 from medseg_cli.scan import Provenance, Scan
 
 Header = nib.Nifti1Header
@@ -52,14 +52,15 @@ def read(path: Path, options: ReadOptions) -> Scan:
     if (slope, intercept) == (1.0, 0.0):
         slope = intercept = None
     volume = pick_volume(path, shape[3], options.channel)
-    values = payload.read_values(files[-1], dtype, shape, _offset(header, single, path), volume)
-    voxels, value_notes = scaled(values, slope, intercept, path)
+    slabs = payload.read_values(files[-1], dtype, shape, _offset(header, single, path), volume)
+    with payload.hashing(files) as sha256:
+        voxels, value_notes = scaled_slabs(slabs, shape[:3], dtype, slope, intercept, path)
     with np.errstate(all="ignore"):
         affine, affine_notes = _affine(header, shape[:3], path)
     notes = value_notes + affine_notes
     if shape[3] > 1:
         notes = (f"volume {volume} of {shape[3]} (--channel, counted from 0)", *notes)
-    provenance = Provenance(path, "nifti", payload.sha256_of(files), notes=notes)
+    provenance = Provenance(path, "nifti", sha256(), notes=notes)
     return Scan(voxels[np.newaxis], affine, provenance, header=header)
 
 

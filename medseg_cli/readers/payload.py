@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medseg_cli import gzip_file
 from medseg_cli.errors import DeviceError, InputError
+from medseg_cli.read_ahead import made_ahead
 
 MAX_RATIO = {"": 1, "deflate": 1032, "text": 8}
 """No packing gets tighter than this, so a header that declares more than ratio x file size lies."""
 
+SLAB = 8 << 20
+"""Bytes of stored values that are handed on at a time, at least one slice."""
+AHEAD = 2
+"""Slabs that wait at a time, so that neither who unpacks nor who copies has to."""
 _CHUNK = 1 << 20
 _PACKED_CHUNK = 1 << 16
 _COPY_AGAIN = "copy or download it again"
@@ -29,6 +39,13 @@ def sha256_of(paths: Sequence[Path]) -> str:
         with path.open("rb") as file:
             digests.append(hashlib.file_digest(file, "sha256").hexdigest())
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+@contextmanager
+def hashing(paths: Sequence[Path]) -> Iterator[Callable[[], str]]:
+    """`sha256_of` in a second thread while the block runs; what is yielded waits for it and returns it."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(sha256_of, paths).result
 
 
 def check_declared(path: Path, shape: Sequence[int], item_bytes: int, offset: int, packing: str) -> int:
@@ -136,15 +153,19 @@ def verify_packed(path: Path, offset: int, size: int | None, expected: int) -> N
 
 def read_values(
     path: Path, dtype: np.dtype, shape: Sequence[int], offset: int, volume: int | None = None
-) -> NDArray[np.generic]:
-    """Values stored first axis fastest, in an array of `shape` (or of `shape[:3]`, the `volume`-th of a 4-D file).
+) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """Values stored first axis fastest, a few slices at a time; the next are unpacked while these are used.
 
     Args:
         path: plain or gzip-packed file.
         dtype: of the stored values, byte order included.
         shape: (I, J, K) or (I, J, K, volumes).
         offset: where the data start in the unpacked file.
-        volume: which volume of a 4-D file; None reads all of `shape`.
+        volume: which volume of a 4-D file; None reads all of `shape`, which is then 3-D.
+
+    Returns:
+        (place along k, values (I, J, that place)) one after the other. What is wrong with the header is raised by the
+        call, what is wrong with the data where it is met.
 
     Raises:
         InputError: the file holds less than that, or is damaged.
@@ -153,34 +174,74 @@ def read_values(
     with path.open("rb") as plain:
         packed = plain.read(2) == b"\x1f\x8b"
     declared = check_declared(path, shape, dtype.itemsize, offset, "deflate" if packed else "")
-    count, start = math.prod(shape), offset
-    if volume is not None:
-        count = math.prod(shape[:3])
-        start = offset + volume * count * dtype.itemsize
-    if packed:
-        data = _unpack_exactly(path, offset + declared)
-        values = np.frombuffer(data, dtype, count, start)
-    else:
-        values = np.fromfile(path, dtype, count, offset=start)
-    return values.reshape(shape if volume is None else shape[:3], order="F")
+    i, j, k = shape[:3]
+    slice_bytes = i * j * dtype.itemsize
+    start = offset + (volume or 0) * k * slice_bytes
+    step = max(SLAB // slice_bytes, 1)
+    sizes = [min(step, k - first) * slice_bytes for first in range(0, k, step)]
+    rest = offset + declared - start - k * slice_bytes
+    stream = made_ahead(_unpacked(path, start, sizes, rest) if packed else _plain(path, start, sizes), AHEAD)
+    places = (slice(first, first + step) for first in range(0, k, step))
+    # zip keeps no slab: a list of them would be the whole scan once more.
+    return (
+        (place, data.view(dtype).reshape((i, j, -1), order="F")) for place, data in zip(places, stream, strict=True)
+    )
 
 
-def _unpack_exactly(path: Path, size: int) -> bytes:
-    """The first `size` unpacked bytes, after which the stream must end properly or go on; both checked by one read."""
+def _plain(path: Path, start: int, sizes: list[int]) -> Iterator[NDArray[np.uint8]]:
+    """Bytes of a file from `start` on, in pieces of `sizes`."""
+    with path.open("rb") as file:
+        file.seek(start)
+        for size in sizes:
+            data = np.empty(size, np.uint8)
+            if _fill(file, data) < size:
+                raise InputError(f"{path} is truncated: it became shorter while it was read", _COPY_AGAIN)
+            yield data
+
+
+def _unpacked(path: Path, start: int, sizes: list[int], rest: int) -> Iterator[NDArray[np.uint8]]:
+    """The same of a gzip-packed file, of which `rest` more bytes must be there.
+
+    After them the stream must end properly or go on; reading past the end makes gzip verify the checksum.
+    """
+    needed = start + sum(sizes) + rest
     try:
         with gzip_file.open_packed(path) as file:
-            data = file.read(size)
-            # Reading past the end makes gzip verify the checksum of what was read.
+            done = _skip(file, start)
+            for size in sizes:
+                data = np.empty(size, np.uint8)
+                found = _fill(file, data)
+                done += found
+                if found < size:
+                    break
+                yield data
+            else:
+                done += _skip(file, rest)
+            if done < needed:
+                raise InputError(
+                    f"{path} is truncated: its header declares {needed} bytes, unpacked it has {done}", _COPY_AGAIN
+                )
             file.read(_CHUNK)
     except EOFError as error:
         raise InputError(f"{path} is truncated: its gzip stream ends early", _COPY_AGAIN) from error
     except gzip_file.errors() as error:
         raise InputError(f"{path} is damaged: {error}", _COPY_AGAIN) from error
-    if len(data) < size:
-        raise InputError(
-            f"{path} is truncated: its header declares {size} bytes, unpacked it has {len(data)}", _COPY_AGAIN
-        )
-    return data
+
+
+def _fill(file: BufferedReader | gzip.GzipFile, data: NDArray[np.uint8]) -> int:
+    """Bytes put into `data`: all, or as many as there were."""
+    view, done = data.data, 0
+    while done < len(view) and (more := file.readinto(view[done : done + _CHUNK])):
+        done += more
+    return done
+
+
+def _skip(file: gzip.GzipFile, size: int) -> int:
+    """Bytes passed over: `size`, or as many as there were."""
+    done = 0
+    while done < size and (data := file.read(min(size - done, _CHUNK))):
+        done += len(data)
+    return done
 
 
 def _times(shape: Sequence[int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg_cli.errors import InputError, UsageError
-from medseg_cli.memory_order import ordered_copy
+from medseg_cli.memory_order import copy_into
 
 EXACT_INTEGER = 1 << 24
 """float32 holds every whole number up to here."""
@@ -56,20 +57,45 @@ def scaled(
     Raises:
         InputError: no finite value at all.
     """
-    notes: list[str] = []
-    if values.dtype.kind in "iu" and values.dtype.itemsize >= 4 and slope is None:
-        largest = max(abs(int(values.min())), abs(int(values.max())))
-        if largest > EXACT_INTEGER:
-            notes.append(f"values up to {largest} were rounded to float32 (24 significant bits)")
+    return scaled_slabs([(slice(None), values)], values.shape, values.dtype, slope, intercept, path)
+
+
+def scaled_slabs(
+    slabs: Iterable[tuple[slice, NDArray[Any]]],
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    slope: float | None,
+    intercept: float | None,
+    path: Path,
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """`scaled` of values that come in parts.
+
+    Args:
+        slabs: (place along the last axis, values there); together they are the whole.
+        shape: of the whole.
+        dtype: of all values.
+        slope, intercept, path: as for `scaled`.
+
+    Raises:
+        InputError: no finite value at all.
+    """
+    voxels = np.empty(shape, np.float32)
     # Whole numbers as stored are finite; a large scan need not be searched for NaN then.
-    always_finite = values.dtype.kind in "iu" and slope is None
-    with np.errstate(over="ignore", invalid="ignore"):
-        if slope is not None:
-            values = values.astype(np.float64 if values.dtype.itemsize > 2 else np.float32)
-            values *= slope
-            values += intercept or 0.0
-        voxels = ordered_copy(values, np.float32, "C")
-    return voxels, tuple(notes) + (() if always_finite else _make_finite(voxels, path))
+    whole = dtype.kind in "iu" and slope is None
+    largest = 0
+    for place, values in slabs:
+        if whole and dtype.itemsize >= 4:
+            largest = max(largest, abs(int(values.min())), abs(int(values.max())))
+        with np.errstate(over="ignore", invalid="ignore"):
+            if slope is not None:
+                values = values.astype(np.float64 if dtype.itemsize > 2 else np.float32)
+                values *= slope
+                values += intercept or 0.0
+            copy_into(voxels[..., place], values)
+    notes: tuple[str, ...] = ()
+    if largest > EXACT_INTEGER:
+        notes = (f"values up to {largest} were rounded to float32 (24 significant bits)",)
+    return voxels, notes + (() if whole else _make_finite(voxels, path))
 
 
 def _make_finite(voxels: NDArray[np.float32], path: Path) -> tuple[str, ...]:

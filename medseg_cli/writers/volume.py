@@ -7,6 +7,7 @@ lie on it there. In any other format it carries the affine of the `Scan`.
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,20 @@ def _store(image: nib.spatialimages.SpatialImage, path: Path) -> None:
         image.to_filename(path)
         return
     with path.open("wb") as file, gzip_file.packing(file) as stream:
-        image.to_file_map({"image": nib.fileholders.FileHolder(fileobj=stream)})
+        if isinstance(image, nib.Nifti1Image):
+            _pack_nifti(image, stream)
+        else:
+            image.to_file_map({"image": nib.fileholders.FileHolder(fileobj=stream)})
+
+
+def _pack_nifti(image: nib.Nifti1Image, stream: gzip.GzipFile) -> None:
+    """What `image.to_file_map` writes, but the voxels in one piece: nibabel copies them slice by slice first."""
+    image.update_header()
+    header = image.header
+    header.set_slope_inter(1, 0)
+    header.write_to(stream)
+    stream.write(bytes(header.get_data_offset() - stream.tell()))
+    stream.write(np.asanyarray(image.dataobj).T.data)
 
 
 def _nifti(segmentation: Segmentation) -> nib.Nifti1Image:
