@@ -309,9 +309,14 @@ def test_a_label_that_the_preset_does_not_know_is_said(dataset: Path) -> None:
         DynunetRecipe(one, None, Choices()).load(read_dataset(dataset).cases[0])
     with pytest.raises(ModelError, match="names 1 labels, its network has 3 classes"):
         dynunet.DynunetPipeline.from_preset(one.model_copy(update={"model": made.model}), select("cpu"), True)
+    wrong = made.model_copy(update={"options": made.options | {"patch_size": [15, 16, 16]}})
     with pytest.raises(ModelError, match=r"patch_size is \(15, 16, 16\)"):
-        wrong = made.model_copy(update={"options": made.options | {"patch_size": [15, 16, 16]}})
         dynunet.DynunetPipeline.from_preset(wrong, select("cpu"), True)
+
+
+def test_only_the_whole_network_is_trained(dataset: Path) -> None:
+    with pytest.raises(UsageError, match="--peft lora is for networks with a transformer"):
+        DynunetRecipe(planned(dataset), None, Choices(peft="lora")).model(0)
 
 
 def test_samples_show_what_was_loaded(dataset: Path) -> None:

@@ -6,8 +6,9 @@ Loss: Dice and cross entropy at every resolution, each half the weight of the fi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +19,11 @@ from torch import Tensor, nn
 
 from medseg_cli.augment import crop_grid, random_axes, random_intensity
 from medseg_cli.datasets import Case, load_pair
-from medseg_cli.errors import InputError
+from medseg_cli.errors import InputError, UsageError
 from medseg_cli.geometry import Grid, nearest_labels, resample, resample_labels, scan_grid
 from medseg_cli.models.dynunet import Dynunet, build, config_of, random_network
 from medseg_cli.pipelines.choices import Choices
+from medseg_cli.pipelines.defaults import Defaults
 from medseg_cli.pipelines.dynunet import Options, check_scan, on_lattice, patch_of, window_logits
 from medseg_cli.pipelines.loading import options_of
 from medseg_cli.preset import Preset
@@ -68,18 +70,37 @@ class DynunetRecipe:
     Args:
         preset: network, labels, spacing, intensities and window.
         start: weights to begin with; None = seeded random ones.
-        choices: nothing of them applies: the whole network is trained, on all labels.
+        choices: the whole network is trained, and every label is an object of its own: nothing else can be chosen.
     """
 
     preset: Preset
     start: Path | None
-    choices: Choices
+    choices: Choices = field(default_factory=Choices)
+
+    @property
+    def defaults(self) -> Defaults:
+        """nnU-Net's 1000 epochs of 250 steps are for days on a GPU; AdamW learns these small networks in far fewer."""
+        return Defaults(learning_rate=2e-3, batch_size=2, epochs=200, weight_decay=1e-3, ema=0.99)
 
     def model(self, seed: int) -> Dynunet:
-        """The network of the preset with its initial weights."""
+        """The network of the preset with its initial weights.
+
+        Raises:
+            ModelError: missing or misfitting weights.
+            UsageError: only a part of it was to be trained.
+        """
+        if self.choices.peft not in ("method", "full"):
+            raise UsageError(
+                f"--peft {self.choices.peft} is for networks with a transformer, and pipeline dynunet has none",
+                "leave --peft out: the whole network is trained",
+            )
         if self.start is None:
             return random_network(config_of(self.preset.model), seed)
         return build(self.start, self.preset.model)
+
+    def groups(self, network: nn.Module) -> list[dict[str, Any]]:
+        """All parameters, at one rate."""
+        return [{"params": list(network.parameters())}]
 
     def load(self, case: Case) -> Volume:
         """A case in memory.

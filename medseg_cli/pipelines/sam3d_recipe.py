@@ -27,6 +27,7 @@ from medseg_cli.augment import (
     zero_pad,
 )
 from medseg_cli.datasets import Case, load_pair
+from medseg_cli.errors import InputError
 from medseg_cli.geometry import FULLY_IN_VIEW, Grid, resample, scan_grid, working_grid
 from medseg_cli.intensity import normalise
 from medseg_cli.models.sam3d.config import config_of
@@ -38,6 +39,8 @@ from medseg_cli.preset import Preset
 
 CLICKS = (1, 1, 1, 2, 3)
 """Numbers of simulated clicks, drawn evenly."""
+MOST_OBJECTS = 255
+"""That are told apart in one case."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,15 +49,15 @@ class Volume:
 
     Args:
         voxels: (1, I, J, K) float32, the scan's units.
-        object: (1, I, J, K) float32, 1 inside.
+        objects: (1, I, J, K) uint8, number of the object (from 1), 0 outside.
         grid: where both lie.
-        foreground: (M, 3) voxel indices ijk of the object.
+        foreground: per object, (M, 3) voxel indices ijk.
     """
 
     voxels: Tensor
-    object: Tensor
+    objects: Tensor
     grid: Grid
-    foreground: NDArray[np.int64]
+    foreground: tuple[NDArray[np.int64], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,20 +100,30 @@ class Sam3dRecipe:
         return groups(network)
 
     def load(self, case: Case) -> Volume:
-        """A case in memory; every positive label value is the object.
+        """A case in memory; all positive label values are one object, or each is one: `choices.objects`.
 
         Raises:
-            InputError: unreadable files, image and label on different grids, or a label without a single voxel.
+            InputError: unreadable files, image and label on different grids, a label without a single voxel, or more
+                than 255 objects.
         """
         scan, labels = load_pair(case)
-        mask = labels[None] > 0
+        values = np.unique(labels[labels > 0]).tolist() if self.choices.objects == "apart" else [None]
+        if len(values) > MOST_OBJECTS:
+            raise InputError(f"{case.label} holds {len(values)} label values: {MOST_OBJECTS} objects are the most")
+        objects, foreground = np.zeros(labels.shape, np.uint8), []
+        for number, value in enumerate(values, start=1):
+            inside = labels > 0 if value is None else labels == value
+            objects[inside] = number
+            foreground.append(np.argwhere(inside))
         voxels = torch.from_numpy(np.ascontiguousarray(scan.voxels[:1]))
-        return Volume(voxels, torch.from_numpy(mask.astype(np.float32)), scan_grid(scan), np.argwhere(mask[0]))
+        return Volume(voxels, torch.from_numpy(objects)[None], scan_grid(scan), tuple(foreground))
 
     def sample(self, volume: Volume, rng: Generator) -> Sample:
-        """A random crop of a case with 1 to 3 clicks; all randomness comes from `rng`."""
+        """A random crop of a case with 1 to 3 clicks on one object; all randomness comes from `rng`."""
         size = self._size
-        clicks = volume.foreground[rng.integers(len(volume.foreground), size=rng.choice(CLICKS))].astype(np.float64)
+        number = int(rng.integers(len(volume.foreground))) if len(volume.foreground) > 1 else 0
+        inside = volume.foreground[number]
+        clicks = inside[rng.integers(len(inside), size=rng.choice(CLICKS))].astype(np.float64)
         grid = crop_grid(volume.grid, (clicks.min(0) + clicks.max(0)) / 2, random_axes(self._axes(volume), rng), size)
         if rng.random() < 0.4:
             grid = grid.window(np.round(rng.uniform(-0.35, 0.35, size=3) * size).astype(np.int64), grid.shape)
@@ -120,7 +133,7 @@ class Sam3dRecipe:
             return self.sample(volume, rng)
         clicks = clicks[seen]
 
-        voxels, mask, source = volume.voxels, volume.object, volume.grid
+        voxels, mask, source = volume.voxels, (volume.objects == number + 1).float(), volume.grid
         if rng.random() < 0.5:
             voxels, source = mirror_pad(voxels, volume.grid, size // 2)
             mask = zero_pad(mask, size // 2)
@@ -137,26 +150,27 @@ class Sam3dRecipe:
         image = (image * rng.uniform(0.6, 1.4) + rng.uniform(-0.6, 0.6)) * valid
         return _sample(image, (label & valid).float(), clicks)
 
-    def fixed_sample(self, volume: Volume, rng: Generator) -> Sample:
-        """A crop centred on one random foreground click, nothing augmented: what validation sees."""
-        click = volume.foreground[rng.integers(len(volume.foreground))][None].astype(np.float64)
-        grid = crop_grid(volume.grid, click[0], self._axes(volume), self._size)
-        both, weight = resample(torch.cat([volume.voxels, volume.object]), volume.grid, grid)
-        both, valid = both / weight.clamp(min=FULLY_IN_VIEW), weight > FULLY_IN_VIEW
-        image = normalise(both[:1], valid, self.preset.preprocessing.intensity)
-        return _sample(image, ((both[1:] > 0.5) & valid).float(), grid.index_of(click, volume.grid))
+    def fixed_sample(self, volume: Volume, rng: Generator) -> tuple[Sample, ...]:
+        """Per object a crop centred on one random click in it, nothing augmented: what validation sees."""
+        samples = []
+        for number, inside in enumerate(volume.foreground, start=1):
+            click = inside[rng.integers(len(inside))][None].astype(np.float64)
+            grid = crop_grid(volume.grid, click[0], self._axes(volume), self._size)
+            mask = (volume.objects == number).float()
+            both, weight = resample(torch.cat([volume.voxels, mask]), volume.grid, grid)
+            both, valid = both / weight.clamp(min=FULLY_IN_VIEW), weight > FULLY_IN_VIEW
+            image = normalise(both[:1], valid, self.preset.preprocessing.intensity)
+            samples.append(_sample(image, ((both[1:] > 0.5) & valid).float(), grid.index_of(click, volume.grid)))
+        return tuple(samples)
 
     def loss(self, model: Sam3d, samples: list[Sample]) -> Tensor:
         """Mean loss of a batch of crops."""
         logits = predict(model, samples)
         return dice_cross_entropy(logits.float(), torch.stack([sample.label for sample in samples]).to(logits.device))
 
-    def score(self, model: Sam3d, samples: list[Sample]) -> list[float]:
-        """Dice of each crop's prediction."""
-        masks = predict(model, samples).argmax(1, keepdim=True).float().cpu()
-        labels = torch.stack([sample.label for sample in samples])
-        both, total = (masks * labels).sum((1, 2, 3, 4)), (masks + labels).sum((1, 2, 3, 4))
-        return [float(value) for value in 2 * both / total.clamp(min=1)]
+    def score(self, model: Sam3d, samples: list[tuple[Sample, ...]]) -> list[float]:
+        """Dice of each case: the mean over its objects' crops."""
+        return [float(np.mean([_dice(model, sample) for sample in case])) for case in samples]
 
     @property
     def _size(self) -> int:
@@ -177,6 +191,11 @@ def dice_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """
     loss = DiceCELoss(include_background=False, softmax=True, to_onehot_y=True, lambda_dice=0.5, lambda_ce=0.5)
     return loss(logits, label)
+
+
+def _dice(model: Sam3d, sample: Sample) -> float:
+    mask = predict(model, [sample]).argmax(1).float().cpu()
+    return float(2 * (mask * sample.label).sum() / (mask + sample.label).sum().clamp(min=1))
 
 
 def predict(model: Sam3d, samples: list[Sample]) -> Tensor:

@@ -50,11 +50,13 @@ def export(network: nn.Module, base: Preset, facts: RunFacts, run: Path) -> Path
         part.chmod(0o644)
     weights = ShippedWeights(file=WEIGHTS, sha256=sha256_of(run / WEIGHTS), base=began)
     source = f"trained with medseg finetune on {facts.dataset}, seed {facts.plan.seed}, {facts.step} steps"
+    objects = facts.choices.objects
     tuned = base.model_copy(
         update={
             "name": _preset_name(run),
             "title": f"{base.title} (trained on {facts.dataset})",
             "weights": weights,
+            "prompts": base.prompts if base.prompts.automatic else base.prompts.model_copy(update={"objects": objects}),
             "accuracy": (),
             "source": source,
             "licence": "not stated",
