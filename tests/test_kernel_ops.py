@@ -6,14 +6,8 @@ import pytest
 import torch
 from medseg_kernels import adapter_3d, attention, conv3d, linear, volume_patches, window_attention
 from medseg_kernels.adapter_3d import adapter_3d_reference
-from medseg_kernels.cubic_attention import (
-    MASKED,
-    from_windows,
-    shift_mask,
-    to_windows,
-    window_attention_reference,
-    window_sides,
-)
+from medseg_kernels.cubic_attention import window_attention_reference
+from medseg_kernels.cubic_windows import MASKED, from_windows, shift_mask, to_windows, window_sides
 from medseg_kernels.linear import use_onednn
 from medseg_kernels.volume_patches import volume_patches_reference
 from torch.nn import functional as F

@@ -99,7 +99,7 @@ def test_every_layout_loads_and_needs_no_sizes(model: torch.nn.Module, tmp_path:
     else:
         content = official(model)
         if kind == "with masks":
-            from medseg_kernels.cubic_attention import shift_mask
+            from medseg_kernels.cubic_windows import shift_mask
 
             for block in (0, 2):
                 content["encoder_dict"][f"blocks.{block}.attn_mask"] = shift_mask((4, 4, 4), 2, 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from medseg_kernels.cubic_attention import shift_mask
+from medseg_kernels.cubic_windows import shift_mask
 from medseg_kernels.volume_patches import slice_patches_reference
 from torch.nn import functional as F
 

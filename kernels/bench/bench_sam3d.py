@@ -16,7 +16,8 @@ import torch
 from measuring import Row, compare
 from medseg_kernels import volume_patches
 from medseg_kernels.adapter_3d import adapter_3d_reference
-from medseg_kernels.cubic_attention import partition, shift_mask, split_heads
+from medseg_kernels.cubic_attention import split_heads
+from medseg_kernels.cubic_windows import partition, shift_mask
 from medseg_kernels.volume_patches import volume_patches_reference
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -3,11 +3,9 @@
     logits[q, k] = (q / sqrt(d)) kᵀ + gain * (q·T_h[h_q - h_k] + q·T_w[w_q - w_k] + q·T_d[d_q - d_k])
     o = softmax(logits - 100 * [q and k come from different sides of the rolled border]) v
 
-Windows know nothing of each other, so a network gathers its tokens window by window once (`to_windows`), does there
-everything that is per token or per window, and puts them back (`from_windows`).
-
-No bias and no mask exists as a tensor of size tokens²: with e_h, e_w, e_d the unit vectors of a token's place and r
-that of its side of the rolled border, both are scalar products of a few more channels,
+No bias and no mask exists as a tensor of size tokens². The Triton kernels (`cubic_attention_triton`) make both where
+they make a logit. Elsewhere, with e_h, e_w, e_d the unit vectors of a token's place and r that of its side of the
+rolled border, both are scalar products of a few more channels,
 
     logits[q, k] = ([q, rel_h, rel_w, rel_d, r_q] / sqrt(d)) · [k, e_h, e_w, e_d, -100 sqrt(d) (1 - r_k)]
 
@@ -18,23 +16,22 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import sqrt
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medseg_kernels.dispatch import use_reference
+from medseg_kernels.cubic_windows import MASKED
+from medseg_kernels.dispatch import use_reference, use_triton
 from medseg_kernels.linear import linear, use_onednn
-
-MASKED = -100.0
-"""Added to the logits of token pairs that the cyclic shift brought together."""
 
 MANY = 256
 """From this many tokens per window on, a head's own products outweigh the cost of calling them one by one."""
 
+WIDEST, LONGEST, LARGEST = 8, 80, 2**31
+"""What the kernels take at most: edge of a window, head dimension, elements (their offsets are 32-bit numbers)."""
+
 Tables = tuple[Tensor, Tensor, Tensor]
-Grid = tuple[int, int, int]
 
 
 def window_attention(
@@ -62,7 +59,32 @@ def window_attention(
         return window_attention_reference(qkv, tables, gain, heads, window, sides)
     # The dtype of qkv is the one to compute in; autocast would only keep oneDNN's products away.
     with torch.autocast(qkv.device.type, enabled=False):
+        if use_triton(qkv) and fits(qkv, heads, window):
+            return _in_triton(qkv, tables, gain, heads, window, sides)
         return _with_longer_heads(qkv, tables, gain, heads, window, sides)
+
+
+def fits(qkv: Tensor, heads: int, window: int) -> bool:
+    """Whether the kernels take windows of this shape."""
+    products = qkv.shape[0] * qkv.shape[1] * heads * 3 * (2 * window - 1)
+    return (
+        qkv.numel() > 0
+        and max(qkv.numel(), products) < LARGEST
+        and window <= WIDEST
+        and qkv.shape[-1] <= 3 * heads * LONGEST
+    )
+
+
+def _in_triton(qkv: Tensor, tables: Tables, gain: Tensor, heads: int, window: int, sides: Tensor | None) -> Tensor:
+    """As `window_attention`; PyTorch multiplies queries and tables, so that gradients reach both by themselves."""
+    from medseg_kernels import cubic_attention_triton
+
+    count, tokens = qkv.shape[:2]
+    parts = qkv.reshape(count, tokens, 3, heads, -1).contiguous()
+    rows = torch.cat([table.flip(0) for table in tables]).float() * gain.float()
+    products = F.linear(parts[:, :, 0].float(), rows)
+    sides = None if sides is None else sides.to(torch.int8).contiguous()
+    return cubic_attention_triton.forward(parts, products, sides, window)[0].flatten(2)
 
 
 def _with_longer_heads(
@@ -147,76 +169,6 @@ def places(window: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         return F.one_hot(cube, window).flatten(1).to(dtype)
 
 
-@lru_cache(maxsize=16)
-def window_order(grid: Grid, window: int, shift: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token numbers of the grid in window order, and the place of each grid token in that order."""
-    with torch.inference_mode(False):
-        index = torch.arange(grid[0] * grid[1] * grid[2], device=device).view(1, *grid, 1)
-        order = partition(torch.roll(index, (-shift, -shift, -shift), (1, 2, 3)), window).flatten()
-        return order, torch.argsort(order)
-
-
-class Reorder(torch.autograd.Function):
-    """Rows in another order; the gradient goes back by the inverse order, a copy like the forward one."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(order, inverse)
-        return x.index_select(1, order)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        order, inverse = ctx.saved_tensors
-        return Reorder.apply(gradient, inverse, order), None, None
-
-
-def to_windows(x: Tensor, window: int, shift: int) -> Tensor:
-    """Tokens window by window, the grid rolled by -shift on every axis before; one copy.
-
-    Args:
-        x: (B, H, W, D, C); H, W and D are multiples of `window`.
-        window: edge of a window in tokens.
-        shift: 0, or the cyclic shift in tokens (Swin: window // 2).
-
-    Returns:
-        (B * windows, window³, C); windows and the tokens inside them in (h, w, d) row-major order.
-
-    Raises:
-        ValueError: the grid is not a multiple of the window.
-    """
-    grid, channels = x.shape[1:4], x.shape[4]
-    if any(size % window for size in grid):
-        raise ValueError(f"token grid {tuple(grid)} is not a multiple of the window {window}")
-    order, inverse = window_order((grid[0], grid[1], grid[2]), window, shift, x.device)
-    return Reorder.apply(x.flatten(1, 3), order, inverse).view(-1, window**3, channels)
-
-
-def from_windows(windows: Tensor, window: int, shift: int, shape: tuple[int, int, int, int]) -> Tensor:
-    """The inverse of `to_windows`; `shape` is (B, H, W, D)."""
-    batch, *grid = shape
-    order, inverse = window_order((grid[0], grid[1], grid[2]), window, shift, windows.device)
-    channels = windows.shape[-1]
-    return Reorder.apply(windows.reshape(batch, len(order), channels), inverse, order).view(*shape, channels)
-
-
-@lru_cache(maxsize=16)
-def window_sides(grid: Grid, window: int, shift: int, device: torch.device) -> Tensor | None:
-    """(windows, window³) on which side of the rolled border each token lies, one bit per axis; None without shift."""
-    if not shift:
-        return None
-    with torch.inference_mode(False):
-        bits = [torch.arange(size, device=device) >= size - shift for size in grid]
-        sides = 4 * bits[0].long()[:, None, None] + 2 * bits[1].long()[:, None] + bits[2].long()
-        return partition(sides[None, ..., None], window)[..., 0]
-
-
-def partition(x: Tensor, window: int) -> Tensor:
-    """(B, H, W, D, C) → (B * windows, window³, C); windows and the tokens inside them in (h, w, d) row-major order."""
-    b, h, w, d, c = x.shape
-    x = x.view(b, h // window, window, w // window, window, d // window, window, c)
-    return x.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, window**3, c)
-
-
 def window_attention_reference(
     qkv: Tensor, tables: Tables, gain: Tensor, heads: int, window: int, sides: Tensor | None = None
 ) -> Tensor:
@@ -235,14 +187,3 @@ def window_attention_reference(
         apart = sides[:, None, :, None] != sides[:, None, None, :]
         logits = logits + apart.to(q.dtype) * MASKED
     return (torch.softmax(logits, dim=-1) @ v).transpose(1, 2).flatten(2)
-
-
-def shift_mask(grid: Grid, window: int, shift: int, device: torch.device | None = None) -> Tensor:
-    """(windows, window³, window³) float32 as the official code stores it: 0 inside a segment, else `MASKED`."""
-    segments = []
-    for size in grid:
-        index = torch.arange(size, device=device)
-        segments.append((index >= size - window).long() + (index >= size - shift).long())
-    ids = 9 * segments[0][:, None, None] + 3 * segments[1][None, :, None] + segments[2][None, None, :]
-    ids = partition(ids[None, ..., None], window)[..., 0]
-    return (ids[:, :, None] != ids[:, None, :]).float() * MASKED

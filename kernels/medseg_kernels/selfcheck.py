@@ -11,10 +11,18 @@ from medseg_kernels.adapter import adapter, adapter_reference
 from medseg_kernels.adapter_3d import adapter_3d, adapter_3d_reference
 from medseg_kernels.attention import attention, attention_reference
 from medseg_kernels.conv3d import conv3d, conv3d_reference
-from medseg_kernels.cubic_attention import window_attention, window_attention_reference, window_sides
+from medseg_kernels.cubic_attention import window_attention, window_attention_reference
+from medseg_kernels.cubic_windows import window_sides
+from medseg_kernels.decoder_attention import (
+    image_to_token,
+    image_to_token_reference,
+    token_to_image,
+    token_to_image_reference,
+)
 from medseg_kernels.linear import linear, linear_reference
 from medseg_kernels.relpos_attention import relpos_attention, relpos_attention_reference
 from medseg_kernels.upsample_argmax import upsample_argmax, upsample_argmax_reference
+from medseg_kernels.upscaled_masks import upscaled_masks, upscaled_masks_reference
 from medseg_kernels.volume_patches import volume_patches, volume_patches_reference
 
 
@@ -34,11 +42,17 @@ def gaps(device: torch.device) -> dict[str, float]:
     heads3 = (some(8, 512, 3 * 2 * 16), some(15, 16), some(15, 16), some(15, 16))
     heads2 = (some(1, 9, 7, 3 * 2 * 16), some(7, 16), some(7, 16), some(3 * 2 * 16))
     stem = (some(1, 1, 8, 8, 8), some(6, 3, 8, 8), some(6), some(6, 1, 1, 1, 8), some(6))
+    places = (some(2, 35, 32), some(1, 35, 32))
     cases = {
         "adapter": (adapter, adapter_reference, (some(70, 48), *narrow)),
         "adapter_3d": (adapter_3d, adapter_3d_reference, (some(1, 5, 4, 6, 48), *spatial)),
         "attention": (attention, attention_reference, (some(1, 2, 17, 8), some(1, 2, 9, 8), some(1, 2, 9, 8))),
         "conv3d": (conv3d, conv3d_reference, (some(1, 4, 5, 6, 7), some(3, 4, 3, 3, 3))),
+        "image_to_token": (
+            lambda *given: image_to_token(*given[:5], 4, (*given[5:], 1e-5)),
+            lambda *given: image_to_token_reference(*given[:5], 4, (*given[5:], 1e-5)),
+            (*places, some(2, 12, 32), some(2, 12), some(2, 12, 32), some(32), some(32)),
+        ),
         "linear": (linear, linear_reference, (some(33, 48), some(20, 48), some(20))),
         "relpos_attention": (
             lambda qkv, h, w, pad: relpos_attention(qkv, (h, w), pad, 2, 4),
@@ -49,6 +63,12 @@ def gaps(device: torch.device) -> dict[str, float]:
             lambda logits: upsample_argmax(logits, (13, 9, 70)),
             lambda logits: upsample_argmax_reference(logits, (13, 9, 70)),
             (some(5, 6, 4, 9),),
+        ),
+        "token_to_image": (token_to_image, token_to_image_reference, (some(2, 12, 32) / 4, *places)),
+        "upscaled_masks": (
+            lambda x, k, w, b, nw, nb, w2, b2: upscaled_masks(x, k, (7, 5), (w, b), (nw, nb, 1e-5), (w2, b2)),
+            lambda x, k, w, b, nw, nb, w2, b2: upscaled_masks_reference(x, k, (7, 5), (w, b), (nw, nb, 1e-5), (w2, b2)),
+            (places[0], some(2, 3, 16), some(64, 32) / 6, some(64), some(16), some(16), some(64, 16) / 4, some(64)),
         ),
         "volume_patches": (
             lambda *tensors: volume_patches(*tensors, 4),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from medseg_kernels.cubic_attention import shift_mask
+from medseg_kernels.cubic_windows import shift_mask
 from torch import Tensor
 
 from medseg_cli.checkpoint_file import read_tensors

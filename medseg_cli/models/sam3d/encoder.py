@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import torch
 from medseg_kernels import adapter_3d, conv3d, linear, volume_patches, window_attention
-from medseg_kernels.cubic_attention import Tables, from_windows, to_windows, window_sides
+from medseg_kernels.cubic_attention import Tables
+from medseg_kernels.cubic_windows import from_windows, to_windows, window_sides
 from segment_anything.modeling.common import MLPBlock
 from segment_anything.modeling.image_encoder import PatchEmbed
 from torch import Tensor, nn
