@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from measuring import measured
 from numpy.random import Generator
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -18,10 +19,11 @@ from torch import Tensor, nn
 from medseg_cli import augment_picture, preset
 from medseg_cli.datasets import Case, Split, read_cases
 from medseg_cli.errors import InputError, UsageError
-from medseg_cli.evaluation import check_kind, evaluate, summarise, usual_kind
+from medseg_cli.evaluation import check_kind, usual_kind
 from medseg_cli.models.sam_unet.checkpoint import random_network
 from medseg_cli.models.sam_unet.config import config_of
-from medseg_cli.pipelines.sam_unet_recipe import SamUnetRecipe, Study, dice_cross_entropy
+from medseg_cli.pipelines.sam_unet_recipe import SamUnetRecipe, dice_cross_entropy
+from medseg_cli.pipelines.slice_samples import Study
 from medseg_cli.prompt import Prompt
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Label, Segmentation
@@ -99,7 +101,7 @@ def test_a_run_is_a_preset_that_segments_without_a_prompt(
         with Image.open(dataset / "masks" / f"{row['id']}.png") as picture:
             mask = np.asarray(picture) > 0
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        assert row["box_ijk"] == [columns[0], rows[0], 0, columns[-1], rows[-1], 0]
+        assert row["prompts"]["1"]["box_ijk"] == [columns[0], rows[0], 0, columns[-1], rows[-1], 0]
 
 
 def test_a_preset_is_measured_as_it_is_used() -> None:
@@ -140,13 +142,11 @@ def test_boxes_in_every_slice_fit_each_value_by_itself(tmp_path: Path) -> None:
         nib.save(nib.Nifti1Image(values, np.diag([1, 1, 3, 1])), tmp_path / f"{name}.nii.gz")
     case = Case("v", tmp_path / "image.nii.gz", tmp_path / "label.nii.gz")
     recorder = Recorder()
-    results = evaluate(recorder, [case], 0, lambda result: None, "boxes")
+    results = measured(recorder, [case], "boxes", "apart")
     # Every slice of both objects is a rectangle, so exact boxes in every slice are the objects.
     assert [(result.value, result.score.dice) for result in results] == [(1, 1.0), (4, 1.0)]
     assert [len(target.boxes) for target in recorder.prompts[0].targets] == [6, 2]
-    assert summarise(results)["cases"] == 1
-    assert summarise(results)["objects"] == 2
-    whole = evaluate(recorder, [case], 0, lambda result: None, "box")
+    whole = measured(recorder, [case], "box", "apart")
     assert whole[0].place == (6, 8, 4, 16, 15, 9)
     assert whole[0].score.dice == pytest.approx(2 * (labels == 1).sum() / ((labels == 1).sum() + 11 * 8 * 6))
 
@@ -358,6 +358,9 @@ class Norms:
     def model(self, seed: int) -> nn.Module:
         return self.network
 
+    def groups(self, network: nn.Module) -> list[dict[str, Any]]:
+        return [{"params": list(network.parameters())}]
+
     def load(self, case: Case) -> None:
         return None
 
@@ -379,7 +382,7 @@ def test_averaged_weights_come_with_averaged_statistics(tmp_path: Path) -> None:
     recipe = Norms()
     case = Case("a", Path("a"), Path("a"))
     plan = Plan(steps=6, batch_size=3, validate_every=6, ema=0.7)
-    averaged = fit(recipe, Split((case,), (case,), (case,)), plan, tmp_path, lambda line: None)
+    averaged = fit(recipe, Split((case,), (case,), (case,)), plan, tmp_path, lambda line: None).network
     expected = recipe.means[0]
     for mean in recipe.means[1:]:
         expected = 0.7 * expected + 0.3 * mean

@@ -75,10 +75,17 @@ def test_a_run_is_a_preset_that_segments(run_medseg, dataset: Path, tiny: Path, 
     assert "step 4: loss" in done.stderr
     assert preset.find(run).name == "run"
     assert {path.name for path in run.iterdir()} == {
+        ".lock",
+        "card.md",
+        "command.txt",
+        "curves.png",
         "last.pt",
         "log.csv",
         "preset.yaml",
+        "previous.pt",
+        "run.json",
         "split.json",
+        "tensorboard",
         "weights.safetensors",
     }
     assert len((run / "log.csv").read_text().splitlines()) == 3
@@ -138,9 +145,24 @@ def test_a_run_of_another_plan_is_refused(dataset: Path, tiny: Path, tmp_path: P
         )
 
 
-def test_a_corrupt_checkpoint_is_said(dataset: Path, tiny: Path, tmp_path: Path) -> None:
+def test_a_corrupt_checkpoint_falls_back_to_the_previous_one(
+    dataset: Path, tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     training_run.train(dataset, preset.find(tiny), None, PLAN, tmp_path, lambda line: None)
-    (tmp_path / "last.pt").write_bytes(b"not a checkpoint")
+    straight = (tmp_path / "weights.safetensors").read_bytes()
+    last = (tmp_path / "last.pt").read_bytes()
+    # One bit of a tensor: only the checksum can tell.
+    middle = len(last) // 2
+    (tmp_path / "last.pt").write_bytes(last[:middle] + bytes([last[middle] ^ 1]) + last[middle + 1 :])
+    seen = []
+    training_run.train(dataset, preset.find(tiny), None, PLAN, tmp_path, seen.append)
+    assert [line.step for line in seen] == [4]
+    assert "last.pt is damaged" in caplog.text
+    assert "going on from previous.pt, step 2" in caplog.text
+    assert (tmp_path / "weights.safetensors").read_bytes() == straight
+
+    for name in ("last.pt", "previous.pt"):
+        (tmp_path / name).write_bytes(b"not a checkpoint")
     with pytest.raises(ModelError, match=r"last\.pt"):
         training_run.train(dataset, preset.find(tiny), None, PLAN, tmp_path, lambda line: None)
 

@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 import typer
 
+from medseg_cli.commands import finetune_options as own
 from medseg_cli.commands import options
 
 if TYPE_CHECKING:
     from medseg_cli.preset import Preset
-    from medseg_cli.training.plan import Progress
 
 
 def finetune(
-    dataset: Annotated[Path, typer.Argument(help="Folder of scans with masks; docs/datasets.md lists the layouts.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder; a run that is there is resumed.")],
-    preset: options.PresetName,
-    start: Annotated[
-        Literal["preset", "scratch"], typer.Option(help="Begin with the preset's weights, or with random ones.")
-    ] = "preset",
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of the whole run.")] = 1000,
-    batch_size: Annotated[int, typer.Option(min=1, help="Crops or pictures per step.")] = 2,
-    learning_rate: Annotated[float, typer.Option(min=1e-7, max=1.0, help="Peak learning rate of AdamW.")] = 2e-4,
-    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations and checkpoints.")] = 100,
+    dataset: own.Dataset = None,
+    output: own.Output = None,
+    preset: own.PresetName = None,
+    resume: own.Resume = None,
+    start: own.Start = "preset",
+    peft: own.Peft = None,
+    rank: own.Rank = None,
+    objects: own.Objects = None,
+    feature_cache: own.FeatureCache = "auto",
+    epochs: own.Epochs = None,
+    steps: own.Steps = None,
+    batch_size: own.BatchSize = None,
+    accumulate: own.Accumulate = None,
+    learning_rate: own.LearningRate = None,
+    validate_every: own.ValidateEvery = None,
+    patience: own.Patience = None,
+    splits: own.Splits = None,
+    fold: own.Fold = None,
+    workers: own.Workers = "auto",
+    checkpoint_minutes: own.CheckpointMinutes = 10.0,
+    strict: own.Strict = False,
+    tracker: own.Tracker = None,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
-    seed: options.Seed = 0,
+    amp: own.Amp = None,
+    seed: own.Seed = None,
     deterministic: options.Deterministic = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -37,37 +51,86 @@ def finetune(
     """Train a preset's network on your own scans and masks.
 
     The run folder gets preset.yaml and weights.safetensors: `medseg segment SCAN --preset RUN` uses them at once.
-    15 % of the cases are held back as test cases, unless the dataset names its own; split.json lists them. The same
-    command resumes a stopped run.
+    15 % of the cases are held back as test cases, unless the dataset or --splits says otherwise; split.json lists them.
+    A run that was interrupted goes on with --resume, to the same weights as if nothing had happened.
+
+    medseg finetune hippocampus/ -o runs/hippocampus --preset hippocampus-mr --epochs 20
+
+    medseg finetune --resume runs/hippocampus
     """
-    # With JSON lines on stderr, nothing else may stand there.
-    quiet = options.start_talking(quiet, verbose, debug, log_json) == "quiet" or log_json == "-"
+    first = own.is_first_process()
+    # Only one of torchrun's processes talks; the others still say why they fail.
+    talk = options.start_talking(quiet or not first, verbose and first, debug and first, log_json if first else "")
 
-    from medseg_cli import device as devices
     from medseg_cli import preset as presets
-    from medseg_cli import weights
-    from medseg_cli.training import run
-    from medseg_cli.training.plan import Plan
+    from medseg_cli.commands.finetune_display import Display
+    from medseg_cli.errors import UsageError
+    from medseg_cli.pipelines.choices import Choices
+    from medseg_cli.training import job
+    from medseg_cli.training.plan import Resources, Wishes
+    from medseg_cli.training.run import Setup, train
 
-    base = presets.find(preset)
-    runtime = devices.select(device, precision, seed, deterministic)
-    names = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-    plan = Plan(
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        validate_every=validate_every,
-        seed=seed,
-        precision=names[runtime.precision],
-        accelerator=runtime.device.type,
-        device=runtime.device.index or 0,
+    if resume is not None:
+        asked: dict[str, object] = {"--output": output, "--preset": preset, "--peft": peft, "--rank": rank}
+        asked |= {
+            "--objects": objects,
+            "--start": start if start != "preset" else None,
+            "--epochs": epochs,
+            "--steps": steps,
+        }
+        asked |= {"--batch-size": batch_size, "--accumulate": accumulate, "--learning-rate": learning_rate}
+        asked |= {"--validate-every": validate_every, "--patience": patience, "--splits": splits, "--fold": fold}
+        asked |= {"--feature-cache": feature_cache if feature_cache != "auto" else None}
+        asked |= {"--precision": precision if precision != "auto" else None, "--amp": amp, "--seed": seed}
+        own.refuse_with_resume(asked)
+        todo = job.resumed(resume, dataset)
+        runtime = own.runtime(device, todo.plan.precision, None, todo.plan.seed, deterministic)
+    else:
+        if dataset is None or output is None or preset is None:
+            raise UsageError(
+                "a new run needs DATASET, -o RUN and --preset NAME",
+                "medseg finetune DATASET -o RUN --preset NAME, or medseg finetune --resume RUN",
+            )
+        runtime = own.runtime(device, precision, amp, seed or 0, deterministic)
+        wanted = 0 if batch_size is None else own.number_or_auto("--batch-size", batch_size, 1)
+        wishes = Wishes(
+            epochs=epochs,
+            steps=steps,
+            batch_size="auto" if wanted is None else wanted or None,
+            accumulate=accumulate or 1,
+            learning_rate=learning_rate,
+            validate_every=validate_every,
+            patience=patience or 0,
+            seed=seed or 0,
+            precision=runtime.precision,
+        )
+        apart = objects or presets.find(preset).prompts.objects
+        choices = Choices(peft or "method", rank or Choices.rank, apart, feature_cache)
+        todo = job.new(dataset, preset, start == "scratch", wishes, output, choices, splits, fold)
+    resources = Resources(
+        runtime.device.type,
+        runtime.device.index or 0,
+        own.number_or_auto("--workers", workers, 0),
+        strict,
+        checkpoint_minutes,
     )
-    if base.weights is None and not quiet:
-        typer.echo(f"preset {base.name} has no weights: training starts from random ones", err=True)
-    initial = weights.resolve(base).path if start == "preset" and base.weights is not None else None
-    path = run.train(dataset, base, initial, plan, output, lambda line: _tell(line, quiet))
-    if not quiet:
-        typer.echo(f"done: {_usage(base, path.parent)}", err=True)
+    with Display(talk, todo.run.name) as display:
+        if todo.start is None and start == "preset":
+            display.note(f"preset {todo.base.name} has no weights: training starts from random ones")
+        setup = Setup(
+            resources=resources,
+            splits=todo.splits,
+            fold=todo.fold,
+            tracker=tracker or todo.tracker,
+            command=own.command_line(sys.argv[1:]),
+            preset=todo.preset,
+            start_sha256=todo.start_sha256,
+            moved=todo.moved,
+            on_step=display.stepped,
+        )
+        path = train(todo.dataset, todo.base, todo.start, todo.plan, todo.run, display.validated, todo.choices, setup)
+    if talk != "quiet":
+        typer.echo(f"done: {_usage(todo.base, path.parent)}", err=True)
 
 
 def _usage(base: Preset, run: Path) -> str:
@@ -80,17 +143,3 @@ def _usage(base: Preset, run: Path) -> str:
         prompt = ""
     name = "MASK.png" if base.dims == 2 else "MASK.nii.gz"
     return f"medseg segment SCAN -o {name} --preset {run} {prompt}".rstrip()
-
-
-def _tell(line: Progress, quiet: bool) -> None:
-    """One line per validation, and one log record."""
-    import logging
-    from dataclasses import asdict
-
-    logging.getLogger("medseg.finetune").info("step %d", line.step, extra={"fields": asdict(line)})
-    if not quiet:
-        typer.echo(
-            f"step {line.step}: loss {line.loss:.4f}, validation Dice {line.dice:.4f}, "
-            f"learning rate {line.learning_rate:.2e}, {line.seconds:.0f} s",
-            err=True,
-        )

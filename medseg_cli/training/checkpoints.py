@@ -1,74 +1,129 @@
-"""Checkpoint and log of a run."""
+"""Checkpoints and the log of a run: written whole or not at all, the one before kept beside the last."""
 
 from __future__ import annotations
 
 import csv
+import logging
+import os
+import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim.swa_utils import AveragedModel
+from torch import Tensor
 
 from medseg_cli.checkpoint_file import read_tensors
-from medseg_cli.errors import InputError, ModelError
-from medseg_cli.training.plan import Plan, Progress
+from medseg_cli.errors import ModelError
+from medseg_cli.training.plan import Progress
 from medseg_cli.writers.atomic import atomic_output
 
 CHECKPOINT = "last.pt"
+PREVIOUS = "previous.pt"
+DAMAGED = "damaged.pt"
 LOG = "log.csv"
+FORMAT = 1
+COLUMNS = ("step", "loss", "dice", "learning_rate", "seconds")
+
+LOGGER = logging.getLogger("medseg.training")
 
 
-def save(
-    run: Path, plan: Plan, line: Progress, network: nn.Module, average: AveragedModel, optimizer: Any, schedule: Any
-) -> None:
-    """Write checkpoint and log line; the checkpoint is whole or not there."""
-    state = {
-        "plan": asdict(plan),
-        "step": line.step,
-        "model": network.state_dict(),
-        "average": average.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-    }
-    with atomic_output(run / CHECKPOINT, overwrite=True) as part, part.open("wb") as file:
-        torch.save(state, file)
+def exists(run: Path) -> bool:
+    """Whether the folder holds a run that was begun."""
+    return (run / CHECKPOINT).is_file() or (run / PREVIOUS).is_file()
+
+
+def write(run: Path, content: dict[str, Any]) -> None:
+    """Make `content` the last checkpoint and the last one the previous.
+
+    It is on the disk, not in a cache of the system, before the old one gives way: a power cut leaves one of the two.
+
+    Raises:
+        InputError: the folder cannot be written, or no space is left.
+    """
+    last = run / CHECKPOINT
+    with atomic_output(last, overwrite=True) as part:
+        with part.open("wb") as file:
+            torch.save({**content, "format": FORMAT}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if last.is_file():
+            os.replace(last, run / PREVIOUS)
+    _flush(run)
+
+
+def read(run: Path) -> dict[str, Any] | None:
+    """The last checkpoint that can be read; None where the folder holds none.
+
+    Raises:
+        ModelError: there are checkpoints and none can be read.
+    """
+    wrong: list[ModelError] = []
+    for path in (run / CHECKPOINT, run / PREVIOUS):
+        if not path.is_file():
+            continue
+        try:
+            content = _read(path)
+        except ModelError as error:
+            wrong.append(error)
+            continue
+        if wrong:
+            LOGGER.warning("%s; going on from %s, step %s", wrong[0].message, path.name, content["state"]["step"])
+        return content
+    if wrong:
+        raise ModelError(wrong[0].message, "no checkpoint of this run can be read: start again with another -o")
+    return None
+
+
+def put_damaged_aside(run: Path) -> None:
+    """Give a last checkpoint that cannot be read another name, so that it never becomes the previous one."""
+    last = run / CHECKPOINT
     try:
-        fresh = line.step <= plan.validate_every or not (run / LOG).is_file()
-        with (run / LOG).open("w" if fresh else "a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(asdict(line)))
-            if fresh:
-                writer.writeheader()
-            writer.writerow(asdict(line))
-    except OSError as error:
-        raise InputError(
-            f"cannot write the run folder {run}: {error.strerror}", "give a writable folder with -o"
-        ) from error
+        if last.is_file():
+            _read(last)
+    except ModelError:
+        os.replace(last, run / DAMAGED)
 
 
-def resume(run: Path, plan: Plan, network: nn.Module, average: AveragedModel, optimizer: Any, schedule: Any) -> int:
-    """Load `last.pt` if there is one; the number of steps it had done, else 0."""
-    path = run / CHECKPOINT
-    if not path.is_file():
-        return 0
-    state = read_tensors(path)
+def write_log(run: Path, history: list[Progress]) -> None:
+    """All validations as CSV."""
+    with atomic_output(run / LOG, overwrite=True) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(asdict(line) for line in history)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        if state["plan"] != asdict(plan):
-            changed = {
-                key: (state["plan"].get(key), value)
-                for key, value in asdict(plan).items()
-                if state["plan"].get(key) != value
-            }
-            raise ModelError(
-                f"{path} belongs to another plan: {changed}", "use the same options, or another folder with -o"
-            )
-        network.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"{path} cannot be resumed: {str(error).splitlines()[0]}", "use another folder with -o"
-        ) from error
-    return int(state["step"])
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ModelError(f"{path} is damaged: {error}") from error
+    if broken is not None:
+        raise ModelError(f"{path} is damaged: the checksum of {broken} is wrong")
+    content = read_tensors(path)
+    if content.get("format") != FORMAT:
+        raise ModelError(f"{path} was written by another version of medseg")
+    return {key: _own(value) for key, value in content.items()}
+
+
+def _own(value: Any) -> Any:
+    """A copy in memory: what is read stays tied to the file, which is to be replaced."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, Mapping):
+        return {key: _own(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_own(each) for each in value)
+    return value
+
+
+def _flush(folder: Path) -> None:
+    """The new names themselves are on the disk; Windows knows no such order."""
+    if hasattr(os, "O_DIRECTORY"):
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medseg_cli import preset
@@ -20,6 +19,7 @@ from medseg_cli.training.facts import RunFacts
 from medseg_cli.versions import version
 from medseg_cli.weights.store import sha256_of
 from medseg_cli.writers.atomic import atomic_output
+from medseg_cli.writers.tensor_file import save_tensors
 
 WEIGHTS = "weights.safetensors"
 
@@ -45,9 +45,7 @@ def export(network: nn.Module, base: Preset, facts: RunFacts, run: Path) -> Path
         "torch": version("torch") or "",
     }
     with atomic_output(run / WEIGHTS, overwrite=True) as part:
-        save_file({name: value.detach().contiguous() for name, value in tensors.items()}, part, metadata)
-        # safetensors makes files that only their owner can read; a run folder is often shared.
-        part.chmod(0o644)
+        save_tensors({name: value.detach().contiguous() for name, value in tensors.items()}, part, metadata)
     weights = ShippedWeights(file=WEIGHTS, sha256=sha256_of(run / WEIGHTS), base=began)
     source = f"trained with medseg finetune on {facts.dataset}, seed {facts.plan.seed}, {facts.step} steps"
     objects = facts.choices.objects

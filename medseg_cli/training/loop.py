@@ -1,13 +1,14 @@
-"""The one training loop: `fit(recipe, split, plan, run)`. Seeded, resumable, device handling by Lightning Fabric.
+"""The one training loop: `fit(recipe, split, plan, run, report)`. Seeded, resumable; devices by Lightning Fabric.
 
 The randomness of step s comes from (seed, s) alone, so a resumed run draws the same samples as an uninterrupted one.
 """
 
 from __future__ import annotations
 
-import math
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,94 +16,265 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from medseg_cli.datasets import Split
-from medseg_cli.errors import ModelError
-from medseg_cli.training.checkpoints import resume, save
-from medseg_cli.training.plan import Plan, Progress
-from medseg_cli.training.recipe import Recipe
+from medseg_cli.errors import DeviceError, ModelError
+from medseg_cli.training import checkpoints
+from medseg_cli.training.average import Average, learned, put
+from medseg_cli.training.data import Draws, Order, batches, case_at, kept_cases, workers_for
+from medseg_cli.training.memory import size_of
+from medseg_cli.training.plan import Plan, Progress, Resources, Stepped, check_same
+from medseg_cli.training.processes import check_batch, fabric_of, total
+from medseg_cli.training.recipe import Recipe, optimizer_of
+from medseg_cli.training.state import State, state_of
+from medseg_cli.training.step import (
+    Divergence,
+    NotFiniteError,
+    Objective,
+    Stepper,
+    explained,
+    is_out_of_memory,
+)
+from medseg_cli.training.stopping import Stop, StoppedError
+from medseg_cli.training.validation import mean_dice
+
+LOGGER = logging.getLogger("medseg.training")
 
 
-def fit(recipe: Recipe, split: Split, plan: Plan, run: Path, report: Callable[[Progress], None]) -> nn.Module:
-    """Train from scratch, or go on where `run` stopped.
+@dataclass(frozen=True)
+class Fitted:
+    """The network with the weights of the best validation, in eval mode, on the CPU; and how it went."""
+
+    network: nn.Module
+    state: State
+
+
+def fit(
+    recipe: Recipe,
+    split: Split,
+    plan: Plan,
+    run: Path,
+    report: Callable[[Progress], None],
+    resources: Resources = Resources(),  # noqa: B008  # frozen
+    on_step: Callable[[Stepped], None] = lambda stepped: None,
+    fabric: Fabric | None = None,
+) -> Fitted:
+    """Train from the beginning, or go on where `run` stopped.
 
     Args:
         recipe: the method.
         split: `train` is learned from, `validation` is scored every `validate_every` steps; `test` is not touched.
         plan: must equal the plan of a run that is resumed.
-        run: folder for `last.pt` and `log.csv`; made if missing.
+        run: folder for checkpoints and log; made if missing.
         report: called after each validation.
-
-    Returns:
-        The averaged model, in eval mode, on the CPU.
+        resources: device, workers.
+        on_step: called after each step.
+        fabric: as `fabric_of(resources, plan.precision)` makes it, which is the default.
 
     Raises:
-        ModelError: the folder holds a run with another plan or network, or the loss is not finite.
+        ModelError: the folder holds a run with another plan or network, or loss or gradients are not finite.
+        DeviceError: out of memory with one sample, or at all under `strict`.
+        StoppedError: a signal asked to stop; the checkpoint is written.
     """
-    devices: Any = 1 if plan.accelerator == "cpu" else [plan.device]
-    fabric = Fabric(accelerator=plan.accelerator, devices=devices, precision=plan.precision)
+    fabric = fabric or fabric_of(resources, plan.precision)
+    check_batch(plan, fabric.world_size)
     torch.manual_seed(plan.seed)
     network = recipe.model(plan.seed)
-    optimizer = torch.optim.AdamW(_groups(network, plan), lr=plan.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, plan))
-    model, optimizer = fabric.setup(network, optimizer)
-    # With buffers: a BatchNorm's running statistics must belong to the weights they stand beside.
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(plan.ema), use_buffers=True)
-    done = resume(run, plan, network, average, optimizer, schedule)
+    model, optimizer = fabric.setup(Objective(network, recipe), optimizer_of(recipe, network, plan))
+    average = Average(network, plan.ema)
+    stepper = Stepper(fabric, model, optimizer, plan)
+    with kept_cases(fabric, recipe, split, run) as (cases, held):
+        training = Training(recipe, split, plan, run, resources, network, average, stepper, cases, held)
+        with Stop() as stop:
+            training.go(report, on_step, stop)
+        put(network, training.state.best)
+        return Fitted(network.eval().cpu(), training.state)
 
-    volumes = [recipe.load(case) for case in split.train]
-    held = [recipe.load(case) for case in split.validation]
-    started, losses = time.monotonic(), []
-    for step in range(done, plan.steps):
-        rng = np.random.default_rng([plan.seed, step])
-        chosen = rng.integers(len(volumes), size=plan.batch_size)
-        network.train()
-        loss = recipe.loss(model, [recipe.sample(volumes[index], rng) for index in chosen])
-        if not torch.isfinite(loss):
+
+class Training:
+    """One start of a run: its parts, and `state`, which the checkpoint holds."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        split: Split,
+        plan: Plan,
+        run: Path,
+        resources: Resources,
+        network: nn.Module,
+        average: Average,
+        stepper: Stepper,
+        cases: Sequence[Any],
+        held: Sequence[Any],
+    ) -> None:
+        self.recipe, self.split, self.plan, self.run = recipe, split, plan, run
+        self.resources, self.network, self.average, self.stepper = resources, network, average, stepper
+        self.fabric: Fabric = stepper.fabric
+        self.held = held
+        self.draws = Draws(recipe, cases, plan.seed)
+        self.state = State(batch=plan.batch_size)
+        self.divergence = Divergence()
+        self._saved = time.monotonic()
+
+    def go(self, report: Callable[[Progress], None], on_step: Callable[[Stepped], None], stop: Stop) -> None:
+        """Steps, validations and checkpoints until the plan or the patience ends.
+
+        Raises:
+            StoppedError: after the step that was under way, with its checkpoint written.
+        """
+        self.resume()
+        parts = self.drawn()
+        try:
+            if self.state.before is None:
+                self.state.before = self.dice(stop)
+            while True:
+                state = self.state
+                if self.plan.validates_after(state.step) and not state.validated:
+                    report(self.validate(stop))
+                if state.step == self.plan.steps or (self.plan.patience and state.stale >= self.plan.patience):
+                    return
+                stepped, parts = self.step(parts)
+                on_step(stepped)
+                if total(self.fabric, [stop.asked])[0]:
+                    raise StoppedError
+                if time.monotonic() - self._saved > 60 * self.resources.minutes:
+                    self.save()
+        except StoppedError:
+            self.save()
+            LOGGER.warning("stopped after step %s of %s; the checkpoint is written", self.state.step, self.plan.steps)
+            raise
+
+    def drawn(self) -> Iterator[list[Any]]:
+        """This process's samples, batch by batch, from the current step on."""
+        workers = self.resources.workers
+        if workers is None:
+            sample = size_of(self.draws[0])
+            workers = workers_for(self.resources.accelerator, sample * self.state.batch, self.fabric.world_size)
+        fabric, plan, state = self.fabric, self.plan, self.state
+        order = Order(state.step, plan.steps, plan.step_size, state.batch, fabric.global_rank, fabric.world_size)
+        return batches(self.draws, order, workers)
+
+    def step(self, parts: Iterator[list[Any]]) -> tuple[Stepped, Iterator[list[Any]]]:
+        """One step; with smaller batches where memory runs out. Also returns where the samples go on."""
+        state, plan = self.state, self.plan
+        started = time.monotonic()
+        while True:
+            count = -(-plan.step_size // state.batch)
+            try:
+                own = self.stepper.gradients([next(parts) for _ in range(count)], state.step)
+                break
+            except NotFiniteError as error:
+                raise self.explained(error) from error
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                # The error itself would keep the step's tensors alive.
+                why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self.make_room(why)
+            parts = self.drawn()
+        try:
+            self.stepper.update(state.step)
+        except NotFiniteError as error:
+            raise self.explained(error) from error
+        loss = total(self.fabric, [own])[0] / self.fabric.world_size
+        self.average.update()
+        rate = plan.learning_rate * plan.rate(state.step)
+        state.step += 1
+        state.losses.append(loss)
+        seconds = time.monotonic() - started
+        state.seconds += seconds
+        rising = self.divergence.seen(loss)
+        if rising:
+            LOGGER.warning("step %s: %s; a lower --learning-rate may help", state.step, rising)
+        return Stepped(state.step, plan.steps, plan.step_size, loss, rate, seconds), parts
+
+    def make_room(self, why: str) -> None:
+        """Halve the batch; as many more batches per step keep the step as it was.
+
+        Raises:
+            DeviceError: the batch is one sample, may not be halved, or is shared by several processes.
+        """
+        state = self.state
+        if state.batch == 1 or self.resources.strict or self.fabric.world_size > 1:
+            raise DeviceError(
+                f"out of memory in step {state.step + 1} with a batch of {state.batch}: {why}",
+                "give a smaller --batch-size and a larger --accumulate, or use --amp"
+                if state.batch > 1
+                else "use --amp, --peft decoder, or another device",
+            )
+        state.batch //= 2
+        self.stepper.optimizer.zero_grad(set_to_none=True)
+        if self.resources.accelerator == "cuda":
+            torch.cuda.empty_cache()
+        LOGGER.warning(
+            "out of memory in step %s: %s samples go through the network together from now on, %s still make a step",
+            state.step + 1,
+            state.batch,
+            self.plan.step_size,
+        )
+
+    def dice(self, stop: Stop) -> float:
+        """Validation Dice of the averaged weights."""
+        with self.average.applied():
+            return mean_dice(self.fabric, self.recipe, self.network, self.held, self.plan.seed, stop)
+
+    def validate(self, stop: Stop) -> Progress:
+        """Validate, keep the weights if they are the best, write checkpoint and log."""
+        state, plan = self.state, self.plan
+        dice = self.dice(stop)
+        rate = plan.learning_rate * plan.rate(state.step - 1)
+        line = Progress(state.step, float(np.mean(state.losses)), dice, rate, round(state.seconds, 3))
+        state.validated_with(line, {name: value.cpu().clone() for name, value in self.average.values.items()})
+        self.save()
+        if self.fabric.is_global_zero:
+            checkpoints.write_log(self.run, state.history)
+        return line
+
+    def explained(self, error: NotFiniteError) -> ModelError:
+        """The error with step, rate, loss and cases."""
+        state, plan = self.state, self.plan
+        first = state.step * plan.step_size
+        seen = [case_at(first + index, plan.seed, len(self.split.train)) for index in range(plan.step_size)]
+        names = ", ".join(dict.fromkeys(self.split.train[index].id for index in seen))
+        last = state.losses[-1] if state.losses else None
+        return explained(error, state.step, plan.learning_rate * plan.rate(state.step), last, plan, names)
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        self._saved = time.monotonic()
+        if self.fabric.is_global_zero:
+            content = {
+                "plan": asdict(self.plan),
+                "state": self.state.plain(),
+                "network": learned(self.network),
+                "average": self.average.values,
+                "optimizer": self.stepper.optimizer.state_dict(),
+                "scaler": self.fabric.strategy.precision.state_dict(),
+            }
+            checkpoints.write(self.run, content)
+
+    def resume(self) -> None:
+        """Take the state of the run's last checkpoint, if it has one.
+
+        Raises:
+            ModelError: it is another plan's or another network's.
+        """
+        found = checkpoints.read(self.run)
+        self.fabric.barrier()
+        if found is None:
+            return
+        check_same(str(self.run), found["plan"], self.plan)
+        try:
+            put(self.network, found["network"])
+            self.average.load(found["average"], begun=found["state"]["step"] > 0)
+            self.stepper.optimizer.load_state_dict(found["optimizer"])
+            self.fabric.strategy.precision.load_state_dict(found["scaler"])
+            self.state = state_of(found["state"])
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise ModelError(
-                f"the loss of step {step} is {loss.item()}", "lower --learning-rate, or resume the last checkpoint"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        fabric.backward(loss)
-        fabric.clip_gradients(model, optimizer, max_norm=1.0)
-        optimizer.step()
-        schedule.step()
-        average.update_parameters(network)
-        losses.append(loss.item())
-        if (step + 1) % plan.validate_every == 0 or step + 1 == plan.steps:
-            dice = _validate(recipe, average.module, held, plan)
-            line = Progress(
-                step + 1, float(np.mean(losses)), dice, float(schedule.get_last_lr()[0]), time.monotonic() - started
-            )
-            save(run, plan, line, network, average, optimizer, schedule)
-            report(line)
-            losses = []
-    return average.module.eval().cpu()
-
-
-def _groups(network: nn.Module, plan: Plan) -> list[dict[str, Any]]:
-    """Weight decay for matrices and kernels, none for norms, biases and embeddings' one-dimensional parts."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": plan.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-
-
-def _rate(step: int, plan: Plan) -> float:
-    """Learning rate of a step as a share of its peak."""
-    warm = max(1, round(0.03 * plan.steps))
-    if step < warm:
-        return (step + 1) / warm
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, plan.steps - warm)))
-
-
-def _validate(recipe: Recipe, model: nn.Module, volumes: Sequence[Any], plan: Plan) -> float:
-    """Mean Dice over the held volumes, each clicked at the same place every time."""
-    model.eval()
-    scores: list[float] = []
-    with torch.inference_mode():
-        for index, volume in enumerate(volumes):
-            scores += recipe.score(model, [recipe.fixed_sample(volume, np.random.default_rng([plan.seed, index]))])
-    return float(np.mean(scores))
+                f"{self.run} cannot be resumed: {str(error).splitlines()[0]}", "use another folder with -o"
+            ) from error
+        if self.fabric.is_global_zero:
+            checkpoints.put_damaged_aside(self.run)
+            checkpoints.write_log(self.run, self.state.history)
+        LOGGER.warning("resumed after step %s of %s", self.state.step, self.plan.steps)

@@ -1,46 +1,166 @@
-"""How a network is trained, and how far it is."""
+"""How a network is trained: what was asked for, the plan that comes of it, and what it may use of the machine."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import math
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from medseg_cli.device import Precision
+from medseg_cli.errors import ModelError, UsageError
+from medseg_cli.pipelines.defaults import Defaults
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast.
+    """Everything that decides the result, besides dataset, preset and choices.
 
     Args:
         steps: optimiser steps of the whole run.
-        batch_size: samples per step.
-        learning_rate: peak of AdamW's; warmed up linearly over 3 % of the steps, then cosine down to 1 % of it.
+        batch_size: samples that go through the network together, over all processes.
+        accumulate: batches per optimiser step.
+        learning_rate: peak of AdamW's.
         weight_decay: AdamW's, on matrices and kernels only.
-        ema: decay of the averaged weights, which are what is validated and exported.
-        validate_every: steps between validations and checkpoints.
+        ema: decay of the averaged weights, which are what is validated and exported; 0 = the weights themselves.
+        warmup: share of the steps in which the learning rate rises linearly; then it falls along a cosine.
+        floor: learning rate of the last step, as a share of the peak.
+        clip: largest norm of all gradients together.
+        validate_every: steps between validations.
+        patience: validations without a better Dice after which training ends; 0 = it never does.
         seed: of weights, samples and order.
-        precision: Fabric's name: "32-true" or "bf16-mixed".
-        accelerator: Fabric's name: "cpu", "cuda" or "mps".
-        device: index among that accelerator's devices.
+        precision: of matrix products.
     """
 
     steps: int = 4000
     batch_size: int = 4
+    accumulate: int = 1
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
     ema: float = 0.998
+    warmup: float = 0.03
+    floor: float = 0.01
+    clip: float = 1.0
     validate_every: int = 250
+    patience: int = 0
     seed: int = 0
-    precision: Any = "32-true"
+    precision: Precision = "fp32"
+
+    @property
+    def step_size(self) -> int:
+        """Samples per optimiser step."""
+        return self.batch_size * self.accumulate
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step as a share of its peak."""
+        warm = max(1, round(self.warmup * self.steps))
+        if step < warm:
+            return (step + 1) / warm
+        falling = 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
+        return self.floor + (1 - self.floor) * falling
+
+    def validates_after(self, step: int) -> bool:
+        """Whether the weights are validated when that many steps are done."""
+        return step > 0 and (step % self.validate_every == 0 or step == self.steps)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the command asks for; None = as the recipe says (`Defaults`).
+
+    Args:
+        epochs, steps: length of the run; one of them at most. An epoch is as many steps as show every training case
+            once.
+        batch_size: "auto" = the largest that fits the device.
+    """
+
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int | Literal["auto"] | None = None
+    accumulate: int = 1
+    learning_rate: float | None = None
+    validate_every: int | None = None
+    patience: int = 0
+    seed: int = 0
+    precision: Precision = "fp32"
+
+    def plan(self, defaults: Defaults, batch_size: int, cases: int) -> Plan:
+        """The plan for that many training cases.
+
+        Raises:
+            UsageError: both `epochs` and `steps`.
+        """
+        if self.epochs is not None and self.steps is not None:
+            raise UsageError("--epochs contradicts --steps", "give one of them")
+        per_epoch = -(-cases // (batch_size * self.accumulate))
+        steps = self.steps or (self.epochs or defaults.epochs) * per_epoch
+        return Plan(
+            steps=steps,
+            batch_size=batch_size,
+            accumulate=self.accumulate,
+            learning_rate=self.learning_rate or defaults.learning_rate,
+            weight_decay=defaults.weight_decay,
+            ema=defaults.ema,
+            warmup=defaults.warmup,
+            floor=defaults.floor,
+            clip=defaults.clip,
+            validate_every=self.validate_every or max(1, min(steps, defaults.validate_every * per_epoch)),
+            patience=self.patience,
+            seed=self.seed,
+            precision=self.precision,
+        )
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a run may use. Nothing here changes the weights that come out on one machine.
+
+    Args:
+        accelerator: Fabric's name: "cpu", "cuda" or "mps".
+        device: index among that accelerator's devices; under torchrun each process takes its own.
+        workers: processes that draw samples, 0 = this one; None = as many as help.
+        strict: out of memory ends the run instead of halving the batch.
+        minutes: longest time between two checkpoints.
+    """
+
     accelerator: str = "cpu"
     device: int = 0
+    workers: int | None = 0
+    strict: bool = False
+    minutes: float = 10.0
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One line of the log: the mean loss since the line before, and the seconds since this start of the loop."""
+    """One validation: the mean loss since the one before, and the seconds of training up to here."""
 
     step: int
     loss: float
     dice: float
     learning_rate: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """One optimiser step of so many: its loss, samples, the learning rate it was taken with, the seconds it took."""
+
+    step: int
+    steps: int
+    samples: int
+    loss: float
+    learning_rate: float
+    seconds: float
+
+
+def check_same(what: str, before: dict[str, object], plan: Plan) -> None:
+    """Refuse to go on with another plan than `before`, which is that of `what`.
+
+    Raises:
+        ModelError: naming each value that differs, before and now.
+    """
+    now = asdict(plan)
+    changed = {key: (before.get(key), value) for key, value in now.items() if before.get(key) != value}
+    if changed:
+        raise ModelError(
+            f"{what} belongs to another plan: {changed}", "use the same options, or another folder with -o"
+        )

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from numpy.random import Generator
 from torch import Tensor, nn
 
@@ -13,22 +14,33 @@ from medseg_cli import pipelines
 from medseg_cli.datasets import Case
 from medseg_cli.errors import UsageError
 from medseg_cli.pipelines.choices import Choices
+from medseg_cli.pipelines.defaults import Defaults
 from medseg_cli.preset import Preset
+from medseg_cli.training.plan import Plan
 
 
 class Recipe(Protocol):
     """The seam between the loop and a method."""
 
+    @property
+    def defaults(self) -> Defaults:
+        """How it is trained when the command does not say otherwise."""
+        ...
+
     def model(self, seed: int) -> nn.Module:
-        """The network with seeded initial weights."""
+        """The network with its initial weights, seeded where they are random; what learns has `requires_grad`."""
+        ...
+
+    def groups(self, network: nn.Module) -> list[dict[str, Any]]:
+        """The parameters that learn, in groups that may carry "lr_scale" (of the rate) and "weight_decay"."""
         ...
 
     def load(self, case: Case) -> Any:
-        """A case in memory."""
+        """A case in memory: the same whenever and in whichever process it is loaded."""
         ...
 
     def sample(self, volume: Any, rng: Generator) -> Any:
-        """One random training sample of a case."""
+        """One random training sample of a case; all randomness comes from `rng`."""
         ...
 
     def fixed_sample(self, volume: Any, rng: Generator) -> Any:
@@ -56,3 +68,26 @@ def recipe_of(base: Preset, start: Path | None, choices: Choices) -> Recipe:
     module, name = target.split(":")
     recipe: Recipe = getattr(import_module(module), name)(base, start, choices)
     return recipe
+
+
+def optimizer_of(recipe: Recipe, network: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+    """AdamW over the recipe's groups; each keeps its peak learning rate as "peak".
+
+    A group without a "weight_decay" is split: the plan's for matrices and kernels, none for norms and biases.
+
+    Raises:
+        UsageError: nothing of the network learns.
+    """
+    groups: list[dict[str, Any]] = []
+    for given in recipe.groups(network):
+        learning = [value for value in given["params"] if value.requires_grad]
+        peak = plan.learning_rate * given.get("lr_scale", 1.0)
+        if "weight_decay" in given:
+            parts = [(learning, given["weight_decay"])]
+        else:
+            large, small = [p for p in learning if p.ndim >= 2], [p for p in learning if p.ndim < 2]
+            parts = [(large, plan.weight_decay), (small, 0.0)]
+        groups += [{"params": p, "weight_decay": decay, "lr": peak, "peak": peak} for p, decay in parts if p]
+    if not groups:
+        raise UsageError("nothing of this network would learn", "choose another --peft")
+    return torch.optim.AdamW(groups, lr=plan.learning_rate)

@@ -1,66 +1,159 @@
-"""A training run's folder: what goes in at the start, and the preset that comes out at the end."""
+"""A training run and its folder: what goes in at the start, and the preset that comes out at the end."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from medseg_cli import pipelines
-from medseg_cli.datasets import Case, Split, read_dataset, split_cases
+import filelock
+from lightning_fabric import Fabric
+
+from medseg_cli import pipelines, preset
+from medseg_cli.datasets import Case, Split, read_dataset, read_splits, split_cases
 from medseg_cli.errors import InputError, ModelError
 from medseg_cli.pipelines.choices import Choices
+from medseg_cli.pipelines.defaults import Defaults
 from medseg_cli.preset import Preset
-from medseg_cli.training.checkpoints import CHECKPOINT
+from medseg_cli.training import checkpoints, record
+from medseg_cli.training.batch_probe import largest_batch
+from medseg_cli.training.card import write_card
+from medseg_cli.training.curves import draw
 from medseg_cli.training.export import export
 from medseg_cli.training.facts import RunFacts
 from medseg_cli.training.loop import fit
-from medseg_cli.training.plan import Plan, Progress
-from medseg_cli.training.recipe import recipe_of
-from medseg_cli.writers.atomic import atomic_output
+from medseg_cli.training.plan import Plan, Progress, Resources, Stepped, Wishes
+from medseg_cli.training.processes import fabric_of, gathered
+from medseg_cli.training.recipe import Recipe, recipe_of
+from medseg_cli.training.record import SPLIT, Record, TrackerName
+from medseg_cli.training.trackers import tracker_of
 
-SPLIT = "split.json"
 METHOD = Choices()
+LOCK = ".lock"
+FEATURES = "features"
+"""Folder of what a frozen encoder made of the training pictures."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a run is carried out; nothing here is the method's.
+
+    Args:
+        resources: device, workers.
+        splits, fold: who trains and validates (`read_splits`); both None = drawn by the plan's seed.
+        tracker: where curves go besides log.csv and curves.png.
+        command: the command line, for the record.
+        preset: the preset as the user named it.
+        start_sha256: of the weights it begins with; "" = random ones.
+        moved: the dataset may have another name than at the start of the run.
+        on_step: called after each step.
+    """
+
+    resources: Resources = Resources()  # noqa: RUF009  # frozen
+    splits: Path | None = None
+    fold: int | None = None
+    tracker: TrackerName = "none"
+    command: str = ""
+    preset: str = ""
+    start_sha256: str = ""
+    moved: bool = False
+    on_step: Callable[[Stepped], None] = lambda stepped: None
+
+
+HERE = Setup()
 
 
 def train(
     dataset: Path,
     base: Preset,
     start: Path | None,
-    plan: Plan,
+    plan: Plan | Wishes,
     run: Path,
     report: Callable[[Progress], None],
     choices: Choices = METHOD,
+    setup: Setup = HERE,
 ) -> Path:
-    """Train on a dataset and leave a usable preset in `run`.
+    """Train on a dataset and leave a usable preset in `run`; a run that is there is resumed.
 
     Args:
-        dataset: folder in the Medical Segmentation Decathlon layout.
+        dataset: folder or listing, in any layout of `datasets`.
         base: preset that says what to train and how scans are fed.
         start: initial weights, None for random ones.
-        plan: the training plan; `plan.seed` also makes the split.
+        plan: the training plan, or what is wished of it; its seed also makes the split.
         run: folder for checkpoint, log, split, weights and preset.
         report: called after each validation.
         choices: what is trained, and what an object is.
+        setup: device, split, tracker.
 
     Returns:
         The path of the run's preset.yaml.
+
+    Raises:
+        InputError: the dataset or the folder cannot be used.
+        ModelError: the folder holds another run, or training diverged.
     """
+    fabric = fabric_of(setup.resources, plan.precision)
     found = read_dataset(dataset)
-    split = split_cases(found.cases, plan.seed)
+    split = (
+        split_cases(found.cases, plan.seed)
+        if setup.splits is None and setup.fold is None
+        else read_splits(setup.splits, found.cases, setup.fold or 0)
+    )
     # A preset of an automatic method is completed from the data; all others come back as they are.
     base = pipelines.plan(base, found.labels, split.train)
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot make the run folder {run}: {error.strerror}", "give a writable folder with -o"
-        ) from error
-    _start_or_resume(run, {"dataset": dataset.resolve().name, "preset": base.name, **_ids(split)})
-    model = fit(recipe_of(base, start, choices), split, plan, run, report)
-    facts = RunFacts(dataset.resolve().name, plan, choices, "", {}, plan.steps, 0.0, 0.0)
-    return export(model, base, facts, run)
+    recipe = recipe_of(base, start, replace(choices, features=run / FEATURES))
+    with _owned(run, fabric):
+        settled = _settled(plan, recipe, split, run, fabric)
+        noted = Record(
+            setup.command,
+            str(dataset.resolve()),
+            setup.preset or base.name,
+            preset.dump(base),
+            setup.start_sha256,
+            choices,
+            settled,
+            setup.tracker,
+            record.installed(),
+        )
+        if checkpoints.exists(run):
+            record.check_split(run, "" if setup.moved else dataset.resolve().name, base.name, split)
+            record.check_preset(run, preset.dump(base))
+        elif fabric.is_global_zero:
+            record.begin(run, noted, split)
+        fabric.barrier()
+        with tracker_of(setup.tracker if fabric.is_global_zero else "none", run, noted) as tracker:
+
+            def validated(line: Progress) -> None:
+                tracker(line.step, {"loss/train": line.loss, "dice/validation": line.dice})
+                report(line)
+
+            def stepped(step: Stepped) -> None:
+                tracker(step.step, {"loss/step": step.loss, "learning_rate": step.learning_rate})
+                setup.on_step(step)
+
+            fitted = fit(recipe, split, settled, run, validated, setup.resources, stepped, fabric)
+        if fabric.is_global_zero:
+            state = fitted.state
+            facts = RunFacts(
+                dataset.resolve().name,
+                settled,
+                choices,
+                setup.start_sha256,
+                {part: len(ids) for part, ids in record.ids_of(split).items()},
+                state.best_step,
+                state.best_dice,
+                -1.0 if state.before is None else state.before,
+                tuple(state.history),
+                setup.command,
+            )
+            export(fitted.network, base, facts, run)
+            draw(run, facts)
+            write_card(run, base, facts, noted, f"{platform.platform()}, {fabric.device}", state.seconds)
+        fabric.barrier()
+    return run / preset.RUN_FILE
 
 
 def split_of(cases: tuple[Case, ...], of: Preset, seed: int) -> Split:
@@ -83,37 +176,51 @@ def split_of(cases: tuple[Case, ...], of: Preset, seed: int) -> Split:
     return Split(*parts)
 
 
-def _start_or_resume(run: Path, facts: dict[str, Any]) -> None:
-    """Write split.json for a new run; refuse to resume a run of another preset, dataset or split.
+@contextmanager
+def _owned(run: Path, fabric: Fabric) -> Iterator[None]:
+    """The folder exists, and no other run writes it meanwhile.
 
     Raises:
-        ModelError: the folder holds a checkpoint that was trained on something else.
+        InputError: it cannot be made, another process trains in it, or it holds a preset that no checkpoint belongs to.
     """
-    path = run / SPLIT
-    if not (run / CHECKPOINT).is_file():
-        _write_text(path, json.dumps(facts, indent=1))
+    if not fabric.is_global_zero:
+        fabric.barrier()
+        yield
         return
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{run} holds a checkpoint, but {path.name} cannot be read: {error}", "use another -o"
+        run.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(run / LOCK, timeout=0)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise InputError(
+            f"another process is training in {run}", "wait for it, or give another folder with -o"
         ) from error
-    differing = [key for key in facts if before.get(key) != facts[key]]
-    if differing:
-        raise ModelError(
-            f"{run} holds a run with another {', '.join(differing)}", "use the same options, or another folder with -o"
-        )
+    except OSError as error:
+        raise InputError(
+            f"cannot write the run folder {run}: {(error.strerror or str(error)).lower()}",
+            "give a writable folder with -o",
+        ) from error
+    try:
+        if (run / preset.RUN_FILE).exists() and not checkpoints.exists(run):
+            raise InputError(
+                f"{run} holds a {preset.RUN_FILE}, and no checkpoint that belongs to it", "give another folder with -o"
+            )
+        fabric.barrier()
+        yield
+    finally:
+        lock.release()
 
 
-def _ids(split: Split) -> dict[str, list[str]]:
-    return {
-        "train": [case.id for case in split.train],
-        "validation": [case.id for case in split.validation],
-        "test": [case.id for case in split.test],
-    }
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_output(path, overwrite=True) as part:
-        part.write_text(text, encoding="utf-8")
+def _settled(plan: Plan | Wishes, recipe: Recipe, split: Split, run: Path, fabric: Fabric) -> Plan:
+    """The plan of the run: the recorded one's batch size where it was to be found out, for a run that goes on."""
+    if isinstance(plan, Plan):
+        return plan
+    wished = plan.batch_size
+    if wished == "auto" and checkpoints.exists(run):
+        wished = record.read(run).plan.batch_size
+    if wished == "auto":
+        largest = largest_batch(fabric, recipe, split.train[0], max(1, len(split.train) // fabric.world_size))
+        # The least of all processes, each of which has a device of its own.
+        wished = int(min(gathered(fabric, largest))) * fabric.world_size
+    defaults = getattr(recipe, "defaults", Defaults())
+    return plan.plan(defaults, wished or defaults.batch_size, len(split.train))

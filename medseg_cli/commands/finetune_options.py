@@ -1,0 +1,182 @@
+"""Options of `medseg finetune`. Heavy imports have no place here: `medseg --help` loads this file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from medseg_cli.commands.options import COMPUTING
+
+if TYPE_CHECKING:
+    from medseg_cli.device import Runtime
+
+LEARNING, DATA, RUN = "Learning", "Data", "Run"
+
+Dataset = Annotated[
+    Path | None,
+    typer.Argument(help="Folder or listing of scans with masks; docs/datasets.md lists the layouts."),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="RUN", help="Run folder; the same command resumes a run that is there."),
+]
+PresetName = Annotated[
+    str | None,
+    typer.Option("--preset", "-p", metavar="NAME|PATH", help="Preset: a name of `medseg presets list` or a YAML file."),
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(metavar="RUN", help="Go on with a run as its folder says; DATASET only if it was moved."),
+]
+Start = Annotated[
+    Literal["preset", "scratch"], typer.Option(help="Begin with the preset's weights, or with random ones.")
+]
+Peft = Annotated[
+    Literal["method", "adapter", "lora", "full", "decoder"] | None,
+    typer.Option(
+        help="What of the network learns; method = what the method's paper trains [default: method].",
+        rich_help_panel=LEARNING,
+    ),
+]
+Rank = Annotated[int | None, typer.Option(min=1, help="Rank of --peft lora [default: 8].", rich_help_panel=LEARNING)]
+FeatureCache = Annotated[
+    Literal["auto", "on", "off"],
+    typer.Option(
+        help="Keep what a frozen encoder makes of a picture; auto = where the recipe can.", rich_help_panel=LEARNING
+    ),
+]
+Objects = Annotated[
+    Literal["together", "apart"] | None,
+    typer.Option(
+        help="All label values are one object, or each is one of its own [default: as the preset says].",
+        rich_help_panel=LEARNING,
+    ),
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option(min=1, help="Length: an epoch shows every training case once.", rich_help_panel=LEARNING),
+]
+Steps = Annotated[int | None, typer.Option(min=1, help="Length in optimiser steps.", rich_help_panel=LEARNING)]
+BatchSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|auto", help="Samples that go through the network together; auto tries.", rich_help_panel=LEARNING
+    ),
+]
+Accumulate = Annotated[
+    int | None, typer.Option(min=1, help="Batches per optimiser step [default: 1].", rich_help_panel=LEARNING)
+]
+LearningRate = Annotated[
+    float | None, typer.Option(min=1e-7, max=1.0, help="Peak learning rate of AdamW.", rich_help_panel=LEARNING)
+]
+ValidateEvery = Annotated[
+    int | None, typer.Option(min=1, help="Optimiser steps between validations.", rich_help_panel=LEARNING)
+]
+Patience = Annotated[
+    int | None,
+    typer.Option(min=1, help="End after that many validations without a better Dice.", rich_help_panel=LEARNING),
+]
+Amp = Annotated[
+    bool | None,
+    typer.Option(
+        "--amp/--no-amp", help="Mixed precision: bf16 where the device has it, else fp16.", rich_help_panel=COMPUTING
+    ),
+]
+Splits = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Who trains and validates: splits_final.json, or a split.json.", rich_help_panel=DATA
+    ),
+]
+Fold = Annotated[
+    int | None, typer.Option(min=0, help="Which fold of --splits, or of the dataset itself.", rich_help_panel=DATA)
+]
+Workers = Annotated[
+    str,
+    typer.Option(
+        metavar="N|auto", help="Processes that draw samples; 0 = none. No effect on results.", rich_help_panel=DATA
+    ),
+]
+CheckpointMinutes = Annotated[
+    float, typer.Option(min=0.0, help="Longest time between checkpoints, in minutes.", rich_help_panel=RUN)
+]
+Strict = Annotated[
+    bool, typer.Option("--strict/--no-strict", help="Stop when memory runs out, halve nothing.", rich_help_panel=RUN)
+]
+Tracker = Annotated[
+    Literal["tensorboard", "mlflow", "wandb", "none"] | None,
+    typer.Option(help="Where curves go besides the run folder [default: tensorboard].", rich_help_panel=RUN),
+]
+Seed = Annotated[
+    int | None, typer.Option(min=0, help="Start of every random number [default: 0].", rich_help_panel=COMPUTING)
+]
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that talks and writes: the only one, or the first of torchrun's."""
+    return os.environ.get("RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" not in os.environ
+
+
+def command_line(words: list[str]) -> str:
+    """The command as it was typed, for the record; of torchrun the number of processes."""
+    import shlex
+
+    typed = shlex.join(words)
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return f"medseg {typed}"
+    return f"torchrun --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']} -m medseg_cli {typed}"
+
+
+def number_or_auto(option: str, text: str, least: int) -> int | None:
+    """The number, None for "auto".
+
+    Raises:
+        UsageError: neither.
+    """
+    from medseg_cli.errors import UsageError
+
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < least:
+        raise UsageError(f"{option} '{text}' is neither auto nor a whole number from {least} on")
+    return int(text)
+
+
+def refuse_with_resume(given: dict[str, Any]) -> None:
+    """A run that goes on has its plan already.
+
+    Raises:
+        UsageError: naming the options that would change it.
+    """
+    from medseg_cli.errors import UsageError
+
+    wrong = [name for name, value in given.items() if value is not None]
+    if wrong:
+        raise UsageError(
+            f"--resume goes on as the run was begun: {', '.join(wrong)} cannot change that",
+            "leave them out, or start another run with -o",
+        )
+
+
+def runtime(device: str, precision: str, amp: bool | None, seed: int, deterministic: bool) -> Runtime:
+    """The runtime of a training.
+
+    Args:
+        amp: True = the device's mixed precision, False = fp32, None = `precision` says.
+
+    Raises:
+        UsageError: --amp and --precision together.
+    """
+    from medseg_cli import device as devices
+    from medseg_cli.errors import UsageError
+
+    if amp is not None and precision != "auto":
+        raise UsageError(f"--{'' if amp else 'no-'}amp contradicts --precision {precision}", "give one of them")
+    chosen = devices.select(device, "fp32" if amp is False else precision, seed, deterministic)
+    if amp and chosen.precision == "fp32":
+        word = "bf16" if chosen.device.type == "cpu" else "fp16"
+        chosen = devices.select(device, word, seed, deterministic)
+    return chosen

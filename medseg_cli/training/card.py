@@ -1,0 +1,81 @@
+"""The model card of a run: what was trained on what, how, and how well it validates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medseg_cli.preset import Preset
+from medseg_cli.training.curves import FILE as CURVES
+from medseg_cli.training.facts import RunFacts
+from medseg_cli.training.record import Record, write_text
+
+FILE = "card.md"
+LINES = 12
+"""Most validations that the card lists; log.csv has all."""
+
+
+def write_card(run: Path, base: Preset, facts: RunFacts, record: Record, machine: str, seconds: float) -> Path:
+    """Write `card.md` beside the preset.
+
+    Args:
+        run: the run's folder.
+        base: the preset that was trained.
+        facts: how it went.
+        record: how it was begun.
+        machine: where it ran.
+        seconds: of training.
+    """
+    plan, cases = facts.plan, facts.cases
+    began = f"weights with SHA-256 `{facts.start}`" if facts.start else "random weights"
+    part = f"lora, rank {facts.choices.rank}" if facts.choices.peft == "lora" else facts.choices.peft
+    last = facts.history[-1].step
+    stopped = f" (ended early, after {last}: no better validation in {plan.patience})" if last < plan.steps else ""
+    versions = ", ".join(f"{name} {value}" for name, value in record.versions.items() if value)
+    text = f"""# Model card: {run.resolve().name}
+
+{base.title}, trained on {facts.dataset} with `medseg finetune`. Research use only: no medical device, and measured on
+nothing but the cases below.
+
+## Use
+
+`medseg segment SCAN -o MASK --preset RUN`, where RUN is this folder, on scans like those of the dataset.
+Others were not tried.
+
+## Training data
+
+{facts.dataset}: {cases["train"]} cases trained, {cases["validation"]} validated, {cases["test"]} are held back for
+`medseg evaluate`; `split.json` names them.
+
+## Training
+
+```sh
+{record.command or "(called from Python)"}
+```
+
+Preset {Path(record.preset).name}, begun with {began}. Trained part: {part}; objects {facts.choices.objects}.
+{plan.steps} steps planned{stopped} of {plan.step_size} samples, AdamW, peak learning rate {plan.learning_rate:g},
+weight decay {plan.weight_decay:g}, {plan.precision}, seed {plan.seed}; weights averaged with decay {plan.ema:g}.
+{seconds / 60:.1f} minutes of training steps on {machine}. {versions}.
+
+## Validation
+
+The exported weights are those after step {facts.step}, the best of {len(facts.history)} validations: Dice
+{facts.dice:.4f}; the weights it began with had {facts.before:.4f}. They were chosen by these cases, so the figure
+flatters them: measure on the test cases with `medseg evaluate DATASET --preset RUN`.
+
+| step | training loss | validation Dice |
+|---|---|---|
+{_table(facts)}
+
+![curves]({CURVES})
+"""
+    write_text(run / FILE, text)
+    return run / FILE
+
+
+def _table(facts: RunFacts) -> str:
+    """At most `LINES` validations, evenly spaced, the last one among them."""
+    every = -(-len(facts.history) // LINES)
+    shown = facts.history[::-1][::every][::-1]
+    rows = [f"| 0 | | {facts.before:.4f} |", *(f"| {x.step} | {x.loss:.4f} | {x.dice:.4f} |" for x in shown)]
+    return "\n".join(rows)

@@ -1,0 +1,118 @@
+"""What a start of `medseg finetune` is to do: a new run as asked, or a run that was begun."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg_cli import preset, weights
+from medseg_cli.errors import InputError, ModelError
+from medseg_cli.pipelines.choices import Choices
+from medseg_cli.preset import Preset
+from medseg_cli.training import record
+from medseg_cli.training.plan import Plan, Wishes
+from medseg_cli.training.record import TrackerName
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run, before its dataset is read.
+
+    Args:
+        dataset: folder or listing.
+        base: preset to train; `preset` is how it was named.
+        start: weights to begin with, None = random ones; `start_sha256` is "" then.
+        plan: the plan, or what is wished of it.
+        run: its folder.
+        choices: what is trained, and what an object is.
+        splits, fold: who trains and validates; both None = drawn by the seed.
+        moved: whether the dataset may have another name than the run says.
+        tracker: where curves go unless the command says otherwise.
+    """
+
+    dataset: Path
+    base: Preset
+    preset: str
+    start: Path | None
+    start_sha256: str
+    plan: Plan | Wishes
+    run: Path
+    choices: Choices
+    splits: Path | None = None
+    fold: int | None = None
+    moved: bool = False
+    tracker: TrackerName = "tensorboard"
+
+
+def new(
+    dataset: Path,
+    preset_name: str,
+    scratch: bool,
+    wishes: Wishes,
+    run: Path,
+    choices: Choices,
+    splits: Path | None,
+    fold: int | None,
+) -> Job:
+    """A run as asked; one that is in the folder already is resumed.
+
+    Raises:
+        ModelError: no such preset, or its weights are missing.
+    """
+    base = preset.find(preset_name)
+    named = str(Path(preset_name).resolve()) if Path(preset_name).exists() else preset_name
+    begins = None if scratch or base.weights is None else weights.resolve(base)
+    return Job(
+        dataset,
+        base,
+        named,
+        begins.path if begins else None,
+        begins.sha256 if begins else "",
+        wishes,
+        run,
+        choices,
+        splits,
+        fold,
+    )
+
+
+def resumed(run: Path, dataset: Path | None) -> Job:
+    """A run that was begun, as its folder says.
+
+    Args:
+        run: its folder.
+        dataset: where the dataset is now; None = where it was.
+
+    Raises:
+        InputError: the folder holds no run, or the dataset is gone.
+        ModelError: its preset or the weights it began with are missing or not what they were.
+    """
+    before = record.read(run)
+    where = dataset or Path(before.dataset)
+    if not where.exists():
+        raise InputError(f"{where}, the dataset of {run}, does not exist", f"medseg finetune DATASET --resume {run}")
+    base = preset.find(before.preset)
+    start, sha256 = None, ""
+    if before.start:
+        begins = weights.resolve(base)
+        start, sha256 = begins.path, begins.sha256
+        if sha256 != before.start:
+            raise ModelError(
+                f"{run} began with weights of SHA-256 {before.start[:12]}..., those of preset {base.name} are now "
+                f"{sha256[:12]}...",
+                "restore them, or start again with another -o",
+            )
+    split = run / record.SPLIT
+    return Job(
+        where,
+        base,
+        before.preset,
+        start,
+        sha256,
+        before.plan,
+        run,
+        before.choices,
+        split,
+        moved=True,
+        tracker=before.tracker,
+    )

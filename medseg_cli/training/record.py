@@ -1,0 +1,143 @@
+"""What a run folder says about its run: enough to go on with it, and to do it again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from medseg_cli.datasets import Split
+from medseg_cli.errors import InputError, ModelError
+from medseg_cli.pipelines.choices import Choices
+from medseg_cli.training.plan import Plan
+from medseg_cli.versions import versions
+from medseg_cli.writers.atomic import atomic_output
+
+RECORD = "run.json"
+SPLIT = "split.json"
+COMMAND = "command.txt"
+
+TrackerName = Literal["tensorboard", "mlflow", "wandb", "none"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """How a run was begun.
+
+    Args:
+        command: the command line.
+        dataset: absolute path.
+        preset: as it was named; absolute where that was a path.
+        preset_text: the preset itself, as YAML.
+        start: SHA-256 of the weights it began with; "" = random ones.
+        choices, plan: as resolved.
+        tracker: where curves went besides the run folder.
+        versions: of medseg and of the libraries that decide the result.
+    """
+
+    command: str
+    dataset: str
+    preset: str
+    preset_text: str
+    start: str
+    choices: Choices
+    plan: Plan
+    tracker: TrackerName
+    versions: dict[str, str | None]
+
+
+def begin(run: Path, record: Record, split: Split) -> None:
+    """Write record, split and command of a new run.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    facts = {"dataset": Path(record.dataset).name, "preset": preset_name(record), **ids_of(split)}
+    write_text(run / SPLIT, json.dumps(facts, indent=1) + "\n")
+    write_text(run / COMMAND, record.command + "\n")
+    write_text(run / RECORD, json.dumps(asdict(record), indent=1) + "\n")
+
+
+def read(run: Path) -> Record:
+    """The record of a run.
+
+    Raises:
+        InputError: the folder holds no run.
+        ModelError: its record cannot be read.
+    """
+    path = run / RECORD
+    if not path.is_file():
+        raise InputError(f"{run} holds no run: there is no {RECORD}", "give the folder that medseg finetune -o made")
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        known = {field.name for field in fields(Record)}
+        values = {key: value for key, value in facts.items() if key in known}
+        return Record(**{**values, "choices": Choices(**facts["choices"]), "plan": Plan(**facts["plan"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} cannot be read: {error}", "start again with another -o") from error
+
+
+def check_split(run: Path, dataset: str, preset: str, split: Split) -> None:
+    """Refuse to go on with another dataset, preset or split than the run was begun with.
+
+    Args:
+        dataset: name of the dataset, "" = any.
+
+    Raises:
+        ModelError: naming what differs, or the split cannot be read.
+    """
+    path = run / SPLIT
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{run} holds a checkpoint, but {path.name} cannot be read: {error}", "use another -o"
+        ) from error
+    now = {"dataset": dataset or before.get("dataset"), "preset": preset, **ids_of(split)}
+    differing = [key for key in now if before.get(key) != now[key]]
+    if differing:
+        raise ModelError(
+            f"{run} holds a run with another {', '.join(differing)}", "use the same options, or another folder with -o"
+        )
+
+
+def check_preset(run: Path, text: str) -> None:
+    """Refuse to go on with a preset that was changed since the run was begun.
+
+    Raises:
+        ModelError: it was.
+    """
+    before = read(run)
+    if before.preset_text != text:
+        raise ModelError(
+            f"preset {before.preset} is not what it was when {run} was begun",
+            f"restore it ({RECORD} holds its text), or start again with another -o",
+        )
+
+
+def ids_of(split: Split) -> dict[str, list[str]]:
+    """Names of the cases of each part."""
+    return {
+        "train": [case.id for case in split.train],
+        "validation": [case.id for case in split.validation],
+        "test": [case.id for case in split.test],
+    }
+
+
+def preset_name(record: Record) -> str:
+    """Name of the preset that was trained."""
+    import yaml
+
+    return str(yaml.safe_load(record.preset_text)["name"])
+
+
+def installed() -> dict[str, str | None]:
+    """Versions that a record names."""
+    return versions()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file as a whole."""
+    with atomic_output(path, overwrite=True) as part:
+        part.write_text(text, encoding="utf-8")
