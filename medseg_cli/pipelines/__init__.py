@@ -38,8 +38,8 @@ class Entry:
         prompts: kinds of prompt it takes.
         dims: 2 or 3.
         recipe: "module:Class" that trains it, `Class(preset, start, choices)`; empty when it cannot be trained here.
-        planner: "module:function" that completes a preset from a dataset before training, see `plan`; empty when presets
-            are complete.
+        planner: "module:function" that completes a preset from a dataset before training, see `plan`; empty when
+            presets are complete.
     """
 
     target: str
@@ -71,6 +71,7 @@ PIPELINES: dict[str, Entry] = {
         summary="SAM and checkpoints of its layout; clicks, boxes, masks, on images and slices (arXiv 2304.02643)",
         prompts=frozenset({"point", "box", "mask"}),
         dims=2,
+        recipe="medseg_cli.pipelines.sam_recipe:SamRecipe",
     ),
     "sam-unet": Entry(
         target="medseg_cli.pipelines.sam_unet:SamUnetPipeline",

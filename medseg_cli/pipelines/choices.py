@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Peft = Literal["method", "adapter", "lora", "full", "decoder"]
@@ -18,8 +19,13 @@ class Choices:
             the mask decoder and the prompt encoder alone.
         rank: of the low-rank updates.
         objects: "together": every positive label value is one object; "apart": each is an object of its own.
+        feature_cache: whether what a frozen image encoder makes of a picture is kept and used again. Pictures are then
+            drawn from few views of each slice. "auto": where the encoder is frozen (2-D methods, "decoder").
+        features: folder in which it is kept; None = in memory only.
     """
 
     peft: Peft = "method"
     rank: int = 8
     objects: Literal["together", "apart"] = "together"
+    feature_cache: Literal["off", "on", "auto"] = "auto"
+    features: Path | None = None

@@ -81,7 +81,7 @@ class Sam3dPipeline:
         begun_with = entry(preset.weights_name)
         if not random_weights and begun_with is not None and begun_with.layout != LAYOUT:
             raise ModelError(
-                f"preset {preset.name} segments nothing yet: its weights are {begun_with.method}'s, to begin a training",
+                f"preset {preset.name} segments nothing yet: its weights are {begun_with.method}'s",
                 f"medseg finetune DATASET -o RUN --preset {preset.name}, then use --preset RUN",
             )
         path, weights = weights_of(preset, random_weights)

@@ -6,88 +6,30 @@ only, as in the method (paper section 3; official training: one box per mask, mo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.random import Generator
-from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medseg_cli.augment_picture import Focus, random_focus, random_shades, random_veil, random_view
-from medseg_cli.datasets import Case, load_pair
-from medseg_cli.errors import InputError
-from medseg_cli.frame import Frame
-from medseg_cli.intensity import Display, display
+from medseg_cli.datasets import Case
+from medseg_cli.models.sam_unet.checkpoint import LAYOUT, identified
 from medseg_cli.models.sam_unet.config import config_of
 from medseg_cli.models.sam_unet.losses import focal_dice
 from medseg_cli.models.sam_unet.network import SamUnet
 from medseg_cli.models.sam_unet.start import begin
+from medseg_cli.models.tuned_file import opened
 from medseg_cli.models.tuning import decide, groups, rest, tune
-from medseg_cli.pipelines.by_slice import Options
 from medseg_cli.pipelines.choices import Choices
-from medseg_cli.pipelines.loading import options_of
+from medseg_cli.pipelines.defaults import Defaults
+from medseg_cli.pipelines.features import VIEWS, Features, check_rests, limits_views
+from medseg_cli.pipelines.slice_samples import Held, Sample, SliceSamples, Study, scores
 from medseg_cli.preset import Preset
-from medseg_cli.scan import Scan
-from medseg_cli.slices import Plane, plane_of
-
-PROMPTS = 2
-"""Boxes per sample, if as many objects are in view."""
-JITTER = (0.04, 0.1)
-"""Standard deviation and largest move of a box's sides, as shares of its own width and height."""
-PART = 0.1
-"""A part of an object counts as prompted by itself from this share of its largest part on."""
-WINDOWS = (0.15, 1.2)
-"""Widths of random windows, as shares of what the preset shows."""
-HELD_SLICES = 16
-"""Most slices of one case in a validation."""
-LEAST_PIXELS = 12
-"""Fewer pixels of an object in a view or slice are not worth a prompt."""
-TOUCHING = np.ones((3, 3), dtype=bool)
-
-
-@dataclass(frozen=True, eq=False)
-class Study:
-    """One case in memory.
-
-    Args:
-        name: the image's path.
-        voxels: (C, I, J, K) float32, the scan's units, C = 1 or 3.
-        labels: (I, J, K) label values, 0 = nothing.
-        planes: the ways in which it is sliced.
-        display: how its values become grey values.
-        slices: per plane, the slices that hold enough of any object.
-    """
-
-    name: str
-    voxels: NDArray[np.float32]
-    labels: NDArray[np.uint16]
-    planes: tuple[Plane, ...]
-    display: Display
-    slices: tuple[NDArray[np.int64], ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One picture (3, h, w) RGB 0..255, longer side S, with N boxes (N, 4) and their masks (N, S, S)."""
-
-    image: Tensor
-    boxes: Tensor
-    masks: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Held:
-    """One validation picture: network input (3, S, S), its frame, box (1, 4) in it, mask (1, H, W)."""
-
-    image: Tensor
-    frame: Frame
-    box: Tensor
-    mask: Tensor
+from medseg_cli.weights.store import checked_hash
 
 
 @dataclass(frozen=True)
@@ -103,6 +45,13 @@ class SamUnetRecipe:
     preset: Preset
     start: Path | None
     choices: Choices = field(default_factory=Choices)
+
+    @property
+    def defaults(self) -> Defaults:
+        """The official rate and no decay for weights that were trained; a random network learns faster."""
+        if self.start is None:
+            return Defaults(learning_rate=1e-3, batch_size=4)
+        return Defaults(learning_rate=1e-4, batch_size=4, weight_decay=0.0)
 
     def model(self, seed: int) -> SamUnet:
         """The network of the preset with its initial weights, tuned as chosen.
@@ -121,105 +70,60 @@ class SamUnetRecipe:
         return groups(network)
 
     def load(self, case: Case) -> Study:
-        """A case in memory.
-
-        Raises:
-            InputError: unreadable files, image and label on different grids, or no slice with enough of an object.
-        """
-        scan, labels = load_pair(case)
-        preprocessing = self.preset.preprocessing
-        key = "image" if scan.provenance.format == "image" else scan.modality
-        how = preprocessing.by_modality.get(key or "", preprocessing.intensity)
-        planes = _planes(scan, self.preset)
-        slices = tuple(_slices(labels, plane) for plane in planes)
-        shown = display(scan, how, "the preset")
-        return Study(str(case.image), scan.voxels, labels.astype(np.uint16), planes, shown, slices)
+        """A case in memory; errors as of `SliceSamples.load`."""
+        return self._samples.load(case)
 
     def sample(self, study: Study, rng: Generator) -> Sample:
-        """A random view of a random slice, with up to two boxes; all randomness comes from `rng`.
-
-        Raises:
-            InputError: objects too small to be seen at the network's size.
-        """
-        for least in range(LEAST_PIXELS, 0, -1):
-            sample = self._view(study, least, rng)
-            if sample is not None:
-                return sample
-        raise InputError(
-            f"{study.name}: its objects are smaller than a pixel once the picture has {self._size} pixels",
-            "crop the images round the objects, or leave the case out",
-        )
-
-    def _view(self, study: Study, least: int, rng: Generator) -> Sample | None:
-        """A sample, None if no object shows at least that many pixels."""
-        number = int(rng.integers(len(study.planes)))
-        plane = study.planes[number]
-        index = int(rng.choice(study.slices[number]))
-        whole = self.preset.prompts.whole_image
-        labels = plane.take(study.labels, index)
-        wanted = [_object(labels, whole, rng) for _ in range(PROMPTS)]
-        focus = _focus(wanted[0], rng) if not whole and rng.random() < 0.6 else None
-        high, wide = np.array(labels.shape) * plane.pixel_mm
-        view = random_view(float(high), float(wide), self._size, rng, focus)
-        seen = view.of(torch.ones(1, *labels.shape))
-        shown = view.of(torch.from_numpy(np.stack(wanted).astype(np.float32))) > 0.5
-        visible = shown[shown.sum((1, 2)) >= least].numpy()
-        if not len(visible):
-            return None
-        grey = view.of(_grey(study, plane, index, wanted[0], rng))
-        if whole and rng.random() < 0.5:
-            grey = random_veil(grey, shown[0], rng)
-        image = (random_shades(grey, seen, rng) * 255).round().expand(3, -1, -1)
-        boxes, masks = [], []
-        for turn, mask in enumerate(visible):
-            if whole and turn == 0:
-                box = np.array([0, 0, view.width, view.height], dtype=np.float64)
-            else:
-                mask = _part(mask, rng) if rng.random() < 0.4 else mask
-                box = _jitter(_bounds(mask), view.width, view.height, rng)
-            boxes.append(torch.from_numpy(box).float())
-            masks.append(torch.from_numpy(mask))
-        padding = (0, self._size - view.width, 0, self._size - view.height)
-        return Sample(image, torch.stack(boxes), F.pad(torch.stack(masks).float(), padding))
+        """A random view of a random slice; errors as of `SliceSamples.sample`."""
+        return self._samples.sample(study, rng)
 
     def fixed_sample(self, study: Study, rng: Generator) -> tuple[Held, ...]:
-        """Some slices as they are, with the whole image or one object's exact box: what validation sees."""
-        plane, slices = study.planes[0], study.slices[0]
-        chosen = rng.choice(slices, size=min(HELD_SLICES, len(slices)), replace=False)
-        return tuple(self._hold(study, plane, int(index), rng) for index in chosen)
-
-    def _hold(self, study: Study, plane: Plane, index: int, rng: Generator) -> Held:
-        whole = self.preset.prompts.whole_image
-        mask = _object(plane.take(study.labels, index), whole, rng)
-        box = np.array([0.0, 0.0, plane.width, plane.height]) if whole else _bounds(mask)
-        frame = Frame(plane.height, plane.width, self._size, plane.pixel_mm)
-        picture = study.display.picture(plane.take(study.voxels, index))
-        return Held(frame.image(picture), frame, frame.boxes(box[None] - [0, 0, 1, 1]), torch.from_numpy(mask[None]))
+        """Some slices as they are: what validation sees."""
+        return self._samples.fixed(study, rng)
 
     def loss(self, model: SamUnet, samples: list[Sample]) -> Tensor:
         """Mean loss of a batch of pictures."""
         rest(model)
         device = next(model.parameters()).device
-        batch = [{"image": sample.image.to(device), "boxes": sample.boxes.to(device)} for sample in samples]
-        logits = torch.cat([output["masks"] for output in model(batch)]).float()
+        if self._samples.views:
+            logits = self._decoded(model, samples)
+        else:
+            batch = [{"image": sample.image.to(device), "boxes": sample.boxes.to(device)} for sample in samples]
+            logits = torch.cat([output["masks"] for output in model(batch)])
         masks = torch.cat([sample.masks for sample in samples])[:, None].to(device)
+        logits = logits.float()
         return dice_cross_entropy(logits, masks) if self.start is None else focal_dice(logits, masks)
 
     def score(self, model: SamUnet, samples: list[tuple[Held, ...]]) -> list[float]:
         """Dice of each picture's mask, on its own pixels."""
-        scores = []
-        for held in (each for study in samples for each in study):
-            device = next(model.parameters()).device
-            embedding = model.encode(held.image[None].to(device))
-            logits, _ = model.decode(embedding, boxes=held.box.to(device))
-            found = held.frame.restore(logits.cpu()) > 0
-            both, total = (found & held.mask).sum(), found.sum() + held.mask.sum()
-            scores.append(float(2 * both / total.clamp(min=1)))
-        return scores
+        return scores(model, samples)
 
-    @property
-    def _size(self) -> int:
-        return config_of(self.preset.model).image_size
+    def _decoded(self, model: SamUnet, samples: list[Sample]) -> Tensor:
+        """Logits (N, 1, S, S) of a batch whose features are kept."""
+        check_rests(model)
+        device = next(model.parameters()).device
+        features = self._features.of(model, [model.frame(sample.image.to(device)).cpu() for sample in samples])
+        low = [
+            model.decode(found, boxes=sample.boxes.to(device))[0]
+            for found, sample in zip(features, samples, strict=True)
+        ]
+        return model.upsample(torch.cat(low)[:, None])
+
+    @cached_property
+    def _samples(self) -> SliceSamples:
+        # A SAM or a ResNet leaves parts of the encoder to be trained.
+        whole = self.start is not None and (opened(self.start) is not None or identified(self.start)[0] == LAYOUT)
+        views = VIEWS if limits_views(self.choices, whole) else 0
+        return SliceSamples(self.preset, config_of(self.preset.model).image_size, views)
+
+    @cached_property
+    def _features(self) -> Features:
+        assert self.start is not None
+        return Features(self.choices.features, checked_hash(self.start))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the features: a process that draws samples has no use for them."""
+        return {name: value for name, value in self.__dict__.items() if name != "_features"}
 
 
 def dice_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
@@ -230,67 +134,3 @@ def dice_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
     probability = logits.sigmoid()
     both, total = (probability * masks).sum((1, 2, 3)), (probability + masks).sum((1, 2, 3))
     return (1 - (2 * both + 1) / (total + 1)).mean() + F.binary_cross_entropy_with_logits(logits, masks)
-
-
-def _slices(labels: NDArray[np.int64], plane: Plane) -> NDArray[np.int64]:
-    """Slices with at least `LEAST_PIXELS` labelled pixels; the fullest one where none has as many."""
-    counts = np.count_nonzero(np.moveaxis(labels, plane.through, 0), axis=(1, 2))
-    return np.flatnonzero(counts >= min(LEAST_PIXELS, counts.max()))
-
-
-def _planes(scan: Scan, preset: Preset) -> tuple[Plane, ...]:
-    """The ways in which a scan is shown: every one, unless it is an image or the preset names one."""
-    name = options_of(preset, Options).slices
-    if 1 in scan.shape or name != "finest":
-        return (plane_of(scan, name),)
-    return tuple(plane_of(scan, each) for each in ("axial", "coronal", "sagittal"))
-
-
-def _grey(study: Study, plane: Plane, index: int, mask: NDArray[np.bool_], rng: Generator) -> Tensor:
-    """A slice (1 or 3, H, W) in 0..1, equal channels once.
-
-    A volume has more values than a picture has shades: half the time it is shown through another window, in which the
-    object `mask` (H, W) is neither black nor white.
-    """
-    shown, values = study.display, plane.take(study.voxels, index)
-    if plane.count > 1 and rng.random() < 0.5:
-        width = (shown.high - shown.low) * float(np.exp(rng.uniform(*np.log(WINDOWS))))
-        low = float(values[0][mask].mean()) - width * float(rng.uniform(0.2, 0.8))
-        shown = replace(shown, low=low, high=low + width)
-    picture = shown.picture(values)
-    return torch.from_numpy(picture[..., : values.shape[0]].astype(np.float32) / 255).permute(2, 0, 1)
-
-
-def _focus(mask: NDArray[np.bool_], rng: Generator) -> Focus:
-    """A closer look at one object of a picture (H, W)."""
-    x0, y0, x1, y1 = (_bounds(mask) / np.tile(mask.shape[::-1], 2) - 0.5).tolist()
-    return random_focus((x0, y0), (x1, y1), rng)
-
-
-def _object(labels: NDArray[np.uint16], everything: bool, rng: Generator) -> NDArray[np.bool_]:
-    """(H, W): all labelled pixels, or those of one random value."""
-    if everything:
-        return np.ascontiguousarray(labels > 0)
-    values = np.unique(labels)
-    return np.ascontiguousarray(labels == rng.choice(values[values > 0]))
-
-
-def _part(mask: NDArray[np.bool_], rng: Generator) -> NDArray[np.bool_]:
-    """One connected part of a mask, not a much smaller one than its largest."""
-    parts, count = ndimage.label(mask, TOUCHING)
-    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
-    worth = np.flatnonzero((sizes >= PART * sizes.max()) & (sizes >= min(LEAST_PIXELS, sizes.max())))
-    return parts == 1 + rng.choice(worth)
-
-
-def _bounds(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Half-open box x0 y0 x1 y1 of a mask that is not empty."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float64)
-
-
-def _jitter(box: NDArray[np.float64], width: int, height: int, rng: Generator) -> NDArray[np.float64]:
-    """The box with each side moved at random, at least a pixel wide and within the picture."""
-    size = np.tile(box[2:] - box[:2], 2)
-    moved = box + size * np.clip(rng.normal(0, JITTER[0], size=4), -JITTER[1], JITTER[1])
-    return np.clip(moved, 0, [width, height, width, height])

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from medseg_cli.models import tuned_file
-from medseg_cli.models.sam.checkpoint import build, random_network
+from medseg_cli.models.sam.checkpoint import build, infer, named_tensors, random_network
 from medseg_cli.models.sam.config import config_of
 from medseg_cli.models.sam.network import Sam
+from medseg_cli.weights.base import find
 
 
 def begin(values: Mapping[str, Any], seed: int, files: Sequence[Path] = ()) -> tuple[Sam, Collection[str]]:
@@ -33,6 +34,20 @@ def begin(values: Mapping[str, Any], seed: int, files: Sequence[Path] = ()) -> t
     tuned = tuned_file.read(files[0], values, begin)
     assert tuned is None or isinstance(tuned, Sam)
     return tuned or build(files[0], values), frozenset()
+
+
+def image_size(values: Mapping[str, Any], file: Path | None) -> int:
+    """Edge of the square input of the network that `begin` makes, without making it.
+
+    Raises:
+        ModelError: as of `begin`.
+    """
+    if file is None:
+        return config_of(values).image_size
+    difference = tuned_file.opened(file)
+    path = file if difference is None else find(difference.base, file).path
+    size: int = infer(named_tensors(path), path)["image_size"]
+    return size
 
 
 load = tuned_file.loader(build, begin)

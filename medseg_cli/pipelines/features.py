@@ -1,0 +1,72 @@
+"""What a frozen image encoder makes of pictures, kept while a decoder is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medseg_cli.embeddings import EmbeddingCache, embedding_key
+from medseg_cli.errors import UsageError
+from medseg_cli.models.tuning import encoder_rests
+from medseg_cli.pipelines.choices import Choices
+
+VIEWS = 8
+"""Views of a slice where features are kept: fewer are faster, more are less easily learnt by heart."""
+MEMORY = 256 * 2**20
+"""Bytes of features in memory; the rest is read from the folder."""
+
+
+class Features:
+    """Features by the picture they are made of."""
+
+    def __init__(self, folder: Path | None, weights: str) -> None:
+        """Keep them in `folder`, or in memory alone; `weights` names the encoder."""
+        self._cache = EmbeddingCache(MEMORY, folder)
+        self._weights = weights
+        self.computed = 0
+        """How many were not there."""
+
+    def of(self, network: Any, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        """The features of each image (3, S, S), leading dimension 1, on the network's device."""
+        return [self._of(network, image) for image in images]
+
+    def _of(self, network: Any, image: Tensor) -> dict[str, Tensor]:
+        device = next(network.parameters()).device
+        half = str(torch.get_autocast_dtype(device.type)) if torch.is_autocast_enabled(device.type) else "fp32"
+        pixels = np.frombuffer(image.contiguous().numpy().tobytes(), np.uint8)
+        key = embedding_key("", self._weights, {"precision": half, "shape": list(image.shape)}, pixels)
+        found = self._cache.get(key)
+        if found is None:
+            self.computed += 1
+            # One by one: in a batch the last bits could depend on its other images, and on what was there already.
+            with torch.no_grad():
+                found = {name: value.float().cpu() for name, value in network.encode(image[None].to(device)).items()}
+            self._cache.put(key, found)
+        return {name: value.to(device) for name, value in found.items()}
+
+
+def limits_views(choices: Choices, encoder_is_whole: bool) -> bool:
+    """Whether pictures are drawn from few views, so that features can be used again.
+
+    Args:
+        choices: what the user wants.
+        encoder_is_whole: the weights leave nothing of the encoder to be trained from scratch.
+
+    Raises:
+        UsageError: kept features were asked for, of an encoder that changes.
+    """
+    rests = choices.peft == "decoder" and encoder_is_whole
+    if choices.feature_cache == "on" and not rests:
+        why = "its weights lack parts of the encoder" if choices.peft == "decoder" else "--peft decoder freezes it"
+        raise UsageError(f"--feature-cache on needs an image encoder that is not trained: {why}", "leave it out")
+    return rests and choices.feature_cache != "off"
+
+
+def check_rests(network: nn.Module) -> None:
+    """Kept features belong to an encoder that never changes."""
+    assert encoder_rests(network), "features of an encoder that learns were to be kept"
