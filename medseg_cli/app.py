@@ -18,7 +18,7 @@ from medseg_cli.errors import DeviceError, InputError, MedsegError
 
 COMMANDS = ("segment", "info", "finetune", "evaluate", "doctor")
 """Functions of that name in `commands/<name>.py`, in the order of `medseg --help`."""
-GROUPS = ("presets", "weights")
+GROUPS = ("dataset", "presets", "weights")
 """Typer apps called `app` in `commands/<name>.py`."""
 
 INTERRUPTED = 130

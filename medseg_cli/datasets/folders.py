@@ -11,6 +11,7 @@ from medseg_cli.datasets import table
 from medseg_cli.datasets.case import Case, Dataset, Finding, Part
 from medseg_cli.datasets.channels import CHANNEL
 from medseg_cli.datasets.files import LAYOUTS, folders_in, is_scan, scans_in, stem
+from medseg_cli.datasets.labels import BESIDE, labels_beside, notes_on
 from medseg_cli.errors import InputError
 
 MASK = re.compile(r"_mask(_.*)?$")
@@ -109,9 +110,11 @@ def _described(folder: Path, cases: list[Case], findings: list[Finding], layout:
     if not cases and not findings:
         raise InputError(f"{folder} holds no image", LAYOUTS)
     facts, notes = table.beside(folder)
+    label_map = labels_beside(folder)
+    notes += tuple(notes_on(label_map, folder / BESIDE))
     described = []
     for case in cases:
         names = (case.id, case.image.name, stem(case.image))
         stated = next((facts[name] for name in names if name in facts), None)
-        described.append(replace(case, **stated) if stated else case)
-    return Dataset(tuple(described), layout, notes=notes, findings=tuple(findings))
+        described.append(replace(case, ignore=label_map.ignore, **(stated or {})))
+    return Dataset(tuple(described), layout, label_map, notes, findings=tuple(findings))

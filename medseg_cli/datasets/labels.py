@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medseg_cli.datasets.case import LabelMap
+from medseg_cli.datasets.files import read_json
 from medseg_cli.errors import InputError
 
 Direction = Literal["decathlon", "nnunet"]
 HINT = 'write {"0": "background", "1": "liver"} (decathlon) or {"background": 0, "liver": 1} (nnU-Net)'
 IGNORE = "ignore"
 """nnU-Net's name of the value that marks voxels nobody labelled."""
+BESIDE = "labels.json"
+"""A label map of its own, for layouts that have no place for one."""
 
 
 def read_labels(listed: Any, listing: Path, order: Any = ()) -> tuple[LabelMap, Direction | None]:
@@ -35,7 +38,9 @@ def read_labels(listed: Any, listing: Path, order: Any = ()) -> tuple[LabelMap, 
     if all(_is_number(key) and isinstance(name, str) for key, name in listed.items()):
         names = {int(key): name.strip() for key, name in listed.items()}
         names.pop(0, None)
-        return LabelMap(_distinct(names, listing)), "decathlon"
+        ignored_value = next((value for value, name in names.items() if name == IGNORE), None)
+        names = {value: name for value, name in names.items() if name != IGNORE}
+        return LabelMap(_distinct(names, listing), ignore=ignored_value), "decathlon"
     values = {str(name): _values(value, name, listing) for name, value in listed.items()}
     if values.get("background", (0,)) != (0,):
         raise InputError(f"{listing}: the label background is {listed['background']}, not 0", HINT)
@@ -48,6 +53,16 @@ def read_labels(listed: Any, listing: Path, order: Any = ()) -> tuple[LabelMap, 
         tuple(int(value) for value in order or ()),
         ignored[0] if ignored else None,
     ), "nnunet"
+
+
+def labels_beside(folder: Path) -> LabelMap:
+    """The label map of a folder's `labels.json`, in either direction; an empty one where there is none.
+
+    Raises:
+        InputError: the file holds something else.
+    """
+    path = folder / BESIDE
+    return read_labels(read_json(path), path)[0] if path.is_file() else LabelMap()
 
 
 def notes_on(label_map: LabelMap, listing: Path) -> list[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medseg_cli.datasets.case import Case, Dataset, Finding
 from medseg_cli.datasets.facts import COLUMNS, Facts, facts_of, value_of
 from medseg_cli.datasets.files import anywhere, stem
+from medseg_cli.datasets.labels import BESIDE, labels_beside, notes_on
 from medseg_cli.errors import InputError
 
 SUFFIXES = (".csv", ".tsv")
@@ -51,7 +53,9 @@ def read(path: Path) -> Dataset:
             raise InputError(f"{where}: channel {volume!r} is no number from 0 upwards", "number channels from 0")
         mask = anywhere(path.parent, str(label).strip())
         cases.append(Case(name, scan, mask, channel=int(volume) if volume else None, **facts_of(row, where)))
-    return Dataset(tuple(cases), "CSV", findings=tuple(findings))
+    label_map = labels_beside(path.parent)
+    cases = [replace(case, ignore=label_map.ignore) for case in cases]
+    return Dataset(tuple(cases), "CSV", label_map, tuple(notes_on(label_map, path.parent / BESIDE)), tuple(findings))
 
 
 def beside(folder: Path) -> tuple[dict[str, Facts], tuple[str, ...]]:
