@@ -1,13 +1,13 @@
 """Numbers about the quality of one object's mask: distances in mm, volumes in mm³, never voxels.
 
-**Surface.** The voxels of an object that share a face with a voxel outside it; beyond the edge of the image is outside. A
-volume of one slice, and a picture, has the outline in its plane as surface. Distances run from the centre of a surface
-voxel to the nearest centre of the other mask's surface, both ways. That is what MONAI does; DeepMind's `surface-distance`
-takes patches of area between voxels instead, so that it differs by a fraction of a voxel.
+**Surface.** The voxels of an object that share a face with a voxel outside it; beyond the edge of the image is outside.
+A volume of one slice, and a picture, has the outline in its plane as surface. Distances run from the centre of a surface
+voxel to the nearest centre of the other mask's surface, both ways. That is what MONAI does; DeepMind's
+`surface-distance` takes patches of area between voxels instead, so that it differs by a fraction of a voxel.
 
-**Percentiles.** Linear between ranks. HD95 is the larger of the 95th percentiles of both directions (not the percentile of
-both together); ASSD is the mean of both directions' distances together; NSD counts surface voxels of both masks that lie
-within the tolerance, the tolerance included.
+**Percentiles.** Linear between ranks. HD95 is the larger of the 95th percentiles of both directions (not the percentile
+of both together); ASSD is the mean of both directions' distances together; NSD counts the surface voxels of both masks
+that lie within the tolerance, the tolerance included.
 
 **Empty masks.** Both empty: nothing was to be found and nothing was, so Dice, IoU and NSD are 1. One empty: they are 0.
 Distances, and shares that would divide by zero (precision without a prediction, recall, detection rate and relative
@@ -48,8 +48,8 @@ class Score:
         nsd: tolerance in mm → normalised surface Dice.
         volume_mm3, reference_mm3: volumes.
         volume_error: (volume - reference) / reference.
-        reference_parts, found_parts: connected parts of the reference (sharing a face, an edge or a corner), and how many
-            of them the mask covers by at least the share that makes a hit.
+        reference_parts, found_parts: connected parts of the reference (voxels that share a face, an edge or a corner),
+            and how many of them the mask covers by at least the share that makes a hit.
         mask_parts, false_parts: connected parts of the mask, and how many of them the reference covers by less.
     """
 

@@ -29,7 +29,7 @@ def read_regions(path: Path, scan: Scan) -> tuple[Target, ...]:
     """
     found = load_scan(path)
     values = _values(found, path)
-    _check_grid(found, scan)
+    check_grid(found, scan)
     labels = values.astype(np.uint16)
     # Slice by slice: numpy would turn all values into 8-byte indices at once.
     counts = sum(np.bincount(each.ravel(), minlength=np.iinfo(np.uint16).max + 1) for each in labels)
@@ -66,19 +66,23 @@ def _is_constant_label(voxels: NDArray[np.float32]) -> bool:
     return value in range(np.iinfo(np.uint16).max + 1) and bool((voxels == value).all())
 
 
-def _check_grid(found: Scan, scan: Scan) -> None:
-    """Raises: InputError, unless every voxel of the mask lies on its voxel of the scan."""
+def check_grid(found: Scan, scan: Scan, hint: str = _RESAMPLE) -> None:
+    """Whether every voxel of a mask lies on its voxel of a scan, or of another mask.
+
+    Raises:
+        InputError: it does not, with the geometry of both and `hint`.
+    """
     mask, image = found.provenance.path, scan.provenance.path
     if found.shape != scan.shape:
-        raise InputError(f"mask {mask} has {_size(found)}, {image} has {_size(scan)}", _RESAMPLE)
+        raise InputError(f"mask {mask} has {_size(found)}, {image} has {_size(scan)}", hint)
     if "image" in (found.provenance.format, scan.provenance.format):
         return  # Pictures say nothing about where their pixels lie.
     corners = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * (np.array(scan.shape) - 1)
     apart = np.linalg.norm(found.voxel_to_world(corners, "ras") - scan.voxel_to_world(corners, "ras"), axis=1).max()
     if apart > SAME_PLACE * min(scan.spacing):
         raise InputError(
-            f"mask {mask} lies up to {apart:.3g} mm away from {image}: {_geometry(found)}, the scan {_geometry(scan)}",
-            _RESAMPLE,
+            f"mask {mask} lies up to {apart:.3g} mm away from {image}: {_geometry(found)}, against {_geometry(scan)}",
+            hint,
         )
 
 

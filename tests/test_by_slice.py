@@ -11,9 +11,10 @@ import nibabel as nib
 import numpy as np
 import phantom
 import pytest
+from measuring import measured
 from PIL import Image
 
-from medseg_cli import device, evaluation, pipelines
+from medseg_cli import device, pipelines
 from medseg_cli.datasets import Case
 from medseg_cli.errors import InputError, ModelError, UsageError
 from medseg_cli.overrides import Overrides, with_options
@@ -725,7 +726,7 @@ def test_an_object_of_one_voxel_is_boxed_in_an_evaluation(tmp_path: Path, thin: 
         image.to_filename(tmp_path / f"{name}.nii.gz")
     case = Case("a", tmp_path / "scan.nii.gz", tmp_path / "mask.nii.gz")
     pipeline = build(tmp_path, size=40, propagate=False)
-    (found,) = evaluation.evaluate(pipeline, [case], 0, lambda _: None, "box")
+    (found,) = measured(pipeline, [case], "box")
     low, high = np.array(found.place[:3]), np.array(found.place[3:])
     where = np.argwhere(truth)
     assert np.array_equal(np.rint([low, high]), [where.min(0), where.max(0)])

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from measuring import dice_mean, measured
 
 from medseg_cli import device, pipelines, preset
 from medseg_cli.datasets import Case, read_cases, split_cases
-from medseg_cli.evaluation import evaluate, summarise
 from medseg_cli.geometry import resample, scan_grid, working_grid
 from medseg_cli.metrics import score
 from medseg_cli.prompt import Click, Prompt, Target
@@ -37,13 +37,12 @@ def dice_of(pipeline: pipelines.Pipeline, scan: Scan, reference: np.ndarray, cli
 
 
 def test_held_back_patients(pipeline: pipelines.Pipeline, held_back: tuple[Case, ...]) -> None:
-    results = evaluate(pipeline, held_back[:8], 0, lambda result: None)
-    assert summarise(results)["dice_mean"] > 0.86
+    assert dice_mean(measured(pipeline, held_back[:8], "click")) > 0.86
 
 
 @pytest.mark.slow
 def test_the_target_on_all_held_back_patients(pipeline: pipelines.Pipeline, held_back: tuple[Case, ...]) -> None:
-    assert summarise(evaluate(pipeline, held_back, 0, lambda result: None))["dice_mean"] >= 0.88
+    assert dice_mean(measured(pipeline, held_back, "click")) >= 0.88
 
 
 def respaced(scan: Scan, reference: np.ndarray, spacing: float) -> tuple[Scan, np.ndarray]:

@@ -82,7 +82,7 @@ def test_rounded_geometry_is_the_same_grid(tmp_path: Path, scan: Scan) -> None:
         (labels()[:, :, :5], AFFINE, "has 12 x 10 x 5 voxels"),
         (labels().transpose(1, 0, 2), AFFINE, "has 10 x 12 x 6 voxels"),
         (labels()[::-1], AFFINE @ np.diag([-1.0, 1, 1, 1]), "LAS, 0.7 x 0.7 x 2.5 mm"),
-        (labels(), np.diag([0.7, 0.7, 2.5, 1.0]), "first voxel at ras 0, 0, 0, the scan RAS"),
+        (labels(), np.diag([0.7, 0.7, 2.5, 1.0]), "first voxel at ras 0, 0, 0, against RAS"),
         (labels() * 0.5, AFFINE, "is no mask: 3 different values from 0 to 2.5"),
         (-labels(dtype=np.int16), AFFINE, "is no mask: 3 different values from -5 to 0"),
         (np.arange(720, dtype=np.int16).reshape(12, 10, 6), AFFINE, "is no mask: 720 different values from 0 to 719"),

@@ -1,0 +1,114 @@
+"""A preset that predicts every case of a dataset first, prompted from the references."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg_cli.datasets import Case
+from medseg_cli.datasets.pairs import empty, label_values, open_case, problems
+from medseg_cli.errors import InputError
+from medseg_cli.evaluation.failing import failed
+from medseg_cli.evaluation.prompting import Asked, Protocol, ask
+from medseg_cli.evaluation.results import CaseResult, Measures, ObjectScore, units_of
+from medseg_cli.evaluation.scoring import LARGEST_LABEL, Maps, Scored, score_values, values_in
+from medseg_cli.pipelines import Pipeline
+from medseg_cli.read_ahead import read_ahead
+from medseg_cli.readers import load_scan
+from medseg_cli.scan import Scan
+from medseg_cli.stages import Stages
+
+
+def score_preset(
+    pipeline: Pipeline, cases: Sequence[Case], protocol: Protocol, measures: Measures, name: str = ""
+) -> Iterator[Scored]:
+    """Segment every case from prompts that its reference gives, and score it on the scan's own grid.
+
+    While one case is segmented the next is read. A case that fails is a result that says why.
+
+    Args:
+        pipeline: takes prompts of that kind.
+        cases: labelled cases.
+        protocol: how they are prompted.
+        measures: what is measured.
+        name: of the preset, for the report.
+    """
+    for number, (case, pair) in enumerate(read_ahead(cases, lambda each: _load(each, protocol))):
+        plain = CaseResult(case.id, case.group, name, case.label.name)
+        if isinstance(pair, Exception):
+            yield Scored(failed(plain, pair))
+            continue
+        try:
+            yield _score(pipeline, pair, plain, protocol, measures, number)
+        except Exception as error:
+            yield Scored(failed(plain, error))
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """A case in memory; `ignored` (I, J, K) is what nobody labelled, None if there is no such thing."""
+
+    scan: Scan
+    labels: NDArray[np.int64]
+    ignored: NDArray[np.bool_] | None
+
+
+def _load(case: Case, protocol: Protocol) -> _Pair:
+    """As `datasets.load_pair`; where nothing is taken from the reference it may be empty."""
+    scan, label = open_case(case, load_scan)
+    problem = next(problems(case, scan, label), None)
+    if problem is not None:
+        raise problem.error()
+    labels = label_values(case, label)
+    if protocol.kind != "none" and not np.any(labels > 0):
+        raise empty(case).error()
+    ignored = None if case.ignore is None else np.rint(label.voxels[0]) == case.ignore
+    return _Pair(scan, labels, ignored)
+
+
+def _score(
+    pipeline: Pipeline,
+    pair: _Pair,
+    plain: CaseResult,
+    protocol: Protocol,
+    measures: Measures,
+    number: int,
+) -> Scored:
+    scan, labels = pair.scan, pair.labels
+    if labels.max() > LARGEST_LABEL:
+        raise InputError(f"{plain.reference} holds {labels.max()}", f"labels are 0 to {LARGEST_LABEL}")
+    asked = ask(scan, labels, protocol, number)
+    mask = pipeline.segment(scan, asked.prompt, Stages()).mask
+    if pair.ignored is not None:
+        # What nobody labelled is neither right nor wrong.
+        mask = np.where(pair.ignored, 0, mask)
+    found, truth, values = _same_values(mask, labels, asked)
+    places = asked.places if asked.prompt.targets else ((),) * len(values)
+    scores = score_values(found, truth, values, scan.spacing, measures)
+    objects = tuple(
+        ObjectScore(score, None if asked.values == (None,) else value, protocol.kind, place)
+        for value, place, score in zip(values, places, scores, strict=True)
+    )
+    result = replace(plain, objects=objects, units=units_of(scan), voxels=int(truth.size))
+    return Scored(result, Maps(scan, True, found, truth))
+
+
+def _same_values(
+    mask: NDArray[np.unsignedinteger], labels: NDArray[np.int64], asked: Asked
+) -> tuple[NDArray[np.uint16], NDArray[np.uint16], list[int]]:
+    """The mask and the reference with the same value for the same object, and the values.
+
+    A prompted mask counts its targets from 1; one without a prompt has the values that the preset learnt.
+    """
+    if asked.values == (None,):
+        return (mask > 0).astype(np.uint16), (labels > 0).astype(np.uint16), [1]
+    truth = labels.astype(np.uint16)
+    if not asked.prompt.targets:
+        return mask.astype(np.uint16), truth, values_in(mask, truth)
+    values = [value for value in asked.values if value is not None]
+    table = np.zeros(LARGEST_LABEL + 1, np.uint16)
+    table[1 : len(values) + 1] = values
+    return table[mask], truth, values
