@@ -14,6 +14,7 @@ from dataclasses import asdict
 from functools import partial
 
 import bench_argmax
+import bench_gpu
 import bench_sam
 import bench_sam3d
 import measuring
@@ -85,7 +86,7 @@ def main() -> None:
     """Print the table; with --json also write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--only", choices=PARTS, help="one part; all when left out")
+    parser.add_argument("--only", choices=[*PARTS, "gpu"], help="one part; all when left out")
     parser.add_argument("--clock", choices=measuring.CLOCKS, default="wall", help="cpu: on a busy machine, one thread")
     parser.add_argument("--json", help="file for the figures")
     arguments = parser.parse_args()
@@ -94,10 +95,11 @@ def main() -> None:
     # Older versions of torch cannot name the processor.
     processor = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.machine()
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else processor
-    chosen = [arguments.only] if arguments.only else list(PARTS)
+    chosen = [arguments.only] if arguments.only else [*PARTS, "gpu"]
     with torch.inference_mode():
-        rows = [row for part in chosen for row in PARTS[part](device)]
+        rows = [row for part in chosen if part in PARTS for row in PARTS[part](device)]
     memory = {what: measured(device) for part, (what, measured) in MEMORY.items() if part in chosen}
+    gpu_rows = bench_gpu.rows(device) if device.type == "cuda" and "gpu" in chosen else None
     facts: dict[str, object] = {
         "device": str(device),
         "hardware": hardware,
@@ -113,10 +115,17 @@ def main() -> None:
         sys.stdout.write(
             f"{peak['original']:9.0f} MB -> {peak['ours']:9.0f} MB  x{ratio:<6.2f} memory of {what}, fp32\n"
         )
+    if gpu_rows is not None:
+        sys.stdout.write(bench_gpu.table(gpu_rows))
+    elif "gpu" in chosen:
+        sys.stdout.write("no CUDA device: G rows not measured\n")
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as file:
             facts |= {"seed": 0, "memory_mb": memory, "rows": [asdict(row) for row in rows]}
+            facts["gpu_rows"] = None if gpu_rows is None else [asdict(row) for row in gpu_rows]
             json.dump(facts, file, indent=1)
+    if any(row.problem for row in gpu_rows or []):
+        sys.exit(1)
 
 
 if __name__ == "__main__":
