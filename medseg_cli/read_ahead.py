@@ -45,7 +45,9 @@ def made_ahead(items: Iterable[Item], depth: int = 1) -> Iterator[Item]:
     ahead = _Ahead(items, threading.Semaphore(depth), threading.Event(), SimpleQueue())
     # A daemon: Ctrl-C in the caller ends the program at once, not after the scan that is being read.
     threading.Thread(target=ahead.run, name="medseg-ahead", daemon=True).start()
-    return _taken(ahead)
+    taken = _taken(ahead)
+    next(taken)
+    return taken
 
 
 def _tried(load: Callable[[Item], Result], item: Item) -> Result | Exception:
@@ -83,6 +85,8 @@ class _Ahead(Generic[Item]):
 
 def _taken(ahead: _Ahead[Item]) -> Iterator[Item]:
     try:
+        # Started, so that the block below is reached even if whoever asked for items drops this without taking any.
+        yield None  # type: ignore[misc]
         while (box := ahead.boxes.get())[0] == "item":
             ahead.room.release()
             yield box[1]  # type: ignore[misc]  # an item, as the word beside it says

@@ -41,7 +41,8 @@ print(hasattr(segment_anything, "nothing_of_that_name"))
     assert _python(root, then).splitlines() == [
         "[]",
         "nms [1.0, 1.0, 1.0, 1.0, 1.0]",
-        "vit_l SamPredictor True",
+        "vit_l SamPredictor",
+        "True",
         "False",
     ]
 

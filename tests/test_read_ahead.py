@@ -106,6 +106,21 @@ def test_a_caller_who_stops_ends_the_thread() -> None:
     _wait_for(lambda: threading.active_count() == before)
 
 
+def test_a_caller_who_takes_nothing_ends_the_thread_too() -> None:
+    before = threading.active_count()
+    ahead = read_ahead(range(100), lambda item: item)
+    assert threading.active_count() == before + 1
+    del ahead
+    _wait_for(lambda: threading.active_count() == before)
+
+
+def test_loading_begins_before_anything_is_taken() -> None:
+    loaded = threading.Event()
+    ahead = read_ahead([1], lambda item: loaded.set())
+    assert loaded.wait(PATIENCE)
+    assert next(ahead) == (1, None)
+
+
 @pytest.mark.parametrize("where", ["while waiting for a case", "while computing"])
 def test_ctrl_c_ends_at_once_even_while_a_case_is_read(where: str) -> None:
     lines = f"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from medseg_cli.logs import Talk
     from medseg_cli.overrides import Overrides
     from medseg_cli.preset import Preset
-    from medseg_cli.readers.options import ReadOptions
     from medseg_cli.scan import Scan
     from medseg_cli.segmentation import Segmentation
     from medseg_cli.writers.masks import Values
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 class _Job:
     """What is read and written, and what the user said about it."""
 
-    source: Path
-    reading: ReadOptions
+    scan: Callable[[], Scan]
     modality: str
     asked: Asked
     window: str | None
@@ -93,8 +92,9 @@ def segment(
     """
     talk = options.start_talking(quiet, verbose, debug, log_json)
     from medseg_cli import device as devices
-    from medseg_cli import report
+    from medseg_cli import lean_imports, report
     from medseg_cli.overrides import Overrides
+    from medseg_cli.readers import begin_scan
     from medseg_cli.readers.modality import parse_modality
     from medseg_cli.segmentation import RANDOM_WEIGHTS
     from medseg_cli.stages import Stages
@@ -114,11 +114,13 @@ def segment(
     values: Values = "auto" if ml is None else "labels" if ml else "binary"
     reading = options.read_options(series, channel, spacing, on_gap, on_tilt, on_duplicate)
     code = parse_modality(modality) if modality else ""
-    job = _Job(source, reading, code, asked, window, files, values, overwrite)
+    # Unpacked while torch, MONAI and the weights are loaded; whatever is wrong with it is told after what is with them.
+    job = _Job(begin_scan(source, reading), code, asked, window, files, values, overwrite)
     with report.Progress(talk) as progress:
         stages = Stages(progress)
         with stages("start"):
             runtime = devices.select(device, precision, seed, deterministic)
+            lean_imports.load_networks_and_transforms()
         notes = (RANDOM_WEIGHTS,) if random_weights else ()
         run = sidecar.Run(chosen, prompt, runtime, stages, ("medseg", *sys.argv[1:]), random_weights, notes)
         segmentation, run = _segment(job, run)
@@ -166,7 +168,7 @@ def _segment(job: _Job, run: Run) -> tuple[Segmentation, Run]:
     from medseg_cli import pipelines
     from medseg_cli.postprocess import check_limit
 
-    # Weights that are missing must not cost the time to read a large series first.
+    # Weights that are missing must not cost the time to read a large series to its end first.
     with run.stages("model"):
         pipeline = pipelines.build(run.preset, run.runtime, random_weights=run.random_weights)
     with run.stages("read"):
@@ -181,12 +183,12 @@ def _segment(job: _Job, run: Run) -> tuple[Segmentation, Run]:
 
 def _read(job: _Job) -> Scan:
     """The scan, if it can be segmented and its mask can be written as asked."""
-    from medseg_cli.readers import check_image, load_scan
+    from medseg_cli.readers import check_image
     from medseg_cli.readers.modality import with_modality
     from medseg_cli.windows import check_named
     from medseg_cli.writers import masks
 
-    scan = load_scan(job.source, job.reading)
+    scan = job.scan()
     check_image(scan)
     if job.modality:
         scan = with_modality(scan, job.modality)
@@ -198,6 +200,8 @@ def _read(job: _Job) -> Scan:
 
 def _write(segmentation: Segmentation, run: Run, job: _Job) -> dict[str, Any]:
     """Mask, picture and report, all or none; the report as data."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from medseg_cli.measure import measure
     from medseg_cli.segmentation import RANDOM_WEIGHTS
     from medseg_cli.writers import masks, outputs, preview, sidecar
@@ -205,11 +209,15 @@ def _write(segmentation: Segmentation, run: Run, job: _Job) -> dict[str, Any]:
     scan, files = segmentation.scan, job.files
     with outputs.staged(files, overwrite=job.overwrite) as places:
         with run.stages("write"):
-            measurements = measure(segmentation)
-            masks.write_mask(segmentation, places.mask, values=job.values)
-            if places.preview:
-                stamp = RANDOM_WEIGHTS if run.random_weights else ""
-                preview.write(segmentation, measurements, places.preview, focus=focus(run.prompt, scan), stamp=stamp)
+            # Packing runs outside Python's lock: the picture is drawn meanwhile. Both end before the block does.
+            with ThreadPoolExecutor(1) as pool:
+                written = pool.submit(masks.write_mask, segmentation, places.mask, values=job.values)
+                measurements = measure(segmentation)
+                if places.preview:
+                    stamp = RANDOM_WEIGHTS if run.random_weights else ""
+                    middle = focus(run.prompt, scan)
+                    preview.write(segmentation, measurements, places.preview, focus=middle, stamp=stamp)
+            written.result()
         stored = masks.encoding(segmentation, files.mask, job.values)
         report = sidecar.describe(segmentation, measurements, replace(run, notes=(*run.notes, *stored.notes)))
         report["output"] = {

@@ -6,6 +6,7 @@ The formats' own modules (`nifti`, `mgh`, `itk`, `image2d`, `dicom`, `npz`) are 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from medseg_cli.readers.options import ReadOptions
 if TYPE_CHECKING:
     from medseg_cli.scan import Scan
 
-__all__ = ["ReadOptions", "check_image", "load_labels", "load_scan", "looks_like_mask"]
+__all__ = ["ReadOptions", "begin_scan", "check_image", "load_labels", "load_scan", "looks_like_mask"]
 
 
 def load_scan(path: str | Path, options: ReadOptions | None = None) -> Scan:
@@ -44,6 +45,17 @@ def load_labels(path: str | Path) -> Scan:
     from medseg_cli.readers.files import read_labels
 
     return read_labels(Path(path))
+
+
+def begin_scan(path: str | Path, options: ReadOptions | None = None) -> Callable[[], Scan]:
+    """Begin to read a scan in a second thread; what is returned waits for it and does what `load_scan` does.
+
+    Neither MONAI nor torch is imported before the result is asked for. Nothing is raised before that either. Formats
+    whose readers change the filters of warnings, which all threads share, are read only then.
+    """
+    from medseg_cli.readers.begin import begin
+
+    return begin(Path(path), options or ReadOptions())
 
 
 def looks_like_mask(scan: Scan) -> bool:

@@ -42,8 +42,8 @@ def read(path: Path, options: ReadOptions) -> Scan:
     i, j, k, frames = (int(size) for size in stored["dims"])
     volume = pick_volume(path, max(frames, 1), options.channel)
     slabs = payload.read_values(path, dtype, (i, j, k, frames), DATA_OFFSET, volume)
-    with payload.hashing([path]) as sha256:
-        voxels, value_notes = scaled_slabs(slabs, (i, j, k), dtype, None, None, path)
+    sha256 = payload.hash_ahead([path])
+    voxels, value_notes = scaled_slabs(slabs, (i, j, k), dtype, None, None, path)
     affine, affine_notes = checked_affine(_affine(stored), (i, j, k), str(path))
     if frames > 1:
         notes = (f"volume {volume} of {frames} (--channel, counted from 0)", *notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,14 @@ class ScanReader(ImageReader):
 
     Args:
         options: how to read; the default refuses to guess.
+        read: what reads a path with these options, for who has begun to already.
     """
 
-    def __init__(self, options: ReadOptions | None = None) -> None:
+    def __init__(
+        self, options: ReadOptions | None = None, read: Callable[[Path, ReadOptions], Scan] = read_file
+    ) -> None:
         self.options = options or ReadOptions()
+        self._read = read
         self.scan: Scan | None = None
 
     def verify_suffix(self, filename: Paths) -> bool:
@@ -52,7 +56,7 @@ class ScanReader(ImageReader):
 
     def get_data(self, img: Path) -> tuple[np.ndarray, dict[str, Any]]:
         """Voxels (C, I, J, K) float32 and metadata with the (4, 4) index→RAS affine of the scan at `img`."""
-        self.scan = scan = read_file(img, self.options)
+        self.scan = scan = self._read(img, self.options)
         meta: dict[str, Any] = {
             MetaKeys.AFFINE: scan.affine,
             MetaKeys.ORIGINAL_AFFINE: scan.affine.copy(),
@@ -65,9 +69,9 @@ class ScanReader(ImageReader):
         return scan.voxels, meta
 
 
-def load(path: Path, options: ReadOptions) -> Scan:
+def load(path: Path, options: ReadOptions, read: Callable[[Path, ReadOptions], Scan] = read_file) -> Scan:
     """The scan at `path`, through `LoadImage`; see `readers.load_scan`."""
-    reader = ScanReader(options)
+    reader = ScanReader(options, read)
     tensor = _load_image(reader)(path)
     assert reader.scan is not None, "LoadImage returned without calling our reader"
     return replace(reader.scan, voxels=tensor.numpy(), affine=tensor.affine.numpy().astype(np.float64))

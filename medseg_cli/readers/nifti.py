@@ -53,8 +53,8 @@ def read(path: Path, options: ReadOptions) -> Scan:
         slope = intercept = None
     volume = pick_volume(path, shape[3], options.channel)
     slabs = payload.read_values(files[-1], dtype, shape, _offset(header, single, path), volume)
-    with payload.hashing(files) as sha256:
-        voxels, value_notes = scaled_slabs(slabs, shape[:3], dtype, slope, intercept, path)
+    sha256 = payload.hash_ahead(files)
+    voxels, value_notes = scaled_slabs(slabs, shape[:3], dtype, slope, intercept, path)
     with np.errstate(all="ignore"):
         affine, affine_notes = _affine(header, shape[:3], path)
     notes = value_notes + affine_notes

@@ -7,8 +7,6 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -41,11 +39,10 @@ def sha256_of(paths: Sequence[Path]) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-@contextmanager
-def hashing(paths: Sequence[Path]) -> Iterator[Callable[[], str]]:
-    """`sha256_of` in a second thread while the block runs; what is yielded waits for it and returns it."""
-    with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(sha256_of, paths).result
+def hash_ahead(paths: Sequence[Path]) -> Callable[[], str]:
+    """`sha256_of`, begun in a second thread; the result waits for it."""
+    hashes = made_ahead(map(sha256_of, [paths]))
+    return lambda: next(hashes)
 
 
 def check_declared(path: Path, shape: Sequence[int], item_bytes: int, offset: int, packing: str) -> int:
