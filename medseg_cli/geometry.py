@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import affine_transform
 from torch import Tensor
 
 from medseg_cli import axis_weights
@@ -246,6 +247,15 @@ def resample_classes(scores: Tensor, source: Grid, target: Grid, most: int = 1 <
         moved = resample(scores, source, slab, smooth=False)[0]
         classes[:, :, first : first + depth] = moved.argmax(0).numpy()
     return classes
+
+
+def nearest(labels: NDArray[np.uint16], source: Grid, target: Grid) -> NDArray[np.uint16]:
+    """Label values (I, J, K) on `source` at the voxel centres of `target`, nearest neighbour; 0 beyond the source."""
+    matrix = np.linalg.inv(source.affine) @ target.affine
+    moved: NDArray[np.uint16] = affine_transform(
+        labels, matrix[:3, :3], matrix[:3, 3], output_shape=target.shape, order=0, mode="constant", cval=0
+    )
+    return moved
 
 
 def _blur(part: Tensor, step: NDArray[np.float64]) -> list[NDArray[np.float64] | None]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medseg_cli.errors import InputError
 from medseg_cli.evaluation.failing import failed
-from medseg_cli.evaluation.label_maps import on_grid_of, read_map
+from medseg_cli.evaluation.label_maps import read_map
 from medseg_cli.evaluation.label_table import LabelTable
 from medseg_cli.evaluation.matching import Pair
 from medseg_cli.evaluation.results import CaseResult, Measures, ObjectScore, units_of
@@ -101,7 +101,9 @@ def _resampled(prediction: Scan, found: NDArray[np.uint16], reference: Scan) -> 
         return found, []
     if prediction.shape == reference.shape and np.allclose(prediction.affine, reference.affine, atol=1e-4):
         return found, []
-    moved = on_grid_of(found, prediction, reference)
+    from medseg_cli.geometry import nearest, scan_grid
+
+    moved = nearest(found, scan_grid(prediction), scan_grid(reference))
     if found.any() and not moved.any():
         raise InputError(
             f"{prediction.provenance.path} lies nowhere on the grid of {reference.provenance.path}",

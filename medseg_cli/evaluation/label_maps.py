@@ -1,4 +1,4 @@
-"""Label maps from files, held to what a label map is, and laid on the reference's grid when that is asked for."""
+"""Label maps from files, held to what a label map is."""
 
 from __future__ import annotations
 
@@ -54,14 +54,3 @@ def _values(scan: Scan, path: Path) -> tuple[NDArray[np.uint16], list[str]]:
 def _fraction(grey: NDArray[np.float32]) -> str:
     broken = grey[~np.isfinite(grey)]
     return f"{broken[0]}" if broken.size else f"{grey[np.abs(grey - np.rint(grey)) > WHOLE][0]:g}"
-
-
-def on_grid_of(values: NDArray[np.uint16], source: Scan, target: Scan) -> NDArray[np.uint16]:
-    """The values (I, J, K) of `source` at the voxel centres of `target`, nearest neighbour; 0 beyond the source."""
-    from scipy.ndimage import affine_transform
-
-    matrix = np.linalg.inv(source.affine) @ target.affine
-    moved: NDArray[np.uint16] = affine_transform(
-        values, matrix[:3, :3], matrix[:3, 3], output_shape=target.shape, order=0, mode="constant", cval=0
-    )
-    return moved

@@ -18,6 +18,8 @@ from medseg_cli.writers.comparison import BOTH, PREDICTION, REFERENCE
 CARDS = ("Dice", "NSD", "HD95", "volume_error_relative", "area_error_relative", "detection_rate")
 PLOTTED = ("Dice", "NSD", "HD95", "ASSD", "volume_error_relative", "area_error_relative")
 """Beginnings of the metrics that have a card, and a plot."""
+AGREEMENTS = 12
+"""Labels whose sizes are plotted."""
 
 
 def page(evaluation: Evaluation, report: dict[str, Any], pictures: Sequence[Picture]) -> str:
@@ -36,7 +38,7 @@ def page(evaluation: Evaluation, report: dict[str, Any], pictures: Sequence[Pict
             page_tables.means(evaluation, report),
             page_tables.compared(evaluation, comparisons(evaluation)),
             _distributions(evaluation, rows),
-            _agreement(rows),
+            _agreement(evaluation, rows),
             _gallery(evaluation, pictures),
         ]
     parts.append(page_tables.failures(evaluation))
@@ -75,10 +77,10 @@ def _cards(overall: dict[str, Any]) -> str:
             continue
         found = overall[name]
         interval, missing = span(found["low"], found["high"]), found["undefined"]
-        below = [f"95 % interval {interval}" if interval else "", f"median {figure(found['median'])}"]
+        below = [f"95 % CI {interval}" if interval else "", f"median {figure(found['median'])}"]
         below.append(f"undefined for {missing} of {found['n'] + missing}" if missing else "")
         cards.append(
-            f"<div class='card'><span class='soft'>{escape(title(name))}, mean</span><b>{figure(found['mean'])}</b>"
+            f"<div class='card'><span class='soft'>mean {escape(title(name))}</span><b>{figure(found['mean'])}</b>"
             f"<span class='soft'>{'<br>'.join(text for text in below if text)}</span></div>"
         )
     return f"<div class='cards'>{''.join(cards)}</div>"
@@ -107,16 +109,22 @@ def _strips(name: str, rows: Sequence[Row], key: str, metric: str, kind: str) ->
     return [plots.Strip(name, [value for _, value in known], [case for case, _ in known], kind)] if known else []
 
 
-def _agreement(rows: Sequence[Row]) -> str:
-    """Bland-Altman plots of the sizes, one per unit."""
+def _agreement(evaluation: Evaluation, rows: Sequence[Row]) -> str:
+    """Bland-Altman plots of the sizes, one per label and unit."""
     panels = []
-    for size, unit in (("volume", "ml"), ("area", "mm2"), ("area", "px")):
-        mine, other = f"{size}_{unit}", f"reference_{size}_{unit}"
-        have = [row for row in rows if mine in row.numbers and row.emptiness != "both are empty"]
-        if len(have) > 1:
-            reference, found = ([float(row.numbers[name] or 0) for row in have] for name in (other, mine))
-            panels.append(plots.bland_altman(reference, found, [row.case for row in have], UNITS[unit]))
+    for key in evaluation.labels[:AGREEMENTS]:
+        for size, unit in (("volume", "ml"), ("area", "mm2"), ("area", "px")):
+            mine, other = f"{size}_{unit}", f"reference_{size}_{unit}"
+            have = [row for row in rows if row.label == key and mine in row.numbers]
+            have = [row for row in have if row.emptiness != "both are empty"]
+            if len(have) > 1:
+                reference, found = ([float(row.numbers[name] or 0) for row in have] for name in (other, mine))
+                heading = f"<b>{escape(evaluation.label_name(key))}</b>"
+                cases = [row.case for row in have]
+                panels.append(heading + plots.bland_altman(reference, found, cases, UNITS[unit]))
     below = "Bland-Altman: difference of the sizes over their mean; dashed: limits of agreement, ± 1.96 SD."
+    if len(evaluation.labels) > AGREEMENTS:
+        below += f" Of {len(evaluation.labels)} labels the first {AGREEMENTS}."
     return section("Agreement of sizes", *panels, below=below) if panels else ""
 
 

@@ -15,7 +15,7 @@ CSS = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); line-height: 1.5;
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 32px 20px 64px; }
+main { max-width: 1240px; margin: 0 auto; padding: 32px 20px 64px; }
 h1 { font-size: 26px; line-height: 1.25; margin: 0 0 4px; letter-spacing: -0.01em; overflow-wrap: anywhere; }
 h2 { font-size: 18px; margin: 40px 0 12px; letter-spacing: -0.005em; }
 p { margin: 8px 0; } .soft { color: var(--soft); } small { color: var(--soft); }
@@ -29,7 +29,7 @@ code { font: 13px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; over
 .warn { background: var(--warn-paper); color: var(--warn); border: 1px solid currentColor; border-radius: 10px;
   padding: 10px 16px; margin-top: 18px; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-numeric: tabular-nums; }
-th, td { padding: 6px 10px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th, td { padding: 6px 8px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 600; } tbody tr:last-child td { border-bottom: 0; }
 tbody tr:hover td { background: var(--mine-soft); }
 th.text, td.text { text-align: left; } td.wrap { white-space: normal; min-width: 16em; text-align: left; }

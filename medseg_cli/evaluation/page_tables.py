@@ -8,7 +8,7 @@ from typing import Any
 
 from medseg_cli.evaluation.page_text import BOUNDED, figure, probability, row, section, signed, span, table, title
 from medseg_cli.evaluation.statistics import Comparison, Row, metrics_of
-from medseg_cli.evaluation.summary import EMPTY_RULE, Evaluation
+from medseg_cli.evaluation.summary import EMPTINESS, EMPTY_RULE, Evaluation
 
 MEANS = (
     "Dice",
@@ -35,7 +35,18 @@ def means(evaluation: Evaluation, report: dict[str, Any]) -> str:
         name = "all objects" if key == "all" else evaluation.label_name(key)
         body.append(row([name], [str(found["Dice"]["n"]), *(_mean(found.get(each)) for each in names)]))
     head = row(["label"], ["objects", *(escape(title(name)) for name in names)], "th")
-    return section("Means", table(head, body), below="Below each mean its 95 % interval.")
+    return section("Means", table(head, body), below=f"Below each mean its 95 % interval. {_empties(report)}")
+
+
+def _empties(report: dict[str, Any]) -> str:
+    """How many objects are empty, and what that does to the mean."""
+    found = report["empty_masks"]
+    counted = [f"{found[key]}: {key}" for key in EMPTINESS if found[key]]
+    text = f"Objects with an empty mask: {', '.join(counted)}." if counted else ""
+    if found["both are empty"]:
+        without = figure(found["dice_mean_without_both_empty"])
+        text += f" Where both are empty Dice is 1; without these the mean is {without}."
+    return text
 
 
 def _mean(found: dict[str, Any] | None) -> str:

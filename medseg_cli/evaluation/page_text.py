@@ -25,7 +25,8 @@ def figure(value: Number) -> str:
     """A number with as many digits as one reads; a dash where there is none."""
     if value is None:
         return "–"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 1000 else f"{value:.0f}"
+    text = f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}" if abs(value) < 1000 else f"{value:.0f}"
+    return text.replace("-", "−")
 
 
 def signed(value: float) -> str:

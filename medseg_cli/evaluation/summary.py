@@ -21,6 +21,7 @@ EMPTY_RULE = (
     "both masks empty: Dice, IoU and NSD are 1; one empty: they are 0; distances, and shares that would divide by "
     "zero, do not exist then: null, left out of means, and counted"
 )
+EMPTINESS = ("both are empty", "the prediction is empty", "the reference is empty")
 COMPARED = ("Dice", "IoU", "NSD", "HD95", "ASSD", "volume_error_relative", "area_error_relative")
 """Beginnings of the metrics that two methods are compared by."""
 DIGITS = 6
@@ -151,9 +152,12 @@ def _headline(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _emptiness(rows: Sequence[Row]) -> dict[str, int]:
-    reasons = ("both are empty", "the prediction is empty", "the reference is empty")
-    return {reason: sum(row.emptiness == reason for row in rows) for reason in reasons}
+def _emptiness(rows: Sequence[Row]) -> dict[str, Any]:
+    dice = [float(row.numbers["Dice"] or 0) for row in rows if row.emptiness != "both are empty"]
+    return {
+        **{reason: sum(row.emptiness == reason for row in rows) for reason in EMPTINESS},
+        "dice_mean_without_both_empty": round(float(np.mean(dice)), 4) if dice else None,
+    }
 
 
 def _means(rows: Sequence[Row]) -> dict[str, float | None]:
