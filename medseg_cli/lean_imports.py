@@ -1,9 +1,10 @@
-"""MONAI and segment_anything, imported without what they import in turn for features that medseg does not use.
+"""MONAI and the packages of networks, imported without what they import in turn for features that medseg does not use.
 
 `import monai` imports every part of MONAI, and each part tries the packages it can make use of: transformers, pandas,
 matplotlib, torchvision and more, most of a command's start. MONAI does without any that is not installed, so while it
 is imported they are made to look as if they were not. `import segment_anything` runs its predictors, which need
-torchvision and through it torch's compiler; the networks inside do not.
+torchvision, and `import torchvision` runs detection networks, which need torch's compiler; SAM's encoder and a ResNet
+need none of that.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from types import ModuleType
 from typing import Any
 
 UNUSED = (
+    "huggingface_hub",
     "ignite",
     "itk",
     "matplotlib",
     "mlflow",
     "pandas",
+    "requests",
+    "scipy.optimize",
     "scipy.signal",
     "skimage",
     "sklearn",
@@ -31,25 +35,29 @@ UNUSED = (
 )
 """What MONAI imports where it can, and nothing that medseg takes from MONAI uses."""
 
+PACKAGES = ("segment_anything", "torchvision", "torchvision.models")
+"""Of which medseg takes networks out of submodules; what they import of each other stays out."""
+
 _lock = Lock()
 
 
 def load_networks_and_transforms() -> None:
-    """Import both. Where either is imported already it stays as it is.
+    """Import MONAI, and let `PACKAGES` run their own code only when asked for it. What is imported already stays.
 
     The rest of this process sees a MONAI without its features that need `UNUSED`; the packages themselves can be
     imported as ever. For commands of one purpose, then, not for a library.
     """
     with _lock:
-        if "segment_anything" not in sys.modules and (package := _deferred("segment_anything")):
-            sys.modules["segment_anything"] = package
         if "monai" not in sys.modules:
-            with _as_if_not_installed(UNUSED):
+            with as_if_not_installed(UNUSED):
                 import monai  # noqa: F401  # what it leaves in sys.modules is all that is wanted
+        for name in PACKAGES:
+            if name not in sys.modules and (package := _deferred(name)):
+                sys.modules[name] = package
 
 
 @contextmanager
-def _as_if_not_installed(names: tuple[str, ...]) -> Iterator[None]:
+def as_if_not_installed(names: tuple[str, ...]) -> Iterator[None]:
     """Importing these raises ModuleNotFoundError, except for those that are imported already."""
     hidden = [name for name in names if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None is Python's own word for "do not import"

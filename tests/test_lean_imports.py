@@ -13,6 +13,7 @@ from medseg_cli import lean_imports
 lean_imports.load_networks_and_transforms()
 from segment_anything.modeling import ImageEncoderViT
 from monai.transforms import LoadImage, SpatialResample
+from torchvision.models.resnet import BasicBlock
 {then}
 """
 
@@ -27,7 +28,7 @@ def _python(root: Path, then: str, first: str = "") -> str:
 
 def test_what_medseg_does_not_use_is_not_imported_and_can_be_imported_afterwards(root: Path) -> None:
     then = """
-heavy = {"torchvision", "transformers", "pandas", "matplotlib", "torch._dynamo"}
+heavy = {"torchvision.ops", "transformers", "pandas", "matplotlib", "torch._dynamo"}
 print(sorted(heavy & set(sys.modules)))
 import matplotlib, torchvision, scipy.signal
 print(torchvision.ops.nms.__name__, scipy.signal.medfilt([1.0, 9, 1, 1, 1]).tolist())
@@ -36,6 +37,7 @@ from segment_anything import sam_model_registry, modeling
 import segment_anything
 print(sorted(sam_model_registry)[-1], segment_anything.SamPredictor.__name__)
 print(modeling.ImageEncoderViT is ImageEncoderViT)
+print(torchvision.models.resnet.BasicBlock is BasicBlock, torchvision.models.resnet18.__name__)
 print(hasattr(segment_anything, "nothing_of_that_name"))
 """
     assert _python(root, then).splitlines() == [
@@ -43,6 +45,7 @@ print(hasattr(segment_anything, "nothing_of_that_name"))
         "nms [1.0, 1.0, 1.0, 1.0, 1.0]",
         "vit_l SamPredictor",
         "True",
+        "True resnet18",
         "False",
     ]
 

@@ -14,6 +14,7 @@ from monai.data import ImageReader
 from monai.transforms import LoadImage
 from monai.utils import MetaKeys, SpaceKeys
 
+from medseg_cli.lean_imports import as_if_not_installed
 from medseg_cli.readers.files import read_file
 from medseg_cli.readers.options import ReadOptions
 from medseg_cli.scan import Scan
@@ -83,7 +84,7 @@ def _load_image(reader: ScanReader) -> LoadImage:
     level = plugin.level
     plugin.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), as_if_not_installed(("itk",)):
             warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
             return LoadImage(reader=reader, image_only=True)
     finally:
