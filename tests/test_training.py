@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from balls import write_balls, write_tiny
 from safetensors.torch import load_file
 
 from medseg_cli import preset
@@ -20,40 +21,19 @@ from medseg_cli.training import run as training_run
 from medseg_cli.training.plan import Plan
 from medseg_cli.training.recipe import recipe_of
 
-TINY = {
-    "crop_size": 16, "internal_size": 16, "img_size": 16, "patch_size": 4, "num_slice": 4, "embed_dim": 16, "depth": 4,
-    "num_heads": 2, "mlp_ratio": 2, "window_size": 2, "global_attn_indexes": [], "cubic_window_size": 2, "out_chans": 8,
-    "prompt_heads": 2, "prompt_mlp_dim": 16, "num_pos_feats": 4, "mlahead_channels": 4, "decoder_scale": 4,
-}  # fmt: skip
 PLAN = Plan(steps=4, batch_size=1, validate_every=2, learning_rate=1e-3, seed=5)
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six 20³ volumes with one bright ball each."""
-    folder = tmp_path_factory.mktemp("Balls")
-    rng = np.random.default_rng(0)
-    entries = []
-    for number in range(6):
-        centre = rng.uniform(7, 13, size=3)
-        index = np.stack(np.meshgrid(*[np.arange(20)] * 3, indexing="ij"), -1)
-        ball = ((index - centre) ** 2).sum(-1) < 4.5**2
-        image = (rng.normal(100, 10, (20, 20, 20)) + 80 * ball).astype(np.float32)
-        for kind, data in (("imagesTr", image), ("labelsTr", ball.astype(np.uint8))):
-            (folder / kind).mkdir(exist_ok=True)
-            nib.save(nib.Nifti1Image(data, np.eye(4)), folder / kind / f"ball_{number}.nii.gz")
-        entries.append({"image": f"./imagesTr/ball_{number}.nii.gz", "label": f"./labelsTr/ball_{number}.nii.gz"})
-    (folder / "dataset.json").write_text(json.dumps({"name": "Balls", "training": entries}))
-    return folder
+    return write_balls(tmp_path_factory.mktemp("Balls"))
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """A preset like hippocampus-mr with a very small network."""
-    base = preset.find("hippocampus-mr").model_copy(update={"name": "tiny", "model": TINY})
-    path = tmp_path / "tiny.yaml"
-    path.write_text(preset.dump(base))
-    return path
+    return write_tiny(tmp_path / "tiny.yaml")
 
 
 def test_a_run_is_a_preset_that_segments(run_medseg, dataset: Path, tiny: Path, tmp_path: Path) -> None:

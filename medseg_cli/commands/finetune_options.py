@@ -32,7 +32,9 @@ Resume = Annotated[
     typer.Option(metavar="RUN", help="Go on with a run as its folder says; DATASET only if it was moved."),
 ]
 Start = Annotated[
-    Literal["preset", "scratch"], typer.Option(help="Begin with the preset's weights, or with random ones.")
+    Literal["preset", "scratch"],
+    # torchrun takes --start, wherever it stands, for the beginning of an option of its own.
+    typer.Option("--start", "--begin", help="Begin with the preset's weights, or with random ones."),
 ]
 Peft = Annotated[
     Literal["method", "adapter", "lora", "full", "decoder"] | None,

@@ -78,6 +78,7 @@ def fit(
     """
     fabric = fabric or fabric_of(resources, plan.precision)
     check_batch(plan, fabric.world_size)
+    run.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
     network = recipe.model(plan.seed)
     model, optimizer = fabric.setup(Objective(network, recipe), optimizer_of(recipe, network, plan))
