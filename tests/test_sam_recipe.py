@@ -18,7 +18,7 @@ from torchvision.ops import sigmoid_focal_loss
 from medseg_cli import preset
 from medseg_cli.datasets import read_cases
 from medseg_cli.errors import UsageError
-from medseg_cli.pipelines import sam_recipe
+from medseg_cli.pipelines import slice_samples
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.pipelines.sam_recipe import Prompted, SamRecipe
 
@@ -130,7 +130,9 @@ def test_medsam_is_asked_once_and_its_loss_is_dice_and_cross_entropy(weights: Pa
 def test_clicked_pixels_are_spread_over_a_region() -> None:
     region = torch.zeros(1, 8, 8, dtype=torch.bool)
     region[0, 2, 3:6] = region[0, 7, 7] = True
-    seen = {tuple(sam_recipe._clicks(region, torch.tensor([draw]))[0].int().tolist()) for draw in (0, 0.3, 0.6, 0.9999)}
+    seen = {
+        tuple(slice_samples.clicks_in(region, torch.tensor([draw]))[0].int().tolist()) for draw in (0, 0.3, 0.6, 0.9999)
+    }
     assert seen == {(3, 2), (4, 2), (5, 2), (7, 7)}
 
 

@@ -14,21 +14,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.random import Generator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medseg_cli.datasets import Case
-from medseg_cli.frame import Frame
 from medseg_cli.models.sam.network import Sam
 from medseg_cli.models.sam.start import begin, image_size
 from medseg_cli.models.tuning import decide, groups, rest, tune
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.pipelines.defaults import Defaults
 from medseg_cli.pipelines.features import VIEWS, Features, check_rests, limits_views
-from medseg_cli.pipelines.slice_samples import Held, Sample, SliceSamples, Study, scores
+from medseg_cli.pipelines.slice_samples import Held, Sample, SliceSamples, Study, clicks_in, scores
 from medseg_cli.preset import Preset
 from medseg_cli.weights.store import checked_hash
 
@@ -109,8 +107,8 @@ class SamRecipe:
         """Mean over the objects of a batch of pictures."""
         rest(model)
         device = next(model.parameters()).device
-        frames = [self._frame(each.view) for each in samples]
-        images = [frame.image(_picture(each.view)) for frame, each in zip(frames, samples, strict=True)]
+        framed = [self._samples.framed(each.view) for each in samples]
+        images = [each.image for each in framed]
         if self._samples.views:
             check_rests(model)
             embeddings = self._features.of(model, images)
@@ -118,9 +116,8 @@ class SamRecipe:
             encoded = model.encode(torch.stack(images).to(device))["image"]
             embeddings = [{"image": encoded[index : index + 1]} for index in range(len(samples))]
         losses = []
-        for embedding, frame, each in zip(embeddings, frames, samples, strict=True):
-            truth = _in_frame(each.view, frame).to(device)
-            boxes = frame.boxes(each.view.boxes.double().numpy() - [0, 0, 1, 1]).to(device)
+        for embedding, shown, each in zip(embeddings, framed, samples, strict=True):
+            truth, boxes = shown.masks.to(device), shown.boxes.to(device)
             losses.append(self._object_losses(model, embedding, truth, boxes, each))
         return torch.cat(losses).mean()
 
@@ -154,7 +151,7 @@ class SamRecipe:
         points = labels = before = None
         if boxes is None:
             points, labels = (
-                _clicks(truth > 0.5, draws[:, 0])[:, None],
+                clicks_in(truth > 0.5, draws[:, 0])[:, None],
                 torch.ones_like(draws[:, :1], dtype=torch.int64),
             )
         total = torch.zeros(len(truth), device=truth.device)
@@ -200,10 +197,6 @@ class SamRecipe:
             iou = (mask & inside).sum((2, 3)) / (mask | inside).sum((2, 3)).clamp(min=1)
         return FOCAL * focal + dice + (quality - iou) ** 2
 
-    def _frame(self, view: Sample) -> Frame:
-        high, wide = view.image.shape[1:]
-        return Frame(high, wide, self._samples.size, (1.0, 1.0), **self._samples.frame)
-
     @property
     def _corrected(self) -> bool:
         """Whether clicks inside and outside are understood, so that answers can be corrected."""
@@ -224,32 +217,11 @@ class SamRecipe:
         return {name: value for name, value in self.__dict__.items() if name != "_features"}
 
 
-def _picture(view: Sample) -> np.ndarray:
-    """(h, w, 3) RGB 0..255."""
-    return view.image.permute(1, 2, 0).numpy().astype(np.uint8)
-
-
-def _in_frame(view: Sample, frame: Frame) -> Tensor:
-    """The masks (N, h, w) in the part of the frame that the picture fills."""
-    masks = view.masks[:, : frame.height, : frame.width]
-    return masks if frame.inner == masks.shape[1:] else F.interpolate(masks[:, None], frame.inner, mode="nearest")[:, 0]
-
-
-def _clicks(regions: Tensor, draws: Tensor) -> Tensor:
-    """One pixel (N, 2) xy of each region (N, h, w) bool, chosen by draws (N,) in 0..1; none may be empty."""
-    flat = regions.flatten(1)
-    counts = flat.sum(1)
-    wanted = (draws * counts).long().clamp(max=counts - 1)
-    place = ((flat.cumsum(1) - 1 == wanted[:, None]) & flat).int().argmax(1)
-    wide = regions.shape[2]
-    return torch.stack([place % wide, place // wide], 1).float()
-
-
 def _correction(answer: Tensor, truth: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
     """A click (N, 1, 2) where each answer (N, h, w) is wrong, with its label (N, 1); inside where nothing is."""
     wrong = answer ^ truth
     region = torch.where(wrong.any(2).any(1)[:, None, None], wrong, truth)
-    point = _clicks(region, draws)
+    point = clicks_in(region, draws)
     x, y = point.long().T
     label = truth[torch.arange(len(truth), device=truth.device), y, x].long()
     return point[:, None], label[:, None]

@@ -84,6 +84,21 @@ class Held:
     mask: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Framed:
+    """A sample as the network sees it.
+
+    Args:
+        image: (3, S, S), normalised and padded.
+        boxes: (N, 4) in the frame.
+        masks: (N, h, w), 0 or 1, in the part of the frame that the picture fills.
+    """
+
+    image: Tensor
+    boxes: Tensor
+    masks: Tensor
+
+
 @dataclass(frozen=True)
 class SliceSamples:
     """Samples for a preset of a 2-D pipeline.
@@ -180,6 +195,16 @@ class SliceSamples:
         picture = study.display.picture(plane.take(study.voxels, index))
         return Held(frame.image(picture), frame, frame.boxes(box[None] - [0, 0, 1, 1]), torch.from_numpy(mask[None]))
 
+    def framed(self, view: Sample) -> Framed:
+        """A sample put into the frame that inference would put its picture into."""
+        high, wide = view.image.shape[1:]
+        frame = Frame(high, wide, self.size, (1.0, 1.0), **self.frame)
+        picture = view.image.permute(1, 2, 0).numpy().astype(np.uint8)
+        masks = view.masks[:, :high, :wide]
+        if frame.inner != (high, wide):
+            masks = F.interpolate(masks[:, None], frame.inner, mode="nearest")[:, 0]
+        return Framed(frame.image(picture), frame.boxes(view.boxes.double().numpy() - [0, 0, 1, 1]), masks)
+
     @property
     def frame(self) -> dict[str, Any]:
         """How pictures lie in the square: the preset's options of `Frame`."""
@@ -198,6 +223,16 @@ def scores(model: Any, samples: list[tuple[Held, ...]]) -> list[float]:
         both, total = (mask & held.mask).sum(), mask.sum() + held.mask.sum()
         found.append(float(2 * both / total.clamp(min=1)))
     return found
+
+
+def clicks_in(regions: Tensor, draws: Tensor) -> Tensor:
+    """One pixel (N, 2) xy of each region (N, h, w) bool, chosen by draws (N,) in 0..1; none may be empty."""
+    flat = regions.flatten(1)
+    counts = flat.sum(1)
+    wanted = (draws * counts).long().clamp(max=counts - 1)
+    place = ((flat.cumsum(1) - 1 == wanted[:, None]) & flat).int().argmax(1)
+    wide = regions.shape[2]
+    return torch.stack([place % wide, place // wide], 1).float()
 
 
 def _slices(labels: NDArray[np.int64], plane: Plane) -> NDArray[np.int64]:
