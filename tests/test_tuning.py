@@ -70,11 +70,11 @@ def trained_by_hand(name: str, kind: Kind, key: str) -> bool:
         own = ("depth_embed", "slice_embed", "norm", "adapter", "neck_3d", "rel_pos_d")
         if kind in ("method", "adapter") and key.startswith("encoder."):
             return any(part in key for part in own)
-        return key.startswith(("feature.3.", "decoder.")) or ".lora_" in key
+        return key.startswith(("feature.3.", "decoder.")) or "lora_" in key
     if kind == "method":
         return not key.startswith("prompt_encoder." if name == "sam" else "image_encoder.")
     decoder = ("mask_decoder.",) if name == "sam" else ("mask_decoder.", "prompt_encoder.")
-    return key.startswith(decoder) or "bottleneck" in key or ".lora_" in key
+    return key.startswith(decoder) or "bottleneck" in key or "lora_" in key
 
 
 @pytest.mark.parametrize("name", BEGIN)
