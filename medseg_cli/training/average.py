@@ -25,25 +25,27 @@ class Average:
 
     Args:
         network: it is averaged as it is; afterwards `update` after every step.
-        decay: share that stays at an update; 0 = the average is the network itself.
+        decay: largest share that stays at an update; 0 = the average is the network itself.
     """
+
+    RECENT = 10
+    """Of s steps, the average is mostly of the last s / RECENT, as long as `decay` allows so few: a short run would
+    otherwise leave the weights it began with behind."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self._network = network
         self._decay = decay
-        self._empty = True
         self.values = {name: value.detach().clone() for name, value in learned(network).items()}
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take in the weights of one more step; the first one's become the average."""
+    def update(self, step: int) -> None:
+        """Take in the weights of one more step; `step` others came before, and the first one's become the average."""
         now = learned(self._network)
         floats = [name for name, value in now.items() if value.is_floating_point()]
-        keep = 0.0 if self._empty else self._decay
+        keep = min(self._decay, step / (step + self.RECENT))
         torch._foreach_lerp_([self.values[name] for name in floats], [now[name] for name in floats], 1 - keep)
         for name in now.keys() - set(floats):
             self.values[name].copy_(now[name])
-        self._empty = False
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -55,7 +57,7 @@ class Average:
         finally:
             put(self._network, own)
 
-    def load(self, values: Mapping[str, Tensor], begun: bool) -> None:
+    def load(self, values: Mapping[str, Tensor]) -> None:
         """Go on from a checkpoint's average.
 
         Raises:
@@ -64,7 +66,6 @@ class Average:
         check_fit(self.values, values)
         for name, value in values.items():
             self.values[name].copy_(value)
-        self._empty = not begun
 
 
 @torch.no_grad()

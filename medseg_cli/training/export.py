@@ -56,6 +56,7 @@ def export(network: nn.Module, base: Preset, facts: RunFacts, run: Path) -> Path
             "weights": weights,
             "prompts": base.prompts if base.prompts.automatic else base.prompts.model_copy(update={"objects": objects}),
             "accuracy": (),
+            "bf16": None,
             "source": source,
             "licence": "not stated",
         }

@@ -178,7 +178,7 @@ class Training:
         except NotFiniteError as error:
             raise self.explained(error) from error
         loss = total(self.fabric, [own])[0] / self.fabric.world_size
-        self.average.update()
+        self.average.update(state.step)
         rate = plan.learning_rate * plan.rate(state.step)
         state.step += 1
         state.losses.append(loss)
@@ -267,7 +267,7 @@ class Training:
         check_same(str(self.run), found["plan"], self.plan)
         try:
             put(self.network, found["network"])
-            self.average.load(found["average"], begun=found["state"]["step"] > 0)
+            self.average.load(found["average"])
             self.stepper.optimizer.load_state_dict(found["optimizer"])
             self.fabric.strategy.precision.load_state_dict(found["scaler"])
             self.state = state_of(found["state"])

@@ -47,13 +47,13 @@ class Record:
     versions: dict[str, str | None]
 
 
-def begin(run: Path, record: Record, split: Split) -> None:
+def begin(run: Path, record: Record, preset_name: str, split: Split) -> None:
     """Write record, split and command of a new run.
 
     Raises:
         InputError: the folder cannot be written.
     """
-    facts = {"dataset": Path(record.dataset).name, "preset": preset_name(record), **ids_of(split)}
+    facts = {"dataset": Path(record.dataset).name, "preset": preset_name, **ids_of(split)}
     write_text(run / SPLIT, json.dumps(facts, indent=1) + "\n")
     write_text(run / COMMAND, record.command + "\n")
     write_text(run / RECORD, json.dumps(asdict(record), indent=1) + "\n")
@@ -78,42 +78,41 @@ def read(run: Path) -> Record:
         raise ModelError(f"{path} cannot be read: {error}", "start again with another -o") from error
 
 
-def check_split(run: Path, dataset: str, preset: str, split: Split) -> None:
-    """Refuse to go on with another dataset, preset or split than the run was begun with.
+def continued(run: Path, asked: Record, preset_name: str, split: Split, moved: bool) -> Record:
+    """The record of a run that goes on as `asked`, which must be as it was begun.
 
     Args:
-        dataset: name of the dataset, "" = any.
+        run: its folder.
+        asked: what the command says now.
+        preset_name: name of the preset.
+        split: who trains and validates now.
+        moved: the dataset may have another name.
 
     Raises:
-        ModelError: naming what differs, or the split cannot be read.
+        ModelError: naming what differs, or record or split cannot be read.
     """
-    path = run / SPLIT
+    begun, path = read(run), run / SPLIT
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(
             f"{run} holds a checkpoint, but {path.name} cannot be read: {error}", "use another -o"
         ) from error
-    now = {"dataset": dataset or before.get("dataset"), "preset": preset, **ids_of(split)}
+    dataset = before.get("dataset") if moved else Path(asked.dataset).name
+    now = {"dataset": dataset, "preset": preset_name, **ids_of(split)}
     differing = [key for key in now if before.get(key) != now[key]]
+    differing += [key for key, value in asdict(asked.choices).items() if asdict(begun.choices)[key] != value]
+    differing += ["start"] if asked.start != begun.start else []
     if differing:
         raise ModelError(
             f"{run} holds a run with another {', '.join(differing)}", "use the same options, or another folder with -o"
         )
-
-
-def check_preset(run: Path, text: str) -> None:
-    """Refuse to go on with a preset that was changed since the run was begun.
-
-    Raises:
-        ModelError: it was.
-    """
-    before = read(run)
-    if before.preset_text != text:
+    if begun.preset_text != asked.preset_text:
         raise ModelError(
-            f"preset {before.preset} is not what it was when {run} was begun",
+            f"preset {begun.preset} is not what it was when {run} was begun",
             f"restore it ({RECORD} holds its text), or start again with another -o",
         )
+    return begun
 
 
 def ids_of(split: Split) -> dict[str, list[str]]:
@@ -123,13 +122,6 @@ def ids_of(split: Split) -> dict[str, list[str]]:
         "validation": [case.id for case in split.validation],
         "test": [case.id for case in split.test],
     }
-
-
-def preset_name(record: Record) -> str:
-    """Name of the preset that was trained."""
-    import yaml
-
-    return str(yaml.safe_load(record.preset_text)["name"])
 
 
 def installed() -> dict[str, str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,12 +25,14 @@ from medseg_cli.training.card import write_card
 from medseg_cli.training.curves import draw
 from medseg_cli.training.export import export
 from medseg_cli.training.facts import RunFacts
-from medseg_cli.training.loop import fit
+from medseg_cli.training.loop import Fitted, fit
 from medseg_cli.training.plan import Plan, Progress, Resources, Stepped, Wishes
 from medseg_cli.training.processes import fabric_of, gathered
 from medseg_cli.training.recipe import Recipe, recipe_of
 from medseg_cli.training.record import SPLIT, Record, TrackerName
 from medseg_cli.training.trackers import tracker_of
+
+LOGGER = logging.getLogger("medseg.training")
 
 METHOD = Choices()
 LOCK = ".lock"
@@ -107,7 +110,7 @@ def train(
     recipe = recipe_of(base, start, replace(choices, features=run / FEATURES))
     with _owned(run, fabric):
         settled = _settled(plan, recipe, split, run, fabric)
-        noted = Record(
+        asked = Record(
             setup.command,
             str(dataset.resolve()),
             setup.preset or base.name,
@@ -119,12 +122,13 @@ def train(
             record.installed(),
         )
         if checkpoints.exists(run):
-            record.check_split(run, "" if setup.moved else dataset.resolve().name, base.name, split)
-            record.check_preset(run, preset.dump(base))
-        elif fabric.is_global_zero:
-            record.begin(run, noted, split)
+            begun = record.continued(run, asked, base.name, split, setup.moved)
+        else:
+            begun = asked
+            if fabric.is_global_zero:
+                record.begin(run, begun, base.name, split)
         fabric.barrier()
-        with tracker_of(setup.tracker if fabric.is_global_zero else "none", run, noted) as tracker:
+        with tracker_of(setup.tracker if fabric.is_global_zero else "none", run, begun) as tracker:
 
             def validated(line: Progress) -> None:
                 tracker(line.step, {"loss/train": line.loss, "dice/validation": line.dice})
@@ -136,24 +140,35 @@ def train(
 
             fitted = fit(recipe, split, settled, run, validated, setup.resources, stepped, fabric)
         if fabric.is_global_zero:
-            state = fitted.state
-            facts = RunFacts(
-                dataset.resolve().name,
-                settled,
-                choices,
-                setup.start_sha256,
-                {part: len(ids) for part, ids in record.ids_of(split).items()},
-                state.best_step,
-                state.best_dice,
-                -1.0 if state.before is None else state.before,
-                tuple(state.history),
-                setup.command,
-            )
-            export(fitted.network, base, facts, run)
-            draw(run, facts)
-            write_card(run, base, facts, noted, f"{platform.platform()}, {fabric.device}", state.seconds)
+            _finish(fitted, base, begun, split, run, f"{platform.platform()}, {fabric.device}")
         fabric.barrier()
     return run / preset.RUN_FILE
+
+
+def _finish(fitted: Fitted, base: Preset, begun: Record, split: Split, run: Path, machine: str) -> None:
+    """Weights, preset, curves and model card."""
+    state = fitted.state
+    facts = RunFacts(
+        Path(begun.dataset).name,
+        begun.plan,
+        begun.choices,
+        begun.start,
+        {part: len(ids) for part, ids in record.ids_of(split).items()},
+        state.best_step,
+        state.best_dice,
+        -1.0 if state.before is None else state.before,
+        tuple(state.history),
+        begun.command,
+    )
+    export(fitted.network, base, facts, run)
+    draw(run, facts)
+    write_card(run, base, facts, begun, machine, state.seconds)
+    if facts.start and facts.dice < facts.before:
+        LOGGER.warning(
+            "the best validation Dice, %.4f, is lower than that of the weights it began with, %.4f",
+            facts.dice,
+            facts.before,
+        )
 
 
 def split_of(cases: tuple[Case, ...], of: Preset, seed: int) -> Split:
