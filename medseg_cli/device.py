@@ -6,10 +6,12 @@ An unknown or absent device is an error that names what exists; nothing falls ba
 from __future__ import annotations
 
 import os
+import platform
 import random
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from medseg_cli.errors import DeviceError, UsageError
 
@@ -32,12 +34,16 @@ class Runtime:
         precision: dtype of matrix products under `autocast`; weights and geometry stay float32.
         seed: what torch, numpy and random start from.
         deterministic: True = only algorithms that give the same bits on every run.
+        asked: the precision the user asked for, "auto" included; "" where nobody was asked.
+        why: how "auto" came to `precision`, in words; "" where it was not decided or not asked for.
     """
 
     device: torch.device
     precision: Precision
     seed: int
     deterministic: bool
+    asked: str = ""
+    why: str = ""
 
     def seed_everything(self) -> None:
         """Seed Python's, numpy's and torch's generators, and set or unset torch's deterministic mode."""
@@ -96,7 +102,8 @@ def select(device: str = "auto", precision: str = "auto", seed: int = 0, determi
 
     Args:
         device: "auto" (cuda, else mps, else cpu), "cpu", "cuda", "cuda:N", "mps"; "gpu" and "gpu:N" mean cuda.
-        precision: "auto" (bf16 on CUDA devices that have it, else fp32), "fp32", "bf16" or "fp16".
+        precision: "auto" (bf16 on CUDA devices that have it, else fp32; pipelines then look closer, see
+            `pipelines.precision`), "fp32", "bf16" or "fp16".
         seed: any whole number from 0 to 2**63 - 1.
         deterministic: ask torch for bit-equal reruns; an operation that cannot raises.
 
@@ -108,7 +115,7 @@ def select(device: str = "auto", precision: str = "auto", seed: int = 0, determi
         raise UsageError(f"seed {seed} is out of range", "use a whole number from 0 to 2**63 - 1")
     _check_kernels()
     chosen = _device(device)
-    runtime = Runtime(chosen, _precision(precision, chosen), seed, deterministic)
+    runtime = Runtime(chosen, _precision(precision, chosen), seed, deterministic, precision.strip().lower())
     runtime.seed_everything()
     return runtime
 
@@ -136,6 +143,35 @@ def host_memory() -> tuple[int, int]:
         return (int(table["MemAvailable"].split()[0]) * 1024, total)
     except (OSError, KeyError):  # macOS has no /proc
         return (total, total)
+
+
+def has_bf16_units(device: torch.device) -> bool:
+    """Whether the hardware multiplies bf16; other devices that compute in it are no faster."""
+    if device.type != "cpu":
+        return device.type == "cuda" and _has_bf16(device)
+    import torch
+
+    capabilities = _cpu_capabilities()
+    units = ("amx_bf16", "avx512_bf16", "bf16")
+    return any(capabilities.get(unit) for unit in units) or torch.cpu._is_avx512_bf16_supported()
+
+
+def processor(device: torch.device) -> str:
+    """Name of the hardware behind a device."""
+    import torch
+
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    name = _cpu_capabilities().get("cpu_name") if device.type == "cpu" else None
+    return name or f"{platform.machine()} {device.type}"
+
+
+def _cpu_capabilities() -> dict[str, Any]:
+    """What torch knows of this CPU; older versions do not tell."""
+    import torch
+
+    tell: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    return tell()
 
 
 def _check_kernels() -> None:

@@ -67,6 +67,7 @@ def examine() -> Iterator[Check]:
         yield from devices()
         yield triton()
         yield kernels()
+        yield precision()
     yield from libraries()
     yield dicom_decoders()
     yield memory()
@@ -136,6 +137,20 @@ def kernels() -> Check:
     if chosen == "reference":
         return Check("kernels", "warn", "MEDSEG_KERNELS=reference: formulas, slow", "unset MEDSEG_KERNELS for speed")
     return Check("kernels", "ok", f"{len(gaps)} operations within {gap:.0e} of their formulas on {where}")
+
+
+def precision() -> Check:
+    """What `--precision auto` comes to here: where bf16 is multiplied in hardware, and what self-checks have found."""
+    from medseg_cli import device
+
+    choice = import_module("medseg_cli.pipelines.precision")
+    where = import_module("torch").device(device.available()[0])
+    name = device.processor(where)
+    if not device.has_bf16_units(where):
+        return Check("precision", "ok", f"auto is fp32: {name} has no bf16 units")
+    kept = list(choice.folder().glob("*.json"))
+    found = f"{name} has bf16 units; auto is bf16 where a preset says what it does and a self-check passes"
+    return Check("precision", "ok", f"{found} ({len(kept)} kept)")
 
 
 def libraries() -> Iterator[Check]:

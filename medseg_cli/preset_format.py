@@ -266,6 +266,27 @@ class Accuracy(_Section):
     command: Text
 
 
+class HalfPrecision(_Section):
+    """What computing in bfloat16 did to one measured number: without it `--precision auto` does not choose bf16.
+
+    Attributes:
+        metric: the more the better, such as "Dice, mean".
+        fp32, bf16: its value in both precisions, on the same data.
+        data, command: as in `Accuracy`; the command with both --precision fp32 and bf16.
+    """
+
+    metric: Text
+    fp32: Finite
+    bf16: Finite
+    data: Text
+    command: Text
+
+    @property
+    def loss(self) -> float:
+        """By how much bf16 is worse; below 0 where it is better."""
+        return self.fp32 - self.bf16
+
+
 def _flat(data: dict[str, Any]) -> dict[str, Any]:
     """The keys of a mapping's mappings as "outer.inner"; deeper ones stay whole."""
     flat: dict[str, Any] = {}
@@ -285,6 +306,7 @@ class Preset(_Section):
         labels: what the mask's values mean; empty only without weights, to be named by the dataset.
         options: knobs of the pipeline, validated by the pipeline's own `Options`.
         licence, source, citation: of the weights.
+        bf16: what bfloat16 was measured to do to these weights' masks; None where nobody measured it.
     """
 
     name: Name
@@ -303,6 +325,7 @@ class Preset(_Section):
     source: Text
     citation: str = ""
     accuracy: tuple[Accuracy, ...] = ()
+    bf16: HalfPrecision | None = None
 
     _path: Path | None = PrivateAttr(default=None)
     _read: dict[str, Any] = PrivateAttr(default_factory=dict)

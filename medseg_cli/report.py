@@ -104,7 +104,10 @@ def summary(report: dict[str, Any], files: list[str], talk: Talk) -> None:
     for line in _how(report):
         console.print(line)
     device = report["run"]["device"]
-    console.print(f"{report['seconds']:.1f} s on {device}, {report['run']['precision']}; wrote {', '.join(files)}")
+    precision = report["precision"]
+    # float32 needs no reason; anything else that nobody asked for does.
+    chosen = f" ({precision['why']})" if precision["asked"] == "auto" and precision["used"] != "fp32" else ""
+    console.print(f"{report['seconds']:.1f} s on {device}, {precision['used']}{chosen}; wrote {', '.join(files)}")
     if report["random_weights"]:
         from medseg_cli.segmentation import RANDOM_WEIGHTS
 

@@ -171,6 +171,7 @@ def _segment(job: _Job, run: Run) -> tuple[Segmentation, Run]:
     # Weights that are missing must not cost the time to read a large series to its end first.
     with run.stages("model"):
         pipeline = pipelines.build(run.preset, run.runtime, random_weights=run.random_weights)
+        run = replace(run, runtime=pipeline.runtime)
     with run.stages("read"):
         scan = _read(job)
         run = replace(run, prompt=place(run.prompt, job.asked, run.preset, scan), typed=run.prompt)

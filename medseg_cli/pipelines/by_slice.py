@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from medseg_cli.errors import InputError
 from medseg_cli.intensity import Display, display
 from medseg_cli.pipelines.loading import options_of, weights_of
 from medseg_cli.pipelines.objects import empty_targets, labels_of
+from medseg_cli.pipelines.precision import probe, settle
 from medseg_cli.pipelines.slice_compose import compose
 from medseg_cli.pipelines.slice_prompts import plan_slices, unused_minus, unused_regions, whole_image
 from medseg_cli.pipelines.slice_run import Network, SliceRun
@@ -133,6 +135,8 @@ class SlicePipeline:
         options = options_of(preset, Options)
         path, weights = weights_of(preset, random_weights)
         model = build(path, preset, runtime.seed).eval().requires_grad_(False).to(runtime.device)
+        image = torch.randn(1, 3, model.size, model.size, generator=torch.Generator().manual_seed(0)).to(runtime.device)
+        runtime = settle(runtime, preset, probe(model, lambda: model.encode(image), weights, preset))
         folder = Path(options.embedding_cache).expanduser() if options.embedding_cache else None
         return cls(preset, options, runtime, model, weights, EmbeddingCache(options.memory_mb * 2**20, folder))
 

@@ -31,6 +31,7 @@ from medseg_cli.geometry import (
 from medseg_cli.intensity import normalise
 from medseg_cli.models.dynunet import Dynunet, build, config_of, random_network
 from medseg_cli.pipelines.loading import options_of, weights_of
+from medseg_cli.pipelines.precision import settle
 from medseg_cli.postprocess import clean
 from medseg_cli.preset import Preset
 from medseg_cli.prompt import Prompt
@@ -106,6 +107,7 @@ class DynunetPipeline:
                 "use the preset.yaml that stands beside these weights",
             )
         patch_of(preset, options)
+        runtime = settle(runtime, preset, None)
         return cls(preset, options, runtime, model.eval().to(runtime.device).requires_grad_(False), weights)
 
     def segment(self, scan: Scan, prompt: Prompt, stages: Stages) -> Segmentation:

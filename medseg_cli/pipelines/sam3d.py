@@ -27,6 +27,7 @@ from medseg_cli.models.sam3d.start import load
 from medseg_cli.pipelines import sam3d_official
 from medseg_cli.pipelines.loading import options_of, weights_of
 from medseg_cli.pipelines.objects import empty_targets, labels_of
+from medseg_cli.pipelines.precision import probe, settle
 from medseg_cli.postprocess import clean
 from medseg_cli.preset import Preset
 from medseg_cli.prompt import Prompt, locate
@@ -88,7 +89,11 @@ class Sam3dPipeline:
         model = (
             random_network(config_of(preset.model), runtime.seed).eval() if path is None else load(path, preset.model)
         )
-        return cls(preset, options, runtime, model.to(runtime.device).requires_grad_(False), weights)
+        model = model.to(runtime.device).requires_grad_(False)
+        size = (1, 1, *[model.config.crop_size] * 3)
+        crop = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(runtime.device)
+        runtime = settle(runtime, preset, probe(model, lambda: model.encoder(crop), weights, preset))
+        return cls(preset, options, runtime, model, weights)
 
     def segment(self, scan: Scan, prompt: Prompt, stages: Stages) -> Segmentation:
         """One mask value per target, in the order of the prompt.

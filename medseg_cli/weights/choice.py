@@ -12,7 +12,7 @@ from medseg_cli.weights.catalogue import entry
 
 
 def override(preset: Preset, text: str) -> Preset:
-    """The preset with other weights; licence, source, citation and accuracy are theirs, as far as known.
+    """The preset with other weights; licence, source, citation and what was measured are theirs, as far as known.
 
     Args:
         preset: any; whether the weights fit its model shows when they are loaded.
@@ -50,5 +50,5 @@ def _by_name(preset: Preset, name: str) -> Preset:
 def _changed(
     preset: Preset, weights: ShippedWeights | CatalogueWeights, licence: str, source: str, citation: str
 ) -> Preset:
-    update = {"weights": weights, "licence": licence, "source": source, "citation": citation, "accuracy": ()}
-    return preset.model_copy(update=update)
+    known = {"licence": licence, "source": source, "citation": citation}
+    return preset.model_copy(update={"weights": weights, **known, "accuracy": (), "bf16": None})

@@ -85,10 +85,16 @@ def describe(segmentation: Segmentation, measurements: Sequence[Measurement], ru
             "command": list(run.command),
             "working_directory": str(Path.cwd()),
         },
+        "precision": _precision(run.runtime),
         "seconds": round(run.stages.seconds, 3),
         "stages": run.stages.records,
         "software": {**versions(), "platform": platform.platform()},
     }
+
+
+def _precision(runtime: Runtime) -> dict[str, str | None]:
+    """What was asked for, what was used, and for "auto" the reason in words."""
+    return {"asked": runtime.asked or None, "used": runtime.precision, "why": runtime.why or None}
 
 
 def write(report: dict[str, Any], path: Path) -> None:
