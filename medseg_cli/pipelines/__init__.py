@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
 
 class Pipeline(Protocol):
-    """The whole inference seam: weights loaded once, then any number of scans."""
+    """The whole inference seam: weights loaded once, then any number of scans.
+
+    Attributes:
+        runtime: where and in which precision it computes; `--precision auto` has been decided in it.
+    """
+
+    @property
+    def runtime(self) -> Runtime: ...
 
     def segment(self, scan: Scan, prompt: Prompt, stages: Stages) -> Segmentation:
         """Segment the prompted objects of one scan, on the scan's own grid."""
