@@ -17,7 +17,6 @@ from medseg_cli import pipelines, preset
 from medseg_cli.datasets import Case, Split, read_dataset, read_splits, split_cases
 from medseg_cli.errors import InputError, ModelError
 from medseg_cli.pipelines.choices import Choices
-from medseg_cli.pipelines.defaults import Defaults
 from medseg_cli.preset import Preset
 from medseg_cli.training import checkpoints, record
 from medseg_cli.training.batch_probe import largest_batch
@@ -237,5 +236,5 @@ def _settled(plan: Plan | Wishes, recipe: Recipe, split: Split, run: Path, fabri
         largest = largest_batch(fabric, recipe, split.train[0], max(1, len(split.train) // fabric.world_size))
         # The least of all processes, each of which has a device of its own.
         wished = int(min(gathered(fabric, largest))) * fabric.world_size
-    defaults = getattr(recipe, "defaults", Defaults())
+    defaults = recipe.defaults
     return plan.plan(defaults, wished or defaults.batch_size, len(split.train))
