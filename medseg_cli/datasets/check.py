@@ -22,8 +22,6 @@ from medseg_cli.scan import Scan
 
 NAMED = 8
 """Values or cases that one line names before it counts the rest."""
-COUNTED = 1 << 16
-"""Label values below it are counted in one pass."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ def _examine(case: Case, scan: Scan, dataset: Dataset) -> tuple[CaseFacts, list[
         findings += wrong
         if not {"colour", "float"} & {each.kind for each in wrong}:
             values = pairs.label_values(case, label)
-            classes = _count(values)
+            classes = pairs.count_values(values)
             findings += _values(case, classes, dataset)
             label_hash = _hash(values) if classes else ""
     small = scan.voxel_volume / 1000 if scan.spacing_known and not scan.is_picture else None
@@ -138,15 +136,6 @@ def _examine(case: Case, scan: Scan, dataset: Dataset) -> tuple[CaseFacts, list[
         _hash(scan.voxels),
         label_hash,
     ), findings
-
-
-def _count(values: NDArray[np.int64]) -> dict[int, int]:
-    """Label value → voxels, of all values above 0."""
-    if int(values.max(initial=0)) < COUNTED:
-        counts = np.bincount(values.ravel())
-        return {int(value): int(counts[value]) for value in np.flatnonzero(counts) if value > 0}
-    found, numbers = np.unique(values, return_counts=True)
-    return {int(value): int(count) for value, count in zip(found, numbers, strict=True) if value > 0}
 
 
 def _values(case: Case, classes: dict[int, int], dataset: Dataset) -> list[Finding]:

@@ -124,7 +124,7 @@ def _write_case(
         placed[key] = _write_images(case, scan, dataset, plan, folder / images)
     values = pairs.label_values(replace(case, ignore=None), label)
     name = _write_label(case, scan, label, values, plan, folder / labels)
-    there = tuple(int(value) for value in np.unique(values) if value > 0)
+    there = tuple(pairs.count_values(values))
     return Written(case, plan.names[case.id], tuple(placed[key]), f"{labels}/{name}", there)
 
 
@@ -169,7 +169,7 @@ def _write_label(case: Case, scan: Scan, label: Scan, values: NDArray[np.int64],
         raise InputError(f"{case.label} holds the value {values.max()}, above 65535", "renumber its values first")
     wide = int(values.max(initial=0)) > np.iinfo(np.uint8).max
     mask: NDArray[np.unsignedinteger[Any]] = values.astype(np.uint16 if wide else np.uint8)
-    own = Segmentation(mask, tuple(Label(int(each), str(each)) for each in np.unique(mask) if each), scan)
+    own = Segmentation(mask, tuple(Label(each, str(each)) for each in pairs.count_values(values)), scan)
     name += plan.ending or (".png" if scan.is_picture else ".nii.gz")
     if name.endswith(".png"):
         image2d.write(own, folder / name, values="labels")

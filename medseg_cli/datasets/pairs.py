@@ -18,6 +18,8 @@ SAME_GRID_MM = 1e-3
 """Largest difference of two affines on one grid."""
 WHOLE = 1e-3
 """Largest distance of a label value from a whole number: scaled and compressed files miss them by rounding."""
+COUNTED = 1 << 16
+"""Label values below it are counted in one pass."""
 SAME_SPACING = 0.01
 """Largest relative difference between the voxel size that a list states and that of a file."""
 
@@ -106,6 +108,15 @@ def label_values(case: Case, label: Scan) -> NDArray[np.int64]:
     if label.provenance.format == "image" and is_picture_of_mask(values):
         values = (values > 127).astype(np.int64)
     return values
+
+
+def count_values(values: NDArray[np.int64]) -> dict[int, int]:
+    """Label value → voxels, of all values above 0."""
+    if int(values.max(initial=0)) < COUNTED:
+        counts = np.bincount(values.ravel())
+        return {int(value): int(counts[value]) for value in np.flatnonzero(counts) if value > 0}
+    found, numbers = np.unique(values, return_counts=True)
+    return {int(value): int(count) for value, count in zip(found, numbers, strict=True) if value > 0}
 
 
 def empty(case: Case) -> Finding:

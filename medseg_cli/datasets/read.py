@@ -55,7 +55,7 @@ def list_dataset(path: Path, channel: int = 0) -> Dataset:
     except OSError as error:
         raise InputError(f"cannot read {error.filename or path}: {error.strerror}", "check its permissions") from error
     cases = tuple(sorted(found.cases, key=lambda case: case.id))
-    findings = (*found.findings, *_missing(cases, path), *_twice(cases, path))
+    findings = (*found.findings, *_missing(cases, path), *_misnamed(cases, path))
     if not cases and not findings:
         raise InputError(f"{path} holds no case with a scan and a mask", LAYOUTS)
     return replace(found, cases=cases, findings=findings)
@@ -95,7 +95,7 @@ def _lists(folder: Path) -> list[Path]:
         return tasks
     tables = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in table.SUFFIXES]
     jsons = [path for path in sorted(folder.glob("*.json")) if _is_datalist(path)]
-    return [*jsons, *(path for path in tables if table.is_list(path))]
+    return [*jsons, *(path for path in tables if table.is_list(path) and table.names_files(path))]
 
 
 def _is_datalist(path: Path) -> bool:
@@ -137,9 +137,15 @@ def _missing(cases: tuple[Case, ...], path: Path) -> list[Finding]:
     return findings
 
 
-def _twice(cases: tuple[Case, ...], path: Path) -> list[Finding]:
-    return [
+def _misnamed(cases: tuple[Case, ...], path: Path) -> list[Finding]:
+    """Names that two cases bear, and names that would be paths if a file were called like them."""
+    findings = [
         Finding("twice", f"{path} holds two cases called {case.id}", "rename one image and its mask", case.image)
         for case, after in pairwise(cases)
         if case.id == after.id
     ]
+    for case in cases:
+        if not case.id or "/" in case.id or "\\" in case.id or case.id in (".", ".."):
+            text = f"{path} calls a case {case.id!r}, which no file could be called"
+            findings.append(Finding("listing", text, "name cases without / and \\", case.image))
+    return findings

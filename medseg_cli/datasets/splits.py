@@ -33,24 +33,30 @@ def split_cases(cases: tuple[Case, ...], seed: int, test: float = 0.15, validati
     Args:
         cases: all cases.
         seed: seed of the permutation of the sorted groups.
-        test, validation: shares of the groups that the dataset leaves to us, at least one group each. A part that the
-            dataset names cases for is not drawn.
+        test, validation: shares of the groups that the dataset leaves to us, at least one group each; 0 draws none. A
+            part that the dataset names cases for is not drawn.
 
     Raises:
-        InputError: fewer groups than parts, or a patient whom the dataset has in two parts.
+        InputError: fewer groups than parts, nothing left to train on, or a patient whom the dataset has in two parts.
     """
     held = _held(cases)
     groups = sorted({case.patient for case in cases} - set(held))
     given = set(held.values())
-    parts = 1 + ("validation" not in given) + ("test" not in given)
-    if len(groups) + ("train" in given) < parts or len(groups) < parts - 1:
-        count = f"{len(groups)} cases" if not held else f"{len(groups)} training cases"
+    wanted = [part for part, share in (("test", test), ("validation", validation)) if share and part not in given]
+    if len(groups) < len(wanted) + ("train" not in given):
+        count = f"{len(groups)} {'training ' if held else ''}case{'s' * (len(groups) != 1)}"
         raise InputError(
-            f"{count} cannot be split into train, validation and test", f"give at least {parts} of different patients"
+            f"{count} cannot be split into train, validation and test",
+            f"give at least {len(wanted) + ('train' not in given)} of different patients",
         )
     shuffled = [groups[index] for index in np.random.default_rng(seed).permutation(len(groups))]
-    n_test = 0 if "test" in given else max(1, round(test * len(groups)))
-    n_validation = 0 if "validation" in given else max(1, round(validation * len(groups)))
+    n_test = max(1, round(test * len(groups))) if "test" in wanted else 0
+    n_validation = max(1, round(validation * len(groups))) if "validation" in wanted else 0
+    if n_test + n_validation >= len(groups) and "train" not in given and groups:
+        raise InputError(
+            f"{n_test} of {len(groups)} patients to test and {n_validation} to validate leave none to train",
+            "hold back less",
+        )
     drawn = dict.fromkeys(shuffled[:n_test], "test")
     drawn |= dict.fromkeys(shuffled[n_test : n_test + n_validation], "validation")
     rank = {group: place for place, group in enumerate([*shuffled, *sorted(held)])}
@@ -88,11 +94,8 @@ def folds_of(cases: tuple[Case, ...], count: int, seed: int, test: float = 0.0) 
     splits = []
     for number in range(count):
         validating = set(rest[number::count])
-        by_use = [rest, validating, tested]
-        train, validation, held_back = (
-            tuple(case for case in cases if case.patient in use) for use in (set(by_use[0]) - validating, *by_use[1:])
-        )
-        splits.append(Split(train, validation, held_back))
+        sides = (set(rest) - validating, validating, tested)
+        splits.append(Split(*(tuple(case for case in cases if case.patient in side) for side in sides)))
     return tuple(splits)
 
 

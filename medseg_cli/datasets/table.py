@@ -28,6 +28,12 @@ def is_list(path: Path) -> bool:
     return all(columns & set(COLUMNS[fact]) for fact in ("image", "label"))
 
 
+def names_files(path: Path) -> bool:
+    """Whether any of its labels is a file: a table of diagnoses may have columns image and label, too."""
+    labels = (value_of(row, "label") for _, row in _rows(path))
+    return any(label is not None and anywhere(path.parent, str(label).strip()).exists() for label in labels)
+
+
 def read(path: Path) -> Dataset:
     """The cases of a CSV; its paths start at its folder or are absolute.
 
