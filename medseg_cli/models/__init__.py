@@ -19,16 +19,15 @@ MODELS = {
     "cc-sam": "medseg_cli.models.cc_sam.checkpoint:build",
     "sam": "medseg_cli.models.sam.start:load",
     "sam-unet": "medseg_cli.models.sam_unet.start:load",
-    "samus": "medseg_cli.models.samus.checkpoint:build",
+    "samus": "medseg_cli.models.samus.start:load",
 }
 """name → "module:function" taking (checkpoint path or None, configuration) and returning a ready module."""
 
 STARTS = {
     "3dsam-adapter": "medseg_cli.models.sam3d.start:begin",
-    "autosamus": "medseg_cli.models.samus.checkpoint:build_auto",
-    "cc-sam": "medseg_cli.models.cc_sam.checkpoint:build",
     "sam": "medseg_cli.models.sam.start:begin",
     "sam-unet": "medseg_cli.models.sam_unet.start:begin",
+    "samus": "medseg_cli.models.samus.start:begin",
 }
 """name → "module:function" with which a training begins (`tuned_file.Begin`); others leave whole networks behind."""
 

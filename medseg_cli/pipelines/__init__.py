@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from medseg_cli.errors import ModelError
 
@@ -25,10 +25,13 @@ class Pipeline(Protocol):
 
     Attributes:
         runtime: where and in which precision it computes; `--precision auto` has been decided in it.
+        model: the network.
     """
 
     @property
     def runtime(self) -> Runtime: ...
+    @property
+    def model(self) -> Any: ...
 
     def segment(self, scan: Scan, prompt: Prompt, stages: Stages) -> Segmentation:
         """Segment the prompted objects of one scan, on the scan's own grid."""
@@ -92,6 +95,7 @@ PIPELINES: dict[str, Entry] = {
         summary="SAM for ultrasound beside a CNN branch; clicks, boxes, masks (arXiv 2309.06824)",
         prompts=frozenset({"point", "box", "mask"}),
         dims=2,
+        recipe="medseg_cli.pipelines.samus_recipe:SamusRecipe",
     ),
 }
 

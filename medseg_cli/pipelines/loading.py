@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from medseg_cli.errors import ModelError
 from medseg_cli.preset import Preset
 from medseg_cli.weights import resolve
+from medseg_cli.weights.catalogue import entry
 
 Options = TypeVar("Options", bound=BaseModel)
 
@@ -26,6 +27,25 @@ def options_of(preset: Preset, kind: type[Options]) -> Options:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ModelError(f"preset {preset.name}: options.{where}: {first['msg']}") from error
+
+
+def check_trained(preset: Preset, layout: str, random_weights: bool) -> None:
+    """Refuse a preset that is the beginning of a training: its weights are another method's.
+
+    Args:
+        preset: names its weights, or holds them itself.
+        layout: of the pipeline's own weights, as in the catalogue.
+        random_weights: they take the place of the preset's.
+
+    Raises:
+        ModelError: with the command that trains it.
+    """
+    begun_with = entry(preset.weights_name)
+    if not random_weights and begun_with is not None and begun_with.layout != layout:
+        raise ModelError(
+            f"preset {preset.name} segments nothing yet: its weights are {begun_with.method}'s",
+            f"medseg finetune DATASET -o RUN --preset {preset.name}, then use --preset RUN",
+        )
 
 
 def weights_of(preset: Preset, random_weights: bool) -> tuple[Path | None, dict[str, Any]]:

@@ -25,7 +25,7 @@ from medseg_cli.models.sam3d.config import config_of
 from medseg_cli.models.sam3d.network import Sam3d
 from medseg_cli.models.sam3d.start import load
 from medseg_cli.pipelines import sam3d_official
-from medseg_cli.pipelines.loading import options_of, weights_of
+from medseg_cli.pipelines.loading import check_trained, options_of, weights_of
 from medseg_cli.pipelines.objects import empty_targets, labels_of
 from medseg_cli.pipelines.precision import probe, settle
 from medseg_cli.postprocess import clean
@@ -34,7 +34,6 @@ from medseg_cli.prompt import Prompt, locate
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Segmentation
 from medseg_cli.stages import Stages
-from medseg_cli.weights.catalogue import entry
 
 LAYOUT = "3dsam-adapter"
 """What `weights.layouts` calls checkpoints of this network."""
@@ -79,12 +78,7 @@ class Sam3dPipeline:
                 f"preset {preset.name} says prompts.minus: true, but pipeline {preset.pipeline} has no sign for clicks",
                 "set prompts: {minus: false}",
             )
-        begun_with = entry(preset.weights_name)
-        if not random_weights and begun_with is not None and begun_with.layout != LAYOUT:
-            raise ModelError(
-                f"preset {preset.name} segments nothing yet: its weights are {begun_with.method}'s",
-                f"medseg finetune DATASET -o RUN --preset {preset.name}, then use --preset RUN",
-            )
+        check_trained(preset, LAYOUT, random_weights)
         path, weights = weights_of(preset, random_weights)
         model = (
             random_network(config_of(preset.model), runtime.seed).eval() if path is None else load(path, preset.model)

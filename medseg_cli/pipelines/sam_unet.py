@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from medseg_cli.device import Runtime
-from medseg_cli.models.sam_unet.checkpoint import random_network
+from medseg_cli.models.sam_unet.checkpoint import LAYOUT, random_network
 from medseg_cli.models.sam_unet.config import config_of
 from medseg_cli.models.sam_unet.network import SamUnet
 from medseg_cli.models.sam_unet.start import load
 from medseg_cli.pipelines.by_slice import Options, SlicePipeline
+from medseg_cli.pipelines.loading import check_trained
 from medseg_cli.preset import Preset
 
 __all__ = ["Options", "SamUnetPipeline"]
@@ -25,6 +26,7 @@ class SamUnetPipeline:
         Raises:
             ModelError: wrong options, missing or misfitting weights.
         """
+        check_trained(preset, LAYOUT, random_weights)
         return SlicePipeline.from_preset(preset, runtime, random_weights, _network)
 
 

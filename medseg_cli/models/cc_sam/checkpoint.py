@@ -14,7 +14,7 @@ from medseg_cli.checkpoint_file import read_tensors
 from medseg_cli.errors import ModelError
 from medseg_cli.models.cc_sam.config import CcSamConfig, config_of
 from medseg_cli.models.cc_sam.network import CcSam
-from medseg_cli.models.samus.checkpoint import from_sam
+from medseg_cli.models.samus.start import from_sam
 from medseg_cli.models.strict import load_strictly
 from medseg_cli.weights.layouts import identify
 

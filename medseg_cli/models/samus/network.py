@@ -17,6 +17,7 @@ from medseg_cli.models.sam.config import SamConfig
 from medseg_cli.models.sam_encoders import image_encoder, prompt_encoder
 from medseg_cli.models.samus.config import GRID, PATCH, SIZE, SamusConfig
 from medseg_cli.models.samus.encoder import SamusEncoder
+from medseg_cli.models.tuning import Parts
 from medseg_cli.models.two_way import PromptedMasks
 
 TRAINED = ("cnn_embed", "post_pos_embed", "Adapter")
@@ -45,6 +46,11 @@ class Samus(nn.Module):
     def mask_size(self) -> int:
         """Edge M of a mask prompt."""
         return self.config.mask_size
+
+    def parts(self) -> Parts:
+        """What can be tuned of it."""
+        encoder = self.image_encoder
+        return Parts(encoder, encoder.blocks, (self.mask_decoder,), own_adapters=True)
 
     def forward(
         self,

@@ -1,0 +1,133 @@
+"""SAMUS trained through the command line on small drawn pictures: what learns, what comes back, how it is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import medseg_cli
+from medseg_cli import preset
+from medseg_cli.models.samus.checkpoint import random_network
+from medseg_cli.models.samus.config import config_of
+from medseg_cli.pipelines.samus_recipe import SamusRecipe, middle_pixel
+from medseg_cli.weights.store import sha256_of
+
+Run = Callable[..., tuple[int, str, str]]
+SMALL: dict[str, Any] = {
+    "embed_dim": 32,
+    "depth": 2,
+    "num_heads": 2,
+    "mlp_ratio": 2.0,
+    "global_attn_indexes": [1],
+    "prompt_dim": 32,
+    "mask_in_chans": 4,
+    "decoder_mlp_dim": 32,
+    "iou_dim": 16,
+}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five pictures 72x48 of a bright ellipse on dark noise."""
+    folder = tmp_path_factory.mktemp("Ellipses")
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:48, :72]
+    for number in range(5):
+        mask = ((x - rng.uniform(25, 45)) / 12) ** 2 + ((y - rng.uniform(18, 30)) / 10) ** 2 < 1
+        image = np.clip(rng.normal(60, 12, mask.shape) + 110 * mask, 0, 255).astype(np.uint8)
+        for kind, pixels in (("images", image), ("masks", (mask * 255).astype(np.uint8))):
+            (folder / kind).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(folder / kind / f"e{number}.png")
+    return folder
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """The shipped preset with a tiny network."""
+    save_file(random_network(config_of(SMALL), 3).state_dict(), tmp_path / "base.safetensors")
+    weights = {"file": "base.safetensors", "sha256": sha256_of(tmp_path / "base.safetensors")}
+    facts = preset.find("samus").model_dump(mode="json") | {"name": "tiny", "model": {}, "weights": weights}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(facts))
+    return tmp_path / "tiny.yaml"
+
+
+@pytest.mark.parametrize("kind", ["adapter", pytest.param("lora", marks=pytest.mark.slow), "decoder"])
+def test_a_run_holds_what_it_changed_and_segments(
+    kind: str, in_process: Run, pictures: Path, base: Path, tmp_path: Path
+) -> None:
+    short = ["--steps", 1, "--batch-size", 1, "--workers", 0, "--device", "cpu", "--learning-rate", 0.01]
+    code, _, said = in_process("finetune", pictures, "-o", tmp_path / "run", "--preset", base, "--peft", kind, *short)
+    assert code == 0, said
+    with safe_open(next((tmp_path / "run").glob("*.safetensors")), "pt") as file:
+        names = set(file.keys())
+    marks = {
+        "adapter": ("cnn_embed", "post_pos_embed", "Adapter", "blocks.1.attn.rel_pos"),
+        "lora": ("lora",),
+        "decoder": ("mask_decoder",),
+    }
+    assert names
+    assert all(any(mark in name for mark in marks[kind]) for name in names), names
+    image = pictures / "images" / "e0.png"
+    code, _, said = in_process(
+        "segment", image, "-o", tmp_path / "m.png", "--preset", tmp_path / "run", "--point", "36,24", "--device", "cpu"
+    )
+    assert code == 0, said
+    assert Image.open(tmp_path / "m.png").size == (72, 48)
+
+
+@pytest.mark.slow
+def test_it_learns(in_process: Run, pictures: Path, base: Path, tmp_path: Path) -> None:
+    """From random weights: the loss goes down. The CNN branch has its published width, which takes its time."""
+    code, _, said = in_process(
+        "finetune", pictures, "-o", tmp_path / "run", "--preset", base, "--start", "scratch", "--steps", 30,
+        "--batch-size", 2, "--validate-every", 15, "--workers", 0, "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0, said
+    lines = (tmp_path / "run" / "log.csv").read_text().splitlines()
+    column = lines[0].split(",").index("loss")
+    losses = [float(line.split(",")[column]) for line in lines[1:]]
+    assert losses[-1] < losses[0]
+    weights = load_file(next((tmp_path / "run").glob("*.safetensors")))
+    assert sum(value.numel() for value in weights.values()) == sum(
+        value.numel() for value in medseg_cli.load_model("samus", **SMALL).state_dict().values()
+    )
+
+
+def test_boxes_are_shown_only_where_the_preset_takes_them(pictures: Path) -> None:
+    shipped = preset.find("samus")
+    clicks = shipped.model_copy(update={"prompts": shipped.prompts.model_copy(update={"kinds": ("point",)})})
+    from medseg_cli.datasets import read_cases
+
+    case = read_cases(pictures)[0]
+    for chosen, expected in ((shipped, {True, False}), (clicks, {False})):
+        recipe = SamusRecipe(chosen, None)
+        study = recipe.load(case)
+        drawn = [recipe.sample(study, np.random.default_rng(seed)) for seed in range(24)]
+        assert {bool(each) for sample in drawn for each in sample.boxed} == expected
+
+
+def test_the_middle_pixel_is_the_middle_row_by_row() -> None:
+    mask = torch.zeros(4, 5, dtype=torch.bool)
+    mask[1, 1:4] = mask[3, 0] = mask[2, 4] = True
+    assert middle_pixel(mask).tolist() == [3, 1]
+
+
+@pytest.mark.parametrize("name", ["samus-vit-b", "sam-unet-vit-b"])
+def test_presets_that_only_begin_a_training_say_so(name: str, in_process: Run, pictures: Path, tmp_path: Path) -> None:
+    image = pictures / "images" / "e0.png"
+    code, _, said = in_process("segment", image, "-o", tmp_path / "m.png", "--preset", name, "--box", "9,9,40,40")
+    assert code == 4
+    assert "segments nothing yet" in said
+    assert f"medseg finetune DATASET -o RUN --preset {name}" in said
+    code, _, said = in_process("finetune", pictures, "-o", tmp_path / "run", "--preset", name, "--device", "cpu")
+    assert code == 4
+    assert "medseg weights pull sam-vit-b" in said
