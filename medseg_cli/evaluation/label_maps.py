@@ -19,7 +19,7 @@ def read_map(path: Path, options: ReadOptions) -> tuple[Scan, NDArray[np.uint16]
     """A label map with its geometry, its values (I, J, K), and what was assumed about them.
 
     Raises:
-        InputError: unreadable, in colours, with fractions, NaN or values that no label has.
+        InputError: unreadable, in colours, with fractions or values that no label has.
     """
     scan = read_file(path, options)
     values, notes = _values(scan, path)
@@ -32,10 +32,10 @@ def _values(scan: Scan, path: Path) -> tuple[NDArray[np.uint16], list[str]]:
         raise InputError(f"{path} is a colour image, which names no objects", "save it in grey: 0 outside")
     grey = voxels[0]
     low, high = float(grey.min()), float(grey.max())
-    whole = np.isfinite(low) and np.isfinite(high) and not np.any(np.abs(grey - np.rint(grey)) > WHOLE)
-    if not whole:
+    broken = np.abs(grey - np.rint(grey)) > WHOLE
+    if broken.any():
         raise InputError(
-            f"{path} is no label map: it holds {_fraction(grey)}, and labels are whole numbers",
+            f"{path} is no label map: it holds {grey[broken][0]:g}, and labels are whole numbers",
             "cut probabilities at 0.5 first; move labels between grids with nearest neighbour",
         )
     if high > LARGEST_LABEL:
@@ -49,8 +49,3 @@ def _values(scan: Scan, path: Path) -> tuple[NDArray[np.uint16], list[str]]:
             notes.append(f"{path.name} has shades of grey: its object is where it is above half")
         values = (values > 127).astype(np.uint16)
     return values, notes
-
-
-def _fraction(grey: NDArray[np.float32]) -> str:
-    broken = grey[~np.isfinite(grey)]
-    return f"{broken[0]}" if broken.size else f"{grey[np.abs(grey - np.rint(grey)) > WHOLE][0]:g}"
