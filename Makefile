@@ -1,6 +1,6 @@
 # Needs make and a Python 3.11, 3.12 or 3.13 with its venv module; everything else goes into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-gpu lint fmt bench smoke ci clean
+.PHONY: help install demo test test-all test-gpu lint fmt bench bench-finetune smoke ci clean
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -49,8 +49,14 @@ fmt: $(STAMP) ## rewrite files in the house style
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-bench: $(STAMP) ## time every stage of a run beside its naive version (PAGE=FILE writes tables), or WHAT=kernels
-	@$(RUN) kernels/bench/$(if $(filter kernels,$(WHAT)),bench.py,bench_command.py $(if $(PAGE),--page $(PAGE)))
+BENCH_kernels := kernels/bench/bench.py
+BENCH_finetune := examples/bench_finetune.py
+
+bench: $(STAMP) ## time a run beside its naive version (PAGE=FILE writes tables), or WHAT=kernels, or WHAT=finetune
+	@$(RUN) $(or $(BENCH_$(WHAT)),kernels/bench/bench_command.py) $(if $(PAGE),--page $(PAGE)) $(ARGS)
+
+bench-finetune:
+	@$(MAKE) bench WHAT=finetune
 
 smoke: $(STAMP) ## build the wheel, install it into an empty environment elsewhere, segment with it
 	.ci/smoke
