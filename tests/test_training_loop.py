@@ -223,7 +223,8 @@ def test_a_signal_ends_the_step_and_a_resume_changes_no_bit(tmp_path: Path, stop
 
     def interrupt(stepped: Stepped) -> None:
         if stepped.step == stop:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(2):  # as torchrun does
+                os.kill(os.getpid(), signal.SIGTERM)
 
     straight = trained(tmp_path / "straight")
     with pytest.raises(KeyboardInterrupt):

@@ -115,7 +115,7 @@ def finetune(
         checkpoint_minutes,
     )
     with Display(talk, todo.run.name) as display:
-        if todo.start is None and start == "preset":
+        if resume is None and todo.base.weights is None and start == "preset":
             display.note(f"preset {todo.base.name} has no weights: training starts from random ones")
         setup = Setup(
             resources=resources,

@@ -13,7 +13,10 @@ class StoppedError(KeyboardInterrupt):
 
 
 class Stop:
-    """Notes the first signal in `asked`; the second one interrupts at once. Signals that are ignored stay ignored."""
+    """Notes a signal in `asked`; a second Ctrl-C interrupts at once. Signals that are ignored stay ignored.
+
+    Other signals may come twice for one wish: torchrun sends SIGTERM so.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -32,6 +35,6 @@ class Stop:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
