@@ -7,9 +7,11 @@ import sys
 from compiled_kernels import CAPABILITIES, used
 from medseg_kernels import decoder_triton, upscaled_triton
 
-ROUNDED = ("queries", "places", "position", "keys", "shift", "values", "out", "kernels", "first_w", "first_b")
+ROUNDED = ("queries", "places", "position", "keys", "values", "out", "kernels", "first_w", "first_b")
 ROUNDED += ("second_w", "second_b")
-SINGLE = dict.fromkeys(("mixed", "peak", "total", "weight", "bias", "norm_w", "norm_b"), "*fp32") | {"eps": "fp32"}
+SINGLE = dict.fromkeys(("shift", "mixed", "peak", "total", "weight", "bias", "norm_w", "norm_b"), "*fp32") | {
+    "eps": "fp32"
+}
 
 for capability in CAPABILITIES:
 

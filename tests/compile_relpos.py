@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 import triton
-from medseg_kernels import relpos_triton
+from medseg_kernels import relpos_kernels, relpos_triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 KERNELS = {
-    "forward": relpos_triton.forward_kernel,
-    "dq": relpos_triton.dq_kernel,
-    "dkv": relpos_triton.dkv_kernel,
+    "forward": relpos_kernels.forward_kernel,
+    "dq": relpos_kernels.dq_kernel,
+    "dkv": relpos_kernels.dkv_kernel,
 }
 POINTER = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
 """float16 differs from bfloat16 in nothing but the type of its loads."""

@@ -84,7 +84,7 @@ def test_blocks_of_any_size_give_the_same(
     case: tuple[tuple[int, int], int, int], block_bytes: int, add_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grid, window, d = case
-    module = import_module("medseg_kernels.relpos_attention")
+    module = import_module("medseg_kernels.relpos_windows")
     monkeypatch.setattr(module, "BLOCK_BYTES", block_bytes)
     monkeypatch.setattr(module, "ADD_FROM", add_from)
     qkv, tables, pad = drawn(grid, window, d)

@@ -6,7 +6,8 @@ from functools import partial
 
 import torch
 from bench_roofline import Prompts, Vit
-from medseg_kernels.relpos_attention import offsets, relpos_attention_reference
+from medseg_kernels.relpos_attention import relpos_attention_reference
+from medseg_kernels.relpos_windows import offsets
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, TwoWayTransformer
 from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn

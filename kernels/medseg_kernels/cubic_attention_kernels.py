@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from medseg_kernels.cubic_windows import MASKED
-from medseg_kernels.relpos_triton import load, product
+from medseg_kernels.relpos_kernels import load, product
 
 LOG2E = tl.constexpr(1.4426950408889634)
 APART = tl.constexpr(MASKED)

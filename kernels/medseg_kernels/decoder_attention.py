@@ -88,8 +88,8 @@ def image_to_token(
     if few and halves(places) and fused(keys, places, position):
         from medseg_kernels import decoder_triton
 
-        same = (part.to(places.dtype).contiguous() for part in (places, position, keys, shift, values))
-        return decoder_triton.image_to_token(*same, heads, *norm)
+        where, k, v = (part.to(places.dtype).contiguous() for part in (position, keys, values))
+        return decoder_triton.image_to_token(places.contiguous(), where, k, shift.float().contiguous(), v, heads, *norm)
     rows = keys.reshape(len(places), -1, keys.shape[-1]).to(places.dtype)
     logits = (rows @ (places + position).mT).view(*keys.shape[:2], -1) + shift[..., None]
     # Places last: a softmax over few tokens is then done for many places at once.

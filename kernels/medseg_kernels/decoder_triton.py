@@ -20,6 +20,7 @@ from torch import Tensor
 
 from medseg_kernels import decoder_attention
 from medseg_kernels.dispatch import INTERPRETED
+from medseg_kernels.relpos_kernels import load
 
 ROWS = 64
 """Rows of one program of `token_to_image`: one tile of Hopper's matrix unit."""
@@ -46,8 +47,8 @@ def token_to_image(queries: Tensor, places: Tensor, position: Tensor) -> Tensor:
     each = triton.cdiv(blocks, max(1, min(blocks, PROGRAMS // (prompts * above))))
     # No share is without places.
     splits = triton.cdiv(blocks, each)
-    like = {"dtype": torch.float32, "device": places.device}
-    mixed, peak, total = (torch.empty(prompts, splits, rows, *more, **like) for more in ((width,), (), ()))
+    mixed = torch.empty(prompts, splits, rows, width, dtype=torch.float32, device=places.device)
+    peak, total = torch.empty(2, prompts, splits, rows, dtype=torch.float32, device=places.device)
     rows_kernel[(splits, above, prompts)](
         queries, places, position, mixed, peak, total, rows, count, each, shared=len(places) == 1, width=width,
         block_r=ROWS, block=block, up=INTERPRETED, num_warps=warps, num_stages=2,
@@ -69,7 +70,7 @@ def image_to_token(
     places: Tensor, position: Tensor, keys: Tensor, shift: Tensor, values: Tensor, heads: int, weight: Tensor,
     bias: Tensor, eps: float,
 ) -> Tensor:  # fmt: skip
-    """As `decoder_attention.image_to_token`; contiguous, all but the norm of one dtype, none empty."""
+    """As `decoder_attention.image_to_token`; contiguous, none empty; shift is float32, the norm of any dtype."""
     prompts, rows, width = keys.shape
     count = places.shape[1]
     block, warps = BLOCKS["image_to_token"]
@@ -115,8 +116,11 @@ def _backward_rows(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 def _backward_places(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     heads, eps = ctx.numbers
 
-    def formula(*parts: Tensor) -> Tensor:
-        return decoder_attention.image_to_token_reference(*parts[:5], heads, (parts[5], parts[6], eps))
+    def formula(
+        places: Tensor, position: Tensor, keys: Tensor, shift: Tensor, values: Tensor, weight: Tensor, bias: Tensor
+    ) -> Tensor:
+        norm = (weight, bias, eps)
+        return decoder_attention.image_to_token_reference(places, position, keys, shift, values, heads, norm)
 
     found = _again(formula, ctx, gradient)
     return (*found[:5], None, *found[5:], None)
@@ -124,13 +128,6 @@ def _backward_places(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
 token_to_image.register_autograd(_backward_rows, setup_context=_keep)
 image_to_token.register_autograd(_backward_places, setup_context=_keep)
-
-
-@triton.jit
-def load(pointer, mask, up: tl.constexpr):
-    """Zero where masked; the interpreter cannot compute in bfloat16."""
-    x = tl.load(pointer, mask=mask, other=0.0)
-    return x.to(tl.float32) if up else x
 
 
 @triton.jit

@@ -25,11 +25,16 @@ from medseg_kernels.upsample_argmax import upsample_argmax, upsample_argmax_refe
 from medseg_kernels.upscaled_masks import upscaled_masks, upscaled_masks_reference
 from medseg_kernels.volume_patches import volume_patches, volume_patches_reference
 
+IN_16_BITS = ("image_to_token", "token_to_image")
+ROUNDING = 2e-2
+"""Relative distance to float64 that bfloat16 explains."""
+
 
 def gaps(device: torch.device) -> dict[str, float]:
     """‖op - formula‖ / ‖formula‖ of each op in float32 on `device`, with the block sizes that a run would take.
 
-    What is not a number is infinite.
+    What is not a number is infinite. Operations whose kernels exist for 16 bits only are asked in bfloat16 on a GPU;
+    of their distance counts what goes beyond rounding.
     """
     source = torch.Generator().manual_seed(0)
 
@@ -84,8 +89,11 @@ def gaps(device: torch.device) -> dict[str, float]:
     found = {}
     with torch.inference_mode():
         for name, (op, formula, tensors) in cases.items():
+            halved = device.type == "cuda" and name in IN_16_BITS
+            if halved:
+                tensors = tuple(tensor.bfloat16() for tensor in tensors)
             exact = formula(*(tensor.double() for tensor in tensors)).double()
             result = op(*(tensor.to(device) for tensor in tensors)).cpu().double()
             gap = float((result - exact).norm() / exact.norm())
-            found[name] = gap if isfinite(gap) else inf
+            found[name] = inf if not isfinite(gap) else max(0.0, gap - ROUNDING) if halved else gap
     return found

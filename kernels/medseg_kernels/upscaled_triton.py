@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from medseg_kernels.dispatch import INTERPRETED
+from medseg_kernels.relpos_kernels import load
 from medseg_kernels.upscaled_masks import upscaled_masks_reference
 
 BLOCKS = {2: (64, 4), 4: (32, 8)}
@@ -64,13 +65,6 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
 
 upscaled.register_autograd(_backward, setup_context=_keep)
-
-
-@triton.jit
-def load(pointer, mask, up: tl.constexpr):
-    """Zero where masked; the interpreter cannot compute in bfloat16."""
-    x = tl.load(pointer, mask=mask, other=0.0)
-    return x.to(tl.float32) if up else x
 
 
 @triton.jit

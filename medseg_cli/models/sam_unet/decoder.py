@@ -70,6 +70,8 @@ class MaskDecoder(nn.Module):
         tokens, keys = self.sam_mask_decoder.transformer(shared(image) + shared(dense), position, tokens)
         features = self.embedding_maskfeature[:3](self.upscaled(keys, size))
         last = self.embedding_maskfeature[3]
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
         kernel = self.hf_mlp(tokens[:, 0])
         # The token's product with the last convolution is a convolution to one channel: a product for each of its taps.
         taps = torch.einsum("no,ocij->nijc", kernel, last.weight).flatten(1, 2)
@@ -80,13 +82,16 @@ class MaskDecoder(nn.Module):
 
     def upscaled(self, places: Tensor, size: tuple[int, int]) -> Tensor:
         """(N, h * w, C) → (N, C / 8, 4 h, 4 w), channels last in memory; transposed convolutions as linear layers."""
-        first, norm, _, second, _ = self.sam_mask_decoder.output_upscaling
+        parts = self.sam_mask_decoder.output_upscaling
+        first, norm, second = parts[0], parts[1], parts[3]
+        assert isinstance(first, nn.ConvTranspose2d)
+        assert isinstance(second, nn.ConvTranspose2d)
+        assert isinstance(norm, LayerNorm2d)
         x = F.linear(places, *doubling(first)).unflatten(-1, (4, -1))
         x = F.gelu(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
         x = linear(x, *doubling(second), "gelu").view(-1, *size, 2, 2, 2, 2, second.out_channels)
-        return (
-            x.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, 4 * size[0], 4 * size[1], second.out_channels).movedim(3, 1)
-        )
+        picture = x.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, 4 * size[0], 4 * size[1], second.out_channels)
+        return picture.movedim(3, 1)
 
 
 def moved(maps: Tensor) -> Tensor:
