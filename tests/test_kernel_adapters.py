@@ -1,6 +1,7 @@
 """The adapters' Triton kernels and PyTorch paths against their formulas in float64; memory of kernels starts as NaN.
 
-Without a GPU the kernels run in Triton's interpreter, and are compiled for two GPUs in a process of its own.
+Without a GPU the kernels run in Triton's interpreter, in a process that has TRITON_INTERPRET=1 from its start (the
+first test starts it), and are compiled for two GPUs in another one.
 """
 
 from __future__ import annotations
@@ -13,15 +14,19 @@ from pathlib import Path
 import pytest
 import torch
 from medseg_kernels import adapter
-from medseg_kernels.adapter import BLOCKS, adapter_reference, adapter_triton, split
+from medseg_kernels.adapter import WIDEST, adapter_reference
 from medseg_kernels.depthwise_conv3d import BLOCK, conv3d_triton, depthwise_conv3d, depthwise_conv3d_reference
 from medseg_kernels.dispatch import HAS_TRITON, INTERPRETED
 from torch import Tensor
+
+if HAS_TRITON:
+    from medseg_kernels.adapter_triton import BLOCKS, BLOCKS_BACK, adapter_backward, adapter_triton, launch, split
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 """Relative Frobenius distance to float64, values and gradients. The interpreter truncates to bfloat16."""
 
+triton = pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")
 interpreted = pytest.mark.skipif(
     not HAS_TRITON or not (INTERPRETED or DEVICE == "cuda"), reason="needs Triton, and TRITON_INTERPRET=1 or a GPU"
 )
@@ -30,6 +35,16 @@ interpreted = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.mark.skipif(not HAS_TRITON or INTERPRETED or DEVICE == "cuda", reason="is what this test starts")
+def test_everything_in_the_interpreter(root: Path) -> None:
+    env = {**os.environ, "TRITON_INTERPRET": "1"}
+    others = "not in_the_interpreter and not compile_for"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", others]
+    done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert "skipped" not in done.stdout, done.stdout[-5000:]
 
 
 def distance(result: Tensor, exact: Tensor) -> float:
@@ -128,6 +143,47 @@ def test_adapter_kernel(shape, middle, activation, norm, residual, dtype) -> Non
     )
 
 
+@interpreted
+@pytest.mark.usefixtures("poisoned")
+def test_weights_of_higher_precision_than_the_products() -> None:
+    """As under autocast: x and weights in float32, products in bfloat16, gradients in each tensor's own dtype."""
+    tensors = adapter_tensors((37, 48), 12, True, torch.float32)
+
+    def rounded(x, down_w, down_b, up_w, *others):
+        down_w, up_w = down_w.bfloat16(), up_w.bfloat16()
+        return with_options(adapter_triton, "gelu", True)(x, down_w, down_b, up_w, *others)
+
+    compare(rounded, with_options(adapter_reference, "gelu", True), tensors, TOLERANCE[torch.bfloat16])
+
+
+@interpreted
+@pytest.mark.parametrize(("shape", "middle", "activation", "norm", "residual"), ADAPTERS)
+@pytest.mark.usefixtures("poisoned")
+def test_gradients_by_products(shape, middle, activation, norm, residual, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What float32 takes on a GPU, where the backward kernel is for 16-bit numbers."""
+    monkeypatch.setattr("medseg_kernels.adapter_triton.in_one_kernel", lambda _: False)
+    monkeypatch.setattr("medseg_kernels.adapter_triton.backward_kernel", None)
+    op, formula = (with_options(op, activation, residual) for op in (adapter_triton, adapter_reference))
+    compare(op, formula, adapter_tensors(shape, middle, norm, torch.float32), TOLERANCE[torch.float32])
+
+
+@interpreted
+@pytest.mark.usefixtures("poisoned")
+def test_rows_in_several_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shares of the biases' gradients and the end of the last block of rows."""
+    for blocks in (BLOCKS, BLOCKS_BACK):
+        monkeypatch.setitem(blocks, 64, (16, 64, 4))
+    for norm in (False, True):
+        tensors = adapter_tensors((37, 48), 12, norm, torch.float32)
+        assert launch(BLOCKS_BACK, 37, 12)[0] == (3,)
+        compare(
+            with_options(adapter_triton, "gelu", True),
+            with_options(adapter_reference, "gelu", True),
+            tensors,
+            TOLERANCE[torch.float32],
+        )
+
+
 @pytest.mark.parametrize(
     ("shape", "middle", "activation", "norm", "residual"), [*ADAPTERS, ((0, 8), 4, "relu", True, True)]
 )
@@ -148,21 +204,28 @@ def test_adapter_without_triton(shape, middle, activation, norm, residual) -> No
         assert torch.allclose(with_options(adapter, activation, residual)(*single).double(), expected, atol=1e-5)
 
 
+@triton
 def test_the_middle_is_covered_and_little_more() -> None:
-    for middle in range(1, max(BLOCKS) + 1):
+    assert max(BLOCKS) == max(BLOCKS_BACK) == WIDEST
+    for middle in range(1, WIDEST + 1):
         first, second = split(middle)
         assert first + second >= middle
         assert first + second < middle * 1.5 or first + second <= 32
         assert all(part == 0 or (part >= 16 and part & (part - 1) == 0) for part in (first, second))
 
 
-def test_operators_are_traced_whole() -> None:
+@triton
+@pytest.mark.parametrize("norm", [False, True])
+def test_operators_are_traced_whole(norm: bool) -> None:
     """Shapes and dtypes that torch.compile assumes are those that the operators return."""
-    x, *weights = adapter_tensors((1, 6, 32), 16, True, torch.float32)
+    x, *weights = adapter_tensors((1, 6, 32), 16, norm, torch.float32)
     with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        fake = [mode.from_tensor(tensor) for tensor in (x, *weights)]
+        fake = [None if tensor is None else mode.from_tensor(tensor) for tensor in (x, *weights)]
         y = with_options(adapter_triton, "gelu", True)(*fake)
         assert (y.shape, y.dtype) == (x.shape, x.dtype)
+        gradients = adapter_backward(y, *fake[:4], "gelu", *fake[5:], 0.5, True, 1e-6)
+        given = [tensor for tensor in (x, *weights) if tensor is not None]
+        assert [(g.shape, g.dtype) for g in gradients] == [(t.shape, t.dtype) for t in given]
         x, weight, bias = (mode.from_tensor(tensor) for tensor in convolution((1, 2, 3, 4, 8), torch.bfloat16))
         y = conv3d_triton(x, weight, bias, True)
         assert (y.shape, y.dtype) == (x.shape, x.dtype)
@@ -171,7 +234,7 @@ def test_operators_are_traced_whole() -> None:
 COMPILE = Path(__file__).with_name("compile_adapters.py")
 
 
-@pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")
+@triton
 def test_kernels_compile_for_gpus_that_are_not_here(root: Path) -> None:
     """Every kernel to machine code for sm_80 and sm_90; none keeps registers in memory."""
     env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
@@ -179,7 +242,7 @@ def test_kernels_compile_for_gpus_that_are_not_here(root: Path) -> None:
     done = subprocess.run([sys.executable, str(COMPILE)], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.splitlines()
-    assert len(lines) == 2 * 2 * 5, done.stdout
+    assert len(lines) == 2 * (6 + 9), done.stdout
     assert all("STACK:0 " in line for line in lines), done.stdout
 
 
