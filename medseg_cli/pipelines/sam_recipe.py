@@ -213,8 +213,8 @@ class SamRecipe:
         return Features(self.choices.features, checked_hash(self.start))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the features: a process that draws samples has no use for them."""
-        return {name: value for name, value in self.__dict__.items() if name != "_features"}
+        """Without features and views: a process that draws samples makes its own."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_features", "_samples")}
 
 
 def _correction(answer: Tensor, truth: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ A case is an image or a volume; a volume is seen slice by slice, in all planes a
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,10 @@ HELD_SLICES = 16
 """Most slices of one case in a validation."""
 LEAST_PIXELS = 12
 """Fewer pixels of an object in a view or slice are not worth a prompt."""
+LOOKS_MEMORY = 256 * 2**20
+"""Bytes of views that are kept where they come again, in each process that draws samples."""
+LOOK_BYTES = 6
+"""Bytes of a view per pixel: grey values in single precision and two masks."""
 TOUCHING = np.ones((3, 3), dtype=bool)
 
 
@@ -99,6 +103,14 @@ class Framed:
     masks: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A view of a slice before it is prompted: image (3, h, w) RGB 0..255, masks (V, h, w) bool of what is visible."""
+
+    image: Tensor
+    masks: NDArray[np.bool_]
+
+
 @dataclass(frozen=True)
 class SliceSamples:
     """Samples for a preset of a 2-D pipeline.
@@ -112,6 +124,7 @@ class SliceSamples:
     preset: Preset
     size: int
     views: int = 0
+    _looks: dict[tuple[str, int], Look] = field(default_factory=dict, repr=False, compare=False)
 
     def load(self, case: Case) -> Study:
         """A case in memory.
@@ -136,50 +149,63 @@ class SliceSamples:
         Raises:
             InputError: objects too small to be seen at the network's size.
         """
-        look = rng
-        if self.views:
-            number = int(rng.integers(self.views * sum(map(len, study.slices))))
-            look = np.random.default_rng([zlib.crc32(Path(study.name).name.encode()), number])
+        if not self.views:
+            return self._prompted(self._look(study, rng), rng)
+        number = int(rng.integers(self.views * sum(map(len, study.slices))))
+        look = self._looks.get((study.name, number))
+        if look is None:
+            name = zlib.crc32(Path(study.name).name.encode())
+            look = self._look(study, np.random.default_rng([name, number]))
+            if len(self._looks) * self.size**2 * LOOK_BYTES < LOOKS_MEMORY:
+                self._looks[study.name, number] = look
+        return self._prompted(look, rng)
+
+    def _look(self, study: Study, rng: Generator) -> Look:
+        """A random view in which something of the object can be seen."""
         for least in range(LEAST_PIXELS, 0, -1):
-            sample = self._view(study, least, look, rng)
-            if sample is not None:
-                return sample
+            look = self._view(study, least, rng)
+            if look is not None:
+                return look
         raise InputError(
             f"{study.name}: its objects are smaller than a pixel once the picture has {self.size} pixels",
             "crop the images round the objects, or leave the case out",
         )
 
-    def _view(self, study: Study, least: int, look: Generator, rng: Generator) -> Sample | None:
-        """A sample, None if no object shows at least that many pixels: the picture of `look`, the boxes of `rng`."""
-        number = int(look.integers(len(study.planes)))
+    def _view(self, study: Study, least: int, rng: Generator) -> Look | None:
+        """A random view, None if no object shows at least that many pixels."""
+        number = int(rng.integers(len(study.planes)))
         plane = study.planes[number]
-        index = int(look.choice(study.slices[number]))
+        index = int(rng.choice(study.slices[number]))
         whole = self.preset.prompts.whole_image
         labels = plane.take(study.labels, index)
-        wanted = [_object(labels, whole, look) for _ in range(PROMPTS)]
-        focus = _focus(wanted[0], look) if not whole and look.random() < 0.6 else None
+        wanted = [_object(labels, whole, rng) for _ in range(PROMPTS)]
+        focus = _focus(wanted[0], rng) if not whole and rng.random() < 0.6 else None
         high, wide = np.array(labels.shape) * plane.pixel_mm
-        view = random_view(float(high), float(wide), self.size, look, focus)
+        view = random_view(float(high), float(wide), self.size, rng, focus)
         seen = view.of(torch.ones(1, *labels.shape))
         shown = view.of(torch.from_numpy(np.stack(wanted).astype(np.float32))) > 0.5
         visible = shown[shown.sum((1, 2)) >= least].numpy()
         if not len(visible):
             return None
-        grey = view.of(_grey(study, plane, index, wanted[0], look))
-        if whole and look.random() < 0.5:
-            grey = random_veil(grey, shown[0], look)
-        image = (random_shades(grey, seen, look) * 255).round().expand(3, -1, -1)
+        grey = view.of(_grey(study, plane, index, wanted[0], rng))
+        if whole and rng.random() < 0.5:
+            grey = random_veil(grey, shown[0], rng)
+        return Look((random_shades(grey, seen, rng) * 255).round().expand(3, -1, -1), visible)
+
+    def _prompted(self, look: Look, rng: Generator) -> Sample:
+        """A view with its boxes, moved at random, and the masks that belong to them."""
+        height, width = look.image.shape[1:]
         boxes, masks = [], []
-        for turn, mask in enumerate(visible):
-            if whole and turn == 0:
-                box = np.array([0, 0, view.width, view.height], dtype=np.float64)
+        for turn, mask in enumerate(look.masks):
+            if self.preset.prompts.whole_image and turn == 0:
+                box = np.array([0, 0, width, height], dtype=np.float64)
             else:
                 mask = _part(mask, rng) if rng.random() < 0.4 else mask
-                box = _jitter(_bounds(mask), view.width, view.height, rng)
+                box = _jitter(_bounds(mask), width, height, rng)
             boxes.append(torch.from_numpy(box).float())
             masks.append(torch.from_numpy(mask))
-        padding = (0, self.size - view.width, 0, self.size - view.height)
-        return Sample(image, torch.stack(boxes), F.pad(torch.stack(masks).float(), padding))
+        padding = (0, self.size - width, 0, self.size - height)
+        return Sample(look.image, torch.stack(boxes), F.pad(torch.stack(masks).float(), padding))
 
     def fixed(self, study: Study, rng: Generator) -> tuple[Held, ...]:
         """Some slices as they are, with the whole image or one object's exact box: what validation sees."""
