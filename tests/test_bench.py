@@ -100,10 +100,42 @@ def test_the_page_says_which_goals_were_missed(bench: Path) -> None:
     ]
     setting = {
         "command": "c", "date": "d", "hardware": "h", "cores": 2, "threads": 2, "load": [0.1, 0.2],
-        "versions": {"torch": "2"}, "seed": 0, "volume": "v", "ct": "512 x 512 x 300",
+        "versions": {"torch": "2"}, "seed": 0, "volume": "v", "ct": "512 x 512 x 300", "json": "j",
     }  # fmt: skip
     text = page({"setting": setting, "rows": rows, "commands": []})
     assert "1 of 3 goals were met" in text
     assert "missed: ct, read: 2.0, goal 2.5" in text
     assert "missed: ct, wrong: FAILED, goal 10.0" in text
     assert "512 x 512 x 300" in text
+
+
+def test_the_share_of_resampling_and_export_is_added_up_from_stages_and_rows(bench: Path) -> None:
+    from bench_command import export_share
+    from gated import Row
+
+    stages = [
+        {"stage": "segment/postprocess", "seconds": 0.3},
+        {"stage": "segment", "seconds": 4.0},
+        {"stage": "write", "seconds": 0.5},
+    ]
+    rows = [
+        Row("volume", "a crop of 48³", 9.0, 100.0, 1.0, 0.0, 0.0),
+        Row("volume", "paste a probability", 9.0, 200.0, 1.0, 0.0, 0.0),
+        Row("ct", "paste a probability", 9.0, 9000.0, 1.0, 0.0, 0.0),
+    ]
+    whole = {"case": "volume", "wall_s": 10.0, "stages": stages, "crops": 3, "objects": 2}
+    assert export_share(whole, rows) == pytest.approx((0.3 + 0.5 + 3 * 0.1 + 2 * 0.2) / 10)
+    assert export_share({**whole, "case": "ct"}, rows) == pytest.approx(0.08)
+
+
+def test_the_page_says_which_commands_miss_the_goal_of_export(bench: Path) -> None:
+    from bench_page import page
+
+    setting = {"command": "c", "date": "d", "hardware": "h", "cores": 2, "threads": 2, "load": [0, 0], "versions": {}}
+    one = {"case": "image", "command": "medseg", "wall_s": 5.0, "stages": [], "peak_mib": 900.0}
+    one |= {"scan_mib": 1.5, "naive_peak_mib": 950.0}
+    setting |= {"seed": 0, "volume": "", "ct": "", "json": "out/bench/bench.json"}
+    commands = [{**one, "export_share": 0.1}, {**one, "case": "ct", "export_share": 0.101}]
+    text = page({"setting": setting, "rows": [], "commands": commands})
+    assert "| image | 2 | 900 | 950 | 10.0% | met |" in text
+    assert "| ct | 2 | 900 | 950 | 10.1% | missed |" in text

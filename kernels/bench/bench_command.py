@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import shlex
@@ -24,6 +25,7 @@ from typing import Any
 
 import bench_scans
 import bench_stages
+import numpy as np
 import torch
 from bench_page import page
 from gated import Row, compare, share
@@ -31,6 +33,18 @@ from gated import Row, compare, share
 CASES = ("start", "image", "volume", "ct")
 CT, SMALL_CT = (512, 512, 300), (96, 80, 40)
 OUT = Path("out/bench")
+SIDE_BY_SIDE = """
+import sys
+from medseg_cli import device, lean_imports, pipelines, preset
+from medseg_cli.readers import begin_scan, load_scan
+ahead = begin_scan(sys.argv[1]) if sys.argv[2] == "ahead" else lambda: load_scan(sys.argv[1])
+lean_imports.load_networks_and_transforms()
+pipelines.build(preset.find("hippocampus-mr"), device.select("cpu"))
+print(float(ahead().voxels.sum(dtype="float64")))
+"""
+PLAIN = "import torch, monai, segment_anything, torchvision.models.resnet"
+LEAN = "from medseg_cli import lean_imports; lean_imports.load_networks_and_transforms()"
+USED = "from monai.transforms import LoadImage; from segment_anything.modeling import ImageEncoderViT; print('here')"
 HEAVY = "import torch, monai, segment_anything; import sys; from medseg_cli.app import main; sys.exit(main(['--help']))"
 PROMPTS = Path(__file__).resolve().parents[2] / "examples" / "prompts.csv"
 PACKAGES = ("torch", "numpy", "scipy", "monai", "nibabel", "isal", "connected-components-3d", "segment-anything")
@@ -47,6 +61,14 @@ def rows(case: str, folder: Path, setting: dict[str, Any], small: bool) -> Itera
             lambda naive, ours: float(naive != ours),
             rounds=2,
         )
+        yield compare(
+            "start",
+            "import torch, MONAI and SAM's encoder (naive: with all that they import)",
+            lambda: _output([sys.executable, "-c", f"{PLAIN}; {USED}"]),
+            lambda: _output([sys.executable, "-c", f"import torch; {LEAN}; {USED}"]),
+            lambda naive, ours: float(naive != ours),
+            rounds=3,
+        )
     elif case == "image":
         yield from bench_stages.image_rows(bench_scans.image(folder), network=not small)
     elif case == "volume":
@@ -57,6 +79,18 @@ def rows(case: str, folder: Path, setting: dict[str, Any], small: bool) -> Itera
         setting["ct"] = " x ".join(str(size) for size in shape)
         path, labels = bench_scans.ct(folder, shape, setting["seed"])
         yield from bench_stages.ct_rows(path, labels, folder, not small, setting["seed"])
+        if not small:
+            yield _beside_loading(path)
+
+
+def _beside_loading(path: Path) -> Row:
+    """Reading the CT after torch, MONAI and weights are loaded, or meanwhile; both with the same imports."""
+
+    def run(when: str) -> float:
+        return float(_output([sys.executable, "-c", SIDE_BY_SIDE, str(path), when]))
+
+    stage = "load torch, MONAI, a model and the scan (naive: one after the other)"
+    return compare("ct", stage, lambda: run("after"), lambda: run("ahead"), rounds=2)
 
 
 def command(case: str, folder: Path) -> tuple[dict[str, Any], Row] | None:
@@ -86,6 +120,9 @@ def command(case: str, folder: Path) -> tuple[dict[str, Any], Row] | None:
             "command": shlex.join(shown),
             "wall_s": round(wall, 2),
             "peak_mib": max(stage["peak_rss_mib"] or 0 for stage in report["stages"]),
+            "scan_mib": round(math.prod(report["input"]["shape_ijk"]) * report["input"]["channels"] * 4 / 2**20, 1),
+            "crops": sum(report["pipeline"].get("crops", [])),
+            "objects": len(report["labels"]),
             "stages": report["stages"],
         }
         return _mask(mask)
@@ -99,15 +136,29 @@ def command(case: str, folder: Path) -> tuple[dict[str, Any], Row] | None:
         1e-4,
         rounds=2,
     )
-    return reports["triton"], row
+    return {**reports["triton"], "naive_peak_mib": reports["reference"]["peak_mib"]}, row
+
+
+def export_share(whole: dict[str, Any], found: list[Row]) -> float:
+    """Share of the wall time that resampling and export take: ARCHITECTURE's goal is a tenth at most.
+
+    Stages `segment/postprocess` and `write` as the command measured them; crops and pasting back, which a volume's
+    network has in its own stage, as this run's rows measured them one by one.
+    """
+    seconds = sum(stage["seconds"] for stage in whole["stages"] if stage["stage"] in ("segment/postprocess", "write"))
+    for row in found:
+        if row.case == whole["case"] == "volume" and row.ours_ms is not None:
+            times = {"a crop": whole["crops"], "paste": whole["objects"]}
+            seconds += sum(row.ours_ms / 1000 * count for word, count in times.items() if row.stage.startswith(word))
+    return seconds / whole["wall_s"]
 
 
 def _mask(path: Path) -> Any:
     if path.suffix == ".png":
         from PIL import Image
 
-        return bench_stages.np.asarray(Image.open(path))
-    return bench_stages.np.asarray(bench_stages.nib.load(path).dataobj)
+        return np.asarray(Image.open(path))
+    return np.asarray(bench_stages.nib.load(path).dataobj)
 
 
 def _output(line: list[str], **environment: str) -> str:
@@ -166,10 +217,11 @@ def main(arguments: list[str] | None = None) -> int:
                 sys.stdout.flush()
             whole = None if chosen.small else command(case, Path(name))
             if whole:
-                commands.append(whole[0])
+                commands.append({**whole[0], "export_share": export_share(whole[0], found)})
                 found.append(whole[1])
                 sys.stdout.write(_line(whole[1]))
     setting["load"].append(_load())
+    setting["json"] = chosen.json.as_posix()
     run = {"setting": setting, "rows": [asdict(row) for row in found], "commands": commands}
     chosen.json.parent.mkdir(parents=True, exist_ok=True)
     chosen.json.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")

@@ -33,7 +33,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: Ac
     """
     if use_reference():
         return linear_reference(x, weight, bias, activation)
-    if use_onednn(x, weight, bias):
+    # torch.compile takes a product by its name, and fuses the activation itself.
+    if not torch.compiler.is_compiling() and use_onednn(x, weight, bias):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
     y = F.linear(x, weight, bias)
     if activation == "gelu":

@@ -17,6 +17,8 @@ from medseg_cli.commands.segment_prompt import Asked, check_kinds, focus, place
 if TYPE_CHECKING:
     from medseg_cli.logs import Talk
     from medseg_cli.overrides import Overrides
+    from medseg_cli.pipelines import Pipeline
+    from medseg_cli.pipelines.compiling import Compiled
     from medseg_cli.preset import Preset
     from medseg_cli.scan import Scan
     from medseg_cli.segmentation import Segmentation
@@ -36,6 +38,7 @@ class _Job:
     files: Outputs
     values: Values
     overwrite: bool
+    compile: bool
 
 
 def segment(
@@ -73,6 +76,7 @@ def segment(
     precision: options.Precision = "auto",
     seed: options.Seed = 0,
     deterministic: options.Deterministic = False,
+    compile_: own.Compile = False,
     overwrite: options.Overwrite = False,
     preview: own.Preview = True,
     ml: own.LabelValues = None,
@@ -115,7 +119,7 @@ def segment(
     reading = options.read_options(series, channel, spacing, on_gap, on_tilt, on_duplicate)
     code = parse_modality(modality) if modality else ""
     # Unpacked while torch, MONAI and the weights are loaded; whatever is wrong with it is told after what is with them.
-    job = _Job(begin_scan(source, reading), code, asked, window, files, values, overwrite)
+    job = _Job(begin_scan(source, reading), code, asked, window, files, values, overwrite, compile_)
     with report.Progress(talk) as progress:
         stages = Stages(progress)
         with stages("start"):
@@ -172,6 +176,7 @@ def _segment(job: _Job, run: Run) -> tuple[Segmentation, Run]:
     with run.stages("model"):
         pipeline = pipelines.build(run.preset, run.runtime, random_weights=run.random_weights)
         run = replace(run, runtime=pipeline.runtime)
+        compiled = _compiled(pipeline, run) if job.compile else None
     with run.stages("read"):
         scan = _read(job)
         run = replace(run, prompt=place(run.prompt, job.asked, run.preset, scan), typed=run.prompt)
@@ -179,7 +184,23 @@ def _segment(job: _Job, run: Run) -> tuple[Segmentation, Run]:
         notes = check_limit(run.preset.postprocessing, scan, chosen=chosen)
         run = replace(run, notes=(*run.notes, *notes))
     with run.stages("segment"):
-        return pipeline.segment(scan, run.prompt, run.stages), run
+        if compiled is None:
+            return pipeline.segment(scan, run.prompt, run.stages), run
+        return _by_compiled(compiled, pipeline, scan, run)
+
+
+def _compiled(pipeline: Pipeline, run: Run) -> Compiled:
+    from medseg_cli.pipelines.compiling import compile_blocks
+
+    return compile_blocks(pipeline.model, run.preset, run.runtime)
+
+
+def _by_compiled(compiled: Compiled, pipeline: Pipeline, scan: Scan, run: Run) -> tuple[Segmentation, Run]:
+    from medseg_cli.pipelines import compiling
+
+    with compiling.told():
+        result = pipeline.segment(scan, run.prompt, run.stages)
+    return result, replace(run, compiled=compiling.keep(compiled))
 
 
 def _read(job: _Job) -> Scan:

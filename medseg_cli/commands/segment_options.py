@@ -101,6 +101,14 @@ BatchSlices = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Slices encoded at a time.", rich_help_panel=SLICES),
 ]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile/--no-compile",
+        help="Compile the encoder with torch, and keep the result for later runs; needs a C++ compiler.",
+        rich_help_panel=COMPUTING,
+    ),
+]
 EmbeddingCache = Annotated[
     str | None,
     typer.Option(

@@ -41,6 +41,7 @@ class Run:
         random_weights: True stamps the report: the mask means nothing.
         typed: `prompt` as the user typed it, without what is drawn; None where that is the same.
         notes: what the user should know about this run, besides the scan's and the segmentation's own notes.
+        compiled: what --compile did; None without it.
     """
 
     preset: Preset
@@ -51,6 +52,7 @@ class Run:
     random_weights: bool = False
     notes: tuple[str, ...] = ()
     typed: Prompt | None = None
+    compiled: dict[str, Any] | None = None
 
 
 def describe(segmentation: Segmentation, measurements: Sequence[Measurement], run: Run) -> dict[str, Any]:
@@ -86,6 +88,7 @@ def describe(segmentation: Segmentation, measurements: Sequence[Measurement], ru
             "working_directory": str(Path.cwd()),
         },
         "precision": _precision(run.runtime),
+        "compile": run.compiled or {"compiled": False, "blocks": 0, "artefact": None},
         "seconds": round(run.stages.seconds, 3),
         "stages": run.stages.records,
         "software": {**versions(), "platform": platform.platform()},
