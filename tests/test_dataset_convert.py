@@ -264,3 +264,25 @@ def test_an_unreadable_source_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"x1\.png"):
         convert(read_dataset(data), data, tmp_path / "out", "csv")
     assert len(read_cases(data)) == 3
+
+
+def test_an_interruption_between_the_moves_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    data = pictures(tmp_path / "data")
+    convert(read_dataset(data), data, tmp_path / "out", "csv")
+    before = sorted(path.name for path in (tmp_path / "out").rglob("*"))
+    original, moves = os.replace, []
+
+    def interrupted(source: Any, target: Any) -> None:
+        if Path(source).name.startswith(".medseg-") and Path(target).name == "out" and not moves:
+            moves.append(source)
+            raise KeyboardInterrupt
+        original(source, target)
+
+    monkeypatch.setattr("medseg_cli.datasets.convert.os.replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        convert(read_dataset(data), data, tmp_path / "out", "monai", overwrite=True)
+    assert moves
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "out"}

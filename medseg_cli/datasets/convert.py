@@ -5,7 +5,6 @@ Neither voxels nor geometry change. Everything is made in a hidden folder beside
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import secrets
@@ -245,16 +244,13 @@ def _made_aside(output: Path) -> Iterator[Path]:
         yield aside
         if output.exists():
             os.replace(output, old)
-        try:
-            os.replace(aside, output)
-        except OSError:
-            if old.exists():
-                os.replace(old, output)
-            raise
+        os.replace(aside, output)
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(f"cannot write {output}: {os.strerror(error.errno).lower()}", "write elsewhere") from error
+        reason = f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}"
+        raise InputError(f"cannot write {output}: {reason.lower()}", "write elsewhere") from error
     finally:
+        # An interruption between the two moves must not cost what was there before.
+        if old.exists() and not output.exists():
+            os.replace(old, output)
         for folder in (aside, old):
             shutil.rmtree(folder, ignore_errors=True)

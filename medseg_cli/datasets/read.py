@@ -37,7 +37,7 @@ def read_dataset(path: Path, channel: int = 0) -> Dataset:
     found = list_dataset(path, channel)
     if found.findings:
         first, more = found.findings[0], len(found.findings) - 1
-        raise replace(first, text=first.text + (f" (and {more} more findings)" if more else "")).error()
+        raise replace(first, text=first.text + (f" (and {more} more)" if more else "")).error()
     return found
 
 
