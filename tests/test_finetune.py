@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ import pytest
 from balls import write_balls, write_tiny
 from conftest import medseg_env
 from PIL import Image
+from rich.console import Console
 
 from medseg_cli import preset
 
@@ -267,6 +269,7 @@ def test_what_cannot_begin_says_why(in_process, dataset: Path, tiny: Path, tmp_p
     for arguments, code, words in (
         (("finetune", dataset), 2, "a new run needs DATASET, -o RUN and --preset NAME"),
         ((*new, "-o", "file/run"), 3, "cannot write the run folder file/run"),
+        ((*new, "-o", "/sys/medseg-run"), 3, "cannot write the run folder /sys/medseg-run"),
         ((*new, "-o", "used"), 3, "used holds a preset.yaml, and no checkpoint that belongs to it"),
         (("finetune", empty, "-o", "r", "--preset", tiny, *SHORT), 3, "empty holds no dataset.json"),
         ((*new, "-o", "r", "--epochs", "2"), 2, "--epochs contradicts --steps"),
@@ -305,6 +308,26 @@ def test_the_same_command_goes_on_and_another_one_does_not(
         code, _, err = in_process(*new, *change)
         assert (code, words in " ".join(err.split())) == (4, True), err
     assert sha256(tmp_path / "run") == before
+
+
+def test_a_terminal_shows_where_the_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from medseg_cli.commands import finetune_display
+    from medseg_cli.training.plan import Progress, Stepped
+
+    shown = io.StringIO()
+    terminal = Console(file=shown, force_terminal=True, width=120, color_system=None)
+    monkeypatch.setattr(finetune_display, "stderr", lambda: terminal)
+    with finetune_display.Display("normal", "balls") as display:
+        for step, loss in ((1, 0.7), (2, 0.5)):
+            display.stepped(Stepped(step, 8, 4, loss, 1e-3, 0.5))
+        display.validated(Progress(2, 0.6, 0.25, 1e-3, 1.0))
+        display.stepped(Stepped(3, 8, 4, 0.3, 1e-3, 0.5))
+    text = shown.getvalue()
+    assert "step 2: loss 0.6000, validation Dice 0.2500, learning rate 1.00e-03, 1 s" in text
+    last = text[text.rindex("balls") :]
+    # The mean loss of the steps so far; 12 samples in 1.5 s.
+    for words in ("3/8", "loss 0.5000", "Dice 0.2500", "8.0 samples/s", "GiB", "ETA"):
+        assert words in last
 
 
 def test_two_runs_cannot_share_a_folder(in_process, dataset: Path, tiny: Path, tmp_path: Path) -> None:

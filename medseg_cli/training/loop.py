@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ from torch import nn
 from medseg_cli.datasets import Split
 from medseg_cli.errors import DeviceError, ModelError
 from medseg_cli.training import checkpoints
-from medseg_cli.training.average import Average, learned, put
+from medseg_cli.training.average import Average, put
 from medseg_cli.training.data import Draws, Order, batches, case_at, kept_cases, workers_for
 from medseg_cli.training.memory import size_of
 from medseg_cli.training.plan import Plan, Progress, Resources, Stepped, check_same
 from medseg_cli.training.processes import check_batch, fabric_of, total
 from medseg_cli.training.recipe import Recipe, optimizer_of
-from medseg_cli.training.state import State, state_of
+from medseg_cli.training.snapshot import restored, taken
+from medseg_cli.training.state import State
 from medseg_cli.training.step import (
     Divergence,
     NotFiniteError,
@@ -92,30 +93,28 @@ def fit(
         return Fitted(network.eval().cpu(), training.state)
 
 
+@dataclass
 class Training:
-    """One start of a run: its parts, and `state`, which the checkpoint holds."""
+    """One start of a run: its parts, and `state`, which the checkpoint holds besides them."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        split: Split,
-        plan: Plan,
-        run: Path,
-        resources: Resources,
-        network: nn.Module,
-        average: Average,
-        stepper: Stepper,
-        cases: Sequence[Any],
-        held: Sequence[Any],
-    ) -> None:
-        self.recipe, self.split, self.plan, self.run = recipe, split, plan, run
-        self.resources, self.network, self.average, self.stepper = resources, network, average, stepper
-        self.fabric: Fabric = stepper.fabric
-        self.held = held
-        self.draws = Draws(recipe, cases, plan.seed)
-        self.state = State(batch=plan.batch_size)
-        self.divergence = Divergence()
-        self._saved = time.monotonic()
+    recipe: Recipe
+    split: Split
+    plan: Plan
+    run: Path
+    resources: Resources
+    network: nn.Module
+    average: Average
+    stepper: Stepper
+    cases: Sequence[Any]
+    held: Sequence[Any]
+    divergence: Divergence = field(default_factory=Divergence)
+    state: State = field(default_factory=State)
+    saved: float = field(default_factory=time.monotonic)
+
+    @property
+    def fabric(self) -> Fabric:
+        """The processes and their devices."""
+        return self.stepper.fabric
 
     def go(self, report: Callable[[Progress], None], on_step: Callable[[Stepped], None], stop: Stop) -> None:
         """Steps, validations and checkpoints until the plan or the patience ends.
@@ -123,6 +122,7 @@ class Training:
         Raises:
             StoppedError: after the step that was under way, with its checkpoint written.
         """
+        self.state.batch = self.plan.batch_size
         self.resume()
         parts = self.drawn()
         try:
@@ -138,7 +138,7 @@ class Training:
                 on_step(stepped)
                 if total(self.fabric, [stop.asked])[0]:
                     raise StoppedError
-                if time.monotonic() - self._saved > 60 * self.resources.minutes:
+                if time.monotonic() - self.saved > 60 * self.resources.minutes:
                     self.save()
         except StoppedError:
             self.save()
@@ -147,13 +147,14 @@ class Training:
 
     def drawn(self) -> Iterator[list[Any]]:
         """This process's samples, batch by batch, from the current step on."""
+        draws = Draws(self.recipe, self.cases, self.plan.seed)
         workers = self.resources.workers
         if workers is None:
-            sample = size_of(self.draws[0])
+            sample = size_of(draws[0])
             workers = workers_for(self.resources.accelerator, sample * self.state.batch, self.fabric.world_size)
         fabric, plan, state = self.fabric, self.plan, self.state
         order = Order(state.step, plan.steps, plan.step_size, state.batch, fabric.global_rank, fabric.world_size)
-        return batches(self.draws, order, workers)
+        return batches(draws, order, workers)
 
     def step(self, parts: Iterator[list[Any]]) -> tuple[Stepped, Iterator[list[Any]]]:
         """One step; with smaller batches where memory runs out. Also returns where the samples go on."""
@@ -242,16 +243,9 @@ class Training:
 
     def save(self) -> None:
         """Write the checkpoint."""
-        self._saved = time.monotonic()
+        self.saved = time.monotonic()
         if self.fabric.is_global_zero:
-            content = {
-                "plan": asdict(self.plan),
-                "state": self.state.plain(),
-                "network": learned(self.network),
-                "average": self.average.values,
-                "optimizer": self.stepper.optimizer.state_dict(),
-                "scaler": self.fabric.strategy.precision.state_dict(),
-            }
+            content = taken(self.plan, self.state, self.network, self.average, self.stepper)
             checkpoints.write(self.run, content)
 
     def resume(self) -> None:
@@ -265,16 +259,7 @@ class Training:
         if found is None:
             return
         check_same(str(self.run), found["plan"], self.plan)
-        try:
-            put(self.network, found["network"])
-            self.average.load(found["average"])
-            self.stepper.optimizer.load_state_dict(found["optimizer"])
-            self.fabric.strategy.precision.load_state_dict(found["scaler"])
-            self.state = state_of(found["state"])
-        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
-            raise ModelError(
-                f"{self.run} cannot be resumed: {str(error).splitlines()[0]}", "use another folder with -o"
-            ) from error
+        self.state = restored(found, str(self.run), self.network, self.average, self.stepper)
         if self.fabric.is_global_zero:
             checkpoints.put_damaged_aside(self.run)
             checkpoints.write_log(self.run, self.state.history)

@@ -201,14 +201,16 @@ def _owned(run: Path, fabric: Fabric) -> Iterator[None]:
         fabric.barrier()
         yield
         return
+    lock = filelock.FileLock(run / LOCK, timeout=0)
     try:
         run.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(run / LOCK, timeout=0)
         lock.acquire()
     except filelock.Timeout as error:
         raise InputError(
             f"another process is training in {run}", "wait for it, or give another folder with -o"
         ) from error
+    except NotImplementedError:
+        LOGGER.warning("the file system of %s knows no locks: see to it that no other run writes there", run)
     except OSError as error:
         raise InputError(
             f"cannot write the run folder {run}: {(error.strerror or str(error)).lower()}",
