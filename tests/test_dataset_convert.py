@@ -231,12 +231,19 @@ def test_never_over_what_is_there(in_process: Run, tmp_path: Path) -> None:
         assert code == 3
         assert "lie in one another" in err
     assert in_process("dataset", "convert", "data", "-o", "new", "--to", "csv")[0] == 0
+    (tmp_path / "new" / "cases.csv").rename(tmp_path / "here.csv")
+    rows = (tmp_path / "here.csv").read_text().replace("images/", "new/images/").replace("labels/", "new/labels/")
+    (tmp_path / "here.csv").write_text(rows)
+    code, _, err = in_process("dataset", "convert", "here.csv", "-o", "new", "--to", "csv", "--overwrite")
+    assert code == 3
+    assert "lie in one another" in err
+    assert in_process("dataset", "convert", "here.csv", "-o", "beside", "--to", "csv")[0] == 0
     code, _, err = in_process("dataset", "convert", "data", "-o", "new", "--to", "monai")
     assert code == 3
     assert "exists already" in err
     assert in_process("dataset", "convert", "data", "-o", "new", "--to", "monai", "--overwrite")[0] == 0
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["datalist.json", "images", "labels"]
-    assert {path.name for path in tmp_path.iterdir()} == {"data", "new", "out"}
+    assert {path.name for path in tmp_path.iterdir()} == {"beside", "data", "here.csv", "new", "out"}
 
 
 def test_all_or_nothing(in_process: Run, tmp_path: Path) -> None:

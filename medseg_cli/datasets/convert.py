@@ -91,7 +91,7 @@ def convert(
     Raises:
         InputError: an unreadable case, what the layout cannot hold, or an output that may not or cannot be written.
     """
-    _check_output(output, source, overwrite)
+    _check_output(output, source, dataset, overwrite)
     if to not in ("nnunet", "monai") and any(case.channels for case in dataset.cases):
         raise InputError(
             f"{source} has images of several files, one per channel, and {to} knows one file per image",
@@ -209,14 +209,16 @@ def _names(dataset: Dataset) -> dict[str, str]:
     return names
 
 
-def _check_output(output: Path, source: Path, overwrite: bool) -> None:
+def _check_output(output: Path, source: Path, dataset: Dataset, overwrite: bool) -> None:
     """Whether the folder may be made, asked before any work is done for it.
 
     Raises:
         InputError: it holds something, or lies in the dataset or round it.
     """
-    here, there = output.resolve(), (source if source.is_dir() else source.parent).resolve()
-    if here == there or here in there.parents or there in here.parents:
+    here, there = output.resolve(), source.resolve()
+    files = {file.resolve() for case in dataset.cases for file in (case.image, case.label)}
+    holds = any(here == file or here in file.parents for file in (there, *files))
+    if holds or (there.is_dir() and there in here.parents):
         raise InputError(f"{output} and the dataset {source} lie in one another", "choose a folder elsewhere")
     if not output.parent.is_dir():
         raise InputError(f"cannot write {output}: there is no folder {output.parent}", "create the folder first")
