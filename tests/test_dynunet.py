@@ -182,6 +182,15 @@ def test_a_run_segments_and_is_measured(in_process, dataset: Path, small: Path, 
     np.testing.assert_allclose(written.affine, OBLIQUE, atol=1e-5)
     assert set(np.unique(np.asarray(written.dataobj)).tolist()) <= {0, 1, 3}
     assert [label["name"] for label in json.loads(out)["labels"]] == ["ball", "block"]
+    code, out, err = in_process("evaluate", dataset, "--preset", run, "--json", "--quiet")
+    assert code == 0, err
+    scores = json.loads(out)
+    assert (scores["prompt"], scores["objects_are"], scores["objects"]) == ("none", "apart", 2)
+    assert scores["labels"] == {"1": "ball", "3": "block"}
+    code, _, err = in_process("finetune", dataset, "-o", tmp_path / "on", "--preset", run, "--steps", 1, "--quiet")
+    assert code == 0, err
+    again = preset.find(tmp_path / "on")
+    assert (again.model, again.labels, again.options) == (made.model, made.labels, made.options), "the plan is kept"
 
 
 @pytest.mark.slow
