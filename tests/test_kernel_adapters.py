@@ -214,6 +214,17 @@ def test_the_middle_is_covered_and_little_more() -> None:
         assert all(part == 0 or (part >= 16 and part & (part - 1) == 0) for part in (first, second))
 
 
+@interpreted
+@pytest.mark.parametrize("norm", [False, True])
+def test_the_operator_is_what_torch_compile_takes_it_for(norm: bool) -> None:
+    """Schema, gradient, assumed shapes, and forward and backward traced with dynamic shapes, as PyTorch checks them."""
+    x, down_w, down_b, up_w, up_b, *norms = (
+        None if tensor is None else tensor.requires_grad_()
+        for tensor in adapter_tensors((5, 16), 4, norm, torch.float32)
+    )
+    torch.library.opcheck(adapter_triton, (x, down_w, down_b, up_w, up_b, "gelu", *norms, 0.5, True, 1e-6))
+
+
 @triton
 @pytest.mark.parametrize("norm", [False, True])
 def test_operators_are_traced_whole(norm: bool) -> None:
@@ -271,9 +282,8 @@ def test_adapter_at_real_size_on_a_gpu(middle: int, dtype: torch.dtype) -> None:
 
 @pytest.mark.gpu
 def test_compiled_and_autocast_on_a_gpu() -> None:
-    x, *weights = adapter_tensors((4, 100, 768), 192, True, torch.float32)
+    tensors = adapter_tensors((4, 100, 768), 192, True, torch.float32)
     op = with_options(adapter, "gelu", True)
-    expected = op(x, *weights)
-    assert distance(torch.compile(op, fullgraph=True)(x, *weights), expected.double()) < 1e-6
+    assert distance(torch.compile(op, fullgraph=True)(*tensors), op(*tensors).double()) < 1e-6
     with torch.autocast("cuda", dtype=torch.bfloat16):
-        assert distance(op(x, *weights), expected.double()) < TOLERANCE[torch.bfloat16]
+        compare(op, with_options(adapter_reference, "gelu", True), tensors, TOLERANCE[torch.bfloat16])

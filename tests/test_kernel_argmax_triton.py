@@ -80,6 +80,14 @@ def test_torch_compile_keeps_one_graph() -> None:
     assert torch.equal(traced, upsample_argmax(logits * 2, (8, 9, 7)))
 
 
+@launched
+def test_the_operator_is_what_torch_compile_takes_it_for() -> None:
+    """Schema, assumed shape and dtype, as PyTorch checks them."""
+    from medseg_kernels import upsample_argmax_triton
+
+    torch.library.opcheck(upsample_argmax_triton.labels_of, (torch.randn(2, 3, 3, 3, device=DEVICE), [4, 5, 6]))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_real_size_on_a_gpu(dtype: torch.dtype) -> None:
@@ -95,7 +103,7 @@ def test_the_kernel_in_the_interpreter(root: Path) -> None:
     env = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:]
-    assert f"{3 * len(SHAPES) + 2} passed" in done.stdout, done.stdout[-5000:]
+    assert f"{3 * len(SHAPES) + 3} passed" in done.stdout, done.stdout[-5000:]
 
 
 @pytest.mark.skipif(not HAS_TRITON or INTERPRETED, reason="needs Triton, and not its interpreter")

@@ -53,7 +53,7 @@ def test_the_kernels_in_the_interpreter(root: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
     done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:]
-    assert f"{3 * len(CASES) + 7} passed" in done.stdout, done.stdout[-5000:]
+    assert f"{3 * len(CASES) + 9} passed" in done.stdout, done.stdout[-5000:]
 
 
 @pytest.mark.skipif(not HAS_TRITON or INTERPRETED, reason="needs Triton, and not its interpreter")
@@ -162,6 +162,17 @@ def test_torch_compile_and_autocast() -> None:
         assert attend(qkv.bfloat16()).dtype == torch.bfloat16
 
 
+@launched
+@pytest.mark.parametrize("rolled", [False, True])
+def test_the_operator_is_what_torch_compile_takes_it_for(rolled: bool) -> None:
+    """Schema, gradient, assumed shapes, and forward and backward traced with dynamic shapes, as PyTorch checks them."""
+    from medseg_kernels import cubic_attention_triton
+
+    qkv, products = (torch.randn(shape, device=DEVICE, requires_grad=True) for shape in ((1, 8, 3, 1, 8), (1, 8, 1, 9)))
+    sides = torch.zeros(1, 8, dtype=torch.int8, device=DEVICE) if rolled else None
+    torch.library.opcheck(cubic_attention_triton.forward, (qkv, products, sides, 2))
+
+
 @pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")
 def test_shapes_that_torch_compile_assumes() -> None:
     from medseg_kernels import cubic_attention_triton
@@ -219,7 +230,7 @@ def compare(inputs: list[Tensor], edge: int, sides: Tensor | None, dtype: torch.
     forward, backward = TOLERANCE[dtype]
     assert distance(result, expected) < forward
     # The gain's gradient is the scalar product of tables and their gradients over gain: large terms, a small sum.
-    terms = sum(float((table.norm() * table.grad.norm()).detach()) for table in exact[1:4]) / float(exact[4])
+    terms = sum(float((table.norm() * table.grad.norm()).detach()) for table in exact[1:4]) / float(exact[4].detach())
     assert abs(float(ours[4].grad) - float(exact[4].grad)) <= backward * terms + 1e-6
     for name, mine, theirs in zip(("qkv", "T_h", "T_w", "T_d"), ours[:4], exact[:4], strict=True):
         if float(theirs.grad.norm()) < 1e-9:
