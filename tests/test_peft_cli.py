@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -101,8 +102,13 @@ def test_a_run_is_a_small_file_that_segments(
     chosen, run = base_preset(name, tmp_path / "base"), tmp_path / "run"
     code, _, err = finetune(in_process, dataset, chosen, run, "--peft", kind, "--rank", 2)
     assert code == 0, err
+    told = re.search(r"([\d,]+) of ([\d,]+) parameters learn", err)
+    assert told is not None, err
+    learns, every = (int(number.replace(",", "")) for number in told.groups())
+    assert 0 < learns <= every
     # These networks are narrower than SAM's: what their papers freeze was never SAM's.
     whole = kind == "full" or (kind == "method" and name != "sam")
+    assert (learns == every) == (whole and name != "3dsam-adapter"), "all but that network's constants"
     tuned = preset.load(run / "preset.yaml")
     with safe_open(run / "weights.safetensors", "pt") as file:
         facts, stored = file.metadata(), set(file.keys())

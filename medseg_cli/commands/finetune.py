@@ -127,6 +127,7 @@ def finetune(
             start_sha256=todo.start_sha256,
             moved=todo.moved,
             on_step=display.stepped,
+            tell=display.note,
         )
         path = train(todo.dataset, todo.base, todo.start, todo.plan, todo.run, display.validated, todo.choices, setup)
     if talk != "quiet":

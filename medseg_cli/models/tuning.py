@@ -218,6 +218,12 @@ def trainable(network: nn.Module) -> tuple[int, int]:
     return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
 
 
+def share_trained(network: nn.Module) -> str:
+    """How much of it learns, for people."""
+    trained, every = trainable(network)
+    return f"{trained:,} of {every:,} parameters learn ({trained / every:.1%})"
+
+
 def encoder_rests(network: nn.Module) -> bool:
     """Whether an image's features never change in a training: nothing in the encoder is trained."""
     encoder = cast(Tunable, network).parts().encoder

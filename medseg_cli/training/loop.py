@@ -19,6 +19,7 @@ from torch import nn
 
 from medseg_cli.datasets import Split
 from medseg_cli.errors import DeviceError, ModelError
+from medseg_cli.models.tuning import share_trained
 from medseg_cli.training import checkpoints
 from medseg_cli.training.average import Average, put
 from medseg_cli.training.data import Draws, Order, batches, case_at, kept_cases, workers_for
@@ -59,6 +60,7 @@ def fit(
     resources: Resources = Resources(),  # noqa: B008  # frozen
     on_step: Callable[[Stepped], None] = lambda stepped: None,
     fabric: Fabric | None = None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> Fitted:
     """Train from the beginning, or go on where `run` stopped.
 
@@ -71,6 +73,7 @@ def fit(
         resources: device, workers.
         on_step: called after each step.
         fabric: as `fabric_of(resources, plan.precision)` makes it, which is the default.
+        tell: called with what a user wants to know at the beginning.
 
     Raises:
         ModelError: the folder holds a run with another plan or network, or loss or gradients are not finite.
@@ -82,6 +85,7 @@ def fit(
     run.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
     network = recipe.model(plan.seed)
+    tell(share_trained(network))
     model, optimizer = fabric.setup(Objective(network, recipe), optimizer_of(recipe, network, plan))
     average = Average(network, plan.ema)
     stepper = Stepper(fabric, model, optimizer, plan)

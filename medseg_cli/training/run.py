@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from medseg_cli.training.export import export
 from medseg_cli.training.facts import RunFacts
 from medseg_cli.training.loop import Fitted, fit
 from medseg_cli.training.plan import Plan, Progress, Resources, Stepped, Wishes
-from medseg_cli.training.processes import fabric_of, gathered
+from medseg_cli.training.processes import fabric_of, gathered, machine
 from medseg_cli.training.recipe import Recipe, recipe_of
 from medseg_cli.training.record import SPLIT, Record, TrackerName
 from medseg_cli.training.trackers import tracker_of
@@ -52,6 +51,7 @@ class Setup:
         start_sha256: of the weights it begins with; "" = random ones.
         moved: the dataset may have another name than at the start of the run.
         on_step: called after each step.
+        tell: called with what a user wants to know at the beginning.
     """
 
     resources: Resources = Resources()  # noqa: RUF009  # frozen
@@ -63,6 +63,7 @@ class Setup:
     start_sha256: str = ""
     moved: bool = False
     on_step: Callable[[Stepped], None] = lambda stepped: None
+    tell: Callable[[str], None] = lambda text: None
 
 
 HERE = Setup()
@@ -137,9 +138,9 @@ def train(
                 tracker(step.step, {"loss/step": step.loss, "learning_rate": step.learning_rate})
                 setup.on_step(step)
 
-            fitted = fit(recipe, split, settled, run, validated, setup.resources, stepped, fabric)
+            fitted = fit(recipe, split, settled, run, validated, setup.resources, stepped, fabric, setup.tell)
         if fabric.is_global_zero:
-            _finish(fitted, base, begun, split, run, f"{platform.platform()}, {fabric.device}")
+            _finish(fitted, base, begun, split, run, machine(fabric))
         fabric.barrier()
     return run / preset.RUN_FILE
 
