@@ -310,6 +310,19 @@ def test_the_same_command_goes_on_and_another_one_does_not(
     assert sha256(tmp_path / "run") == before
 
 
+def test_a_presets_name_goes_before_a_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medseg_cli.pipelines.choices import Choices
+    from medseg_cli.training import job
+    from medseg_cli.training.plan import Wishes
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hippocampus-mr").mkdir()
+    write_tiny(tmp_path / "own.yaml")
+    for name, named in (("hippocampus-mr", "hippocampus-mr"), ("own.yaml", str(tmp_path / "own.yaml"))):
+        todo = job.new(Path("hippocampus-mr"), name, True, Wishes(), Path("run"), Choices(), None, None)
+        assert (todo.preset, todo.start, todo.start_sha256) == (named, None, "")
+
+
 def test_a_terminal_shows_where_the_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
     from medseg_cli.commands import finetune_display
     from medseg_cli.training.plan import Progress, Stepped

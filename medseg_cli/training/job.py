@@ -60,7 +60,8 @@ def new(
         ModelError: no such preset, or its weights are missing.
     """
     base = preset.find(preset_name)
-    named = str(Path(preset_name).resolve()) if Path(preset_name).exists() else preset_name
+    # A name goes before a folder of that name, as in `preset.find`; a path must hold wherever the run goes on.
+    named = preset_name if preset_name in preset.names() else str(Path(preset_name).expanduser().resolve())
     begins = None if scratch or base.weights is None else weights.resolve(base)
     return Job(
         dataset,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from typing import Any
 
 import torch
@@ -54,6 +55,15 @@ def fabric_of(resources: Resources, precision: Precision) -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def machine(fabric: Fabric) -> str:
+    """One line for people: system, device, and the number of processes if there are several."""
+    device = str(fabric.device)
+    if fabric.device.type == "cuda":
+        device = f"{device} ({torch.cuda.get_device_name(fabric.device)})"
+    several = f", {fabric.world_size} processes" if fabric.world_size > 1 else ""
+    return f"{platform.platform()}, {device}{several}"
 
 
 def check_batch(plan: Plan, world: int) -> None:
