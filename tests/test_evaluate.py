@@ -417,8 +417,9 @@ def test_another_method_is_compared_case_by_case(in_process: Run, tmp_path: Path
 
     # The same from the other method's own report, and from one that nnU-Net wrote.
     assert in_process("evaluate", tmp_path / "pred2", tmp_path / "ref", "-o", tmp_path / "two")[0] == 0
-    _, out, _ = in_process(*here, "--against", tmp_path / "two" / "summary.json", "--json")
-    assert [each for each in json.loads(out)["comparison"] if each["metric"] == "Dice"] == [dice]
+    for earlier in (tmp_path / "two" / "summary.json", tmp_path / "two"):
+        _, out, _ = in_process(*here, "--against", earlier, "--json")
+        assert [each for each in json.loads(out)["comparison"] if each["metric"] == "Dice"] == [dice]
     rows = [
         {
             "metrics": {"1": {"Dice": (8 - shift) / 8 if number else math.nan}},

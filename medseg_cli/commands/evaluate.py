@@ -106,11 +106,18 @@ def evaluate(
 
 
 def _tell_case(result: CaseResult) -> None:
+    """One line, however many labels the case has."""
     if result.failure:
-        typer.echo(f"{result.id}: FAILED, {result.failure}", err=True)
-    for each in result.objects:
-        name = result.id if each.value is None else f"{result.id}, value {each.value}"
-        typer.echo(f"{name}: Dice {each.score.dice:.4f}", err=True)
+        text = f"FAILED, {result.failure}"
+    elif not result.objects:
+        text = "both masks are empty"
+    else:
+        dice = [found.score.dice for found in result.objects]
+        text = f"Dice {sum(dice) / len(dice):.4f}"
+        if len(dice) > 1:
+            worst = min(result.objects, key=lambda found: found.score.dice)
+            text += f" over {len(dice)} labels, worst {worst.score.dice:.4f} (value {worst.value})"
+    typer.echo(f"{result.id}: {text}", err=True)
 
 
 def _tell(found: Evaluation) -> None:

@@ -143,7 +143,7 @@ def in_files(
         names = ", ".join(path.name for path in matched.extra[:5]) + (" ..." if len(matched.extra) > 5 else "")
         notes.append(f"{len(matched.extra)} predictions have no reference and are not scored: {names}")
     rows: tuple[Row, ...] = ()
-    if against is not None and against.suffix.lower() == ".json":
+    if against is not None and (against.suffix.lower() == ".json" or (against / "report.html").is_file()):
         rows = _earlier(against)
     elif against is not None:
         others = [each.result for each in evaluation.score_files(evaluation.match(against, reference).pairs, rules)]

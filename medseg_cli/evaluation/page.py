@@ -145,7 +145,7 @@ def _gallery(evaluation: Evaluation, pictures: Sequence[Picture]) -> str:
 def _picture(evaluation: Evaluation, picture: Picture) -> str:
     data = base64.b64encode(picture.png).decode()
     score, case = picture.found.score, escape(picture.case, quote=True)
-    far = score.emptiness or f"HD95 {figure(score.hd95_mm)}"
+    far = score.emptiness or f"HD95 {figure(score.hd95_mm)} {picture.unit}"
     name = escape(evaluation.label_name(picture.found.key))
     return (
         f"<figure><div class='view'><img alt='{case}' src='data:image/png;base64,{data}'></div>"

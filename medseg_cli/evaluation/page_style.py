@@ -25,12 +25,14 @@ code { font: 13px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; over
   box-shadow: var(--shadow); }
 .card { padding: 14px 16px; } .card b { display: block; font-size: 26px; line-height: 1.2; font-weight: 650;
   font-variant-numeric: tabular-nums; letter-spacing: -0.02em; } .card .soft { font-size: 13px; }
-.panel { padding: 14px 16px; overflow-x: auto; } .panel + .panel { margin-top: 14px; }
+.panel { padding: 14px 16px; overflow-x: auto; } 
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(480px, 100%), 1fr)); gap: 14px; }
 .warn { background: var(--warn-paper); color: var(--warn); border: 1px solid currentColor; border-radius: 10px;
   padding: 10px 16px; margin-top: 18px; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 8px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 600; } tbody tr:last-child td { border-bottom: 0; }
+th { color: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom; }
+tbody tr:last-child td { border-bottom: 0; }
 tbody tr:hover td { background: var(--mine-soft); }
 th.text, td.text { text-align: left; } td.wrap { white-space: normal; min-width: 16em; text-align: left; }
 table.sortable th { cursor: pointer; user-select: none; } th[aria-sort=ascending]::after { content: " \\2191"; }
@@ -41,7 +43,8 @@ figure { margin: 0; background: var(--card); border: 1px solid var(--line); bord
   box-shadow: var(--shadow); } figure .view { background: #181818; display: flex; height: 260px; align-items: center;
   justify-content: center; } figure img { max-width: 100%; max-height: 260px; display: block; }
 figcaption { padding: 10px 12px; font-size: 13px; overflow-wrap: anywhere; } figcaption b { font-size: 14px; }
-.key { display: inline-block; width: 16px; height: 4px; border-radius: 2px; margin: 0 4px 3px 10px; }
+.key { display: inline-block; width: 16px; height: 4px; border-radius: 2px; margin: 0 4px 3px 10px;
+  box-shadow: 0 0 0 1px var(--faint); }
 svg { width: 100%; height: auto; display: block; } svg text { fill: var(--soft); font-size: 12px; }
 svg text.name { fill: var(--ink); font-size: 13px; } svg .grid { stroke: var(--line); stroke-width: 1; }
 svg .box { fill: var(--mine-soft); stroke: var(--mine); }
@@ -64,7 +67,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     const up = head.getAttribute("aria-sort") !== "ascending";
     table.querySelectorAll("th").forEach(each => each.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", up ? "ascending" : "descending");
-    const value = row => { const text = row.cells[column].textContent.trim();
+    const value = row => { const text = row.cells[column].textContent.trim().replace("−", "-");
       return text === "–" || text === "" ? null : isNaN(text) ? text : Number(text); };
     const body = table.tBodies[0];
     const order = (a, b) => { const x = value(a), y = value(b);

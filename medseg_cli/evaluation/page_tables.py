@@ -12,7 +12,6 @@ from medseg_cli.evaluation.summary import EMPTINESS, EMPTY_RULE, Evaluation
 
 MEANS = (
     "Dice",
-    "IoU",
     "NSD",
     "HD95",
     "ASSD",

@@ -61,6 +61,8 @@ def table(head: str, body: Iterable[str], css: str = "") -> str:
 
 
 def section(heading: str, *panels: str, below: str = "") -> str:
-    """A heading with panels and a remark below."""
+    """A heading with panels, side by side where there are several and room for it, and a remark below."""
     inside = "".join(f"<div class='panel'>{panel}</div>" for panel in panels)
+    if len(panels) > 1:
+        inside = f"<div class='plots'>{inside}</div>"
     return f"<h2>{escape(heading)}</h2>{inside}" + (f"<p class='soft'>{below}</p>" if below else "")

@@ -9,8 +9,8 @@ from html import escape
 
 import numpy as np
 
-WIDTH, LEFT, RIGHT, ROW, TOP, FOOT = 720, 170, 24, 34, 12, 40
-SCATTER_WIDTH, SCATTER_HEIGHT = 720, 340
+WIDTH, LEFT, RIGHT, ROW, TOP, FOOT = 560, 160, 20, 30, 12, 40
+SCATTER_WIDTH, SCATTER_HEIGHT = 560, 300
 NAME_LETTERS = 24
 POINTS_SHOWN = 400
 """Points of one box; of more, evenly chosen ones are drawn."""
@@ -160,7 +160,7 @@ def _round_step(step: float) -> float:
 
 
 def _text(value: float) -> str:
-    return f"{value:.3g}" if abs(value) >= 1e-12 else "0"
+    return f"{value:.3g}".replace("-", "−") if abs(value) >= 1e-12 else "0"
 
 
 def _svg(width: int, height: float, parts: Sequence[str], title: str) -> str:

@@ -12,15 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medseg_cli.evaluation.results import CaseResult, Number, numbers
 
-RESAMPLES = 5000
-CHUNK = 500
-"""Drawings made at a time, so that thousands of patients need little memory."""
+RESAMPLES = 2000
 COUNTS = frozenset({"TP", "FP", "FN", "TN", "n_pred", "n_ref", "parts_ref", "parts_found", "parts_pred", "parts_false"})
 """Numbers of a case that have a mean and nothing else."""
 
@@ -114,12 +113,16 @@ def interval(values: NDArray[np.float64], patients: Sequence[str], seed: int) ->
     size = len(sums)
     if size < 2:
         return None
-    rng, means = np.random.default_rng(seed), []
-    for _ in range(RESAMPLES // CHUNK):
-        drawn = rng.multinomial(size, np.full(size, 1 / size), size=CHUNK)
-        means.append(drawn @ sums / (drawn @ counts))
-    low, high = np.percentile(np.concatenate(means), (2.5, 97.5))
+    drawn = _drawn(size, seed)
+    low, high = np.percentile(drawn @ sums / (drawn @ counts), (2.5, 97.5))
     return float(low), float(high)
+
+
+@lru_cache(maxsize=4)
+def _drawn(size: int, seed: int) -> NDArray[np.float64]:
+    """(RESAMPLES, size): how often each patient is drawn. Kept, because every metric of every label asks for it."""
+    drawn = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=RESAMPLES)
+    return drawn.astype(np.float64)
 
 
 @dataclass(frozen=True)

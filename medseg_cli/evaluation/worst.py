@@ -20,12 +20,14 @@ class Picture:
         found: which object, and its score.
         png: the picture.
         shows: what, in words.
+        unit: of distances.
     """
 
     case: str
     found: ObjectScore
     png: bytes
     shows: str
+    unit: str
 
 
 @dataclass
@@ -69,6 +71,6 @@ def _keep(result: CaseResult, maps: Maps, pictures: list[Picture], wanted: int) 
         )
     except InputError:
         return  # A scan that is a line of voxels has a score and no picture.
-    pictures.append(Picture(result.id, worst, png, shows))
+    pictures.append(Picture(result.id, worst, png, shows, result.units.length))
     pictures.sort(key=lambda each: each.found.score.dice)
     del pictures[wanted:]
