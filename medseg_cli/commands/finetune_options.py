@@ -39,11 +39,11 @@ Start = Annotated[
 Peft = Annotated[
     Literal["method", "adapter", "lora", "full", "decoder"] | None,
     typer.Option(
-        help="What of the network learns; method = what the method's paper trains [default: method].",
+        help="What of the network learns; method = what the method's paper trains (default: method).",
         rich_help_panel=LEARNING,
     ),
 ]
-Rank = Annotated[int | None, typer.Option(min=1, help="Rank of --peft lora [default: 8].", rich_help_panel=LEARNING)]
+Rank = Annotated[int | None, typer.Option(min=1, help="Rank of --peft lora (default: 8).", rich_help_panel=LEARNING)]
 FeatureCache = Annotated[
     Literal["auto", "on", "off"],
     typer.Option(
@@ -53,7 +53,7 @@ FeatureCache = Annotated[
 Objects = Annotated[
     Literal["together", "apart"] | None,
     typer.Option(
-        help="All label values are one object, or each is one of its own [default: as the preset says].",
+        help="All label values are one object, or each is one of its own (default: as the preset says).",
         rich_help_panel=LEARNING,
     ),
 ]
@@ -69,7 +69,7 @@ BatchSize = Annotated[
     ),
 ]
 Accumulate = Annotated[
-    int | None, typer.Option(min=1, help="Batches per optimiser step [default: 1].", rich_help_panel=LEARNING)
+    int | None, typer.Option(min=1, help="Batches per optimiser step (default: 1).", rich_help_panel=LEARNING)
 ]
 LearningRate = Annotated[
     float | None, typer.Option(min=1e-7, max=1.0, help="Peak learning rate of AdamW.", rich_help_panel=LEARNING)
@@ -110,10 +110,10 @@ Strict = Annotated[
 ]
 Tracker = Annotated[
     Literal["tensorboard", "mlflow", "wandb", "none"] | None,
-    typer.Option(help="Where curves go besides the run folder [default: tensorboard].", rich_help_panel=RUN),
+    typer.Option(help="Where curves go besides the run folder (default: tensorboard).", rich_help_panel=RUN),
 ]
 Seed = Annotated[
-    int | None, typer.Option(min=0, help="Start of every random number [default: 0].", rich_help_panel=COMPUTING)
+    int | None, typer.Option(min=0, help="Start of every random number (default: 0).", rich_help_panel=COMPUTING)
 ]
 
 
