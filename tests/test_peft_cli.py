@@ -186,6 +186,9 @@ def test_a_moved_base_file_is_found_in_the_store(in_process: Run, pictures: Path
     code, _, err = segment(in_process, "sam", pictures, run, tmp_path / "lost")
     assert code == 4
     assert "medseg weights import" in err
+    code, _, err = in_process("weights", "import", run / "weights.safetensors", "--name", "part")
+    assert code == 4
+    assert "only what a training changed" in err
     import_file(tmp_path / "moved.safetensors", "mine")
     code, _, err = segment(in_process, "sam", pictures, run, tmp_path / "found")
     assert code == 0, err

@@ -17,10 +17,12 @@ from torch.nn import functional as F
 import medseg_cli
 from medseg_cli.errors import ModelError, UsageError
 from medseg_cli.models.sam.start import begin as begin_sam
+from medseg_cli.models.sam3d.config import Sam3dConfig
+from medseg_cli.models.sam3d.network import Sam3d
 from medseg_cli.models.sam3d.start import begin as begin_sam3d
 from medseg_cli.models.sam_unet.start import begin as begin_sam_unet
 from medseg_cli.models.tuned_file import difference_of, opened
-from medseg_cli.models.tuning import Kind, decide, encoder_rests, groups, rest, trainable, tune
+from medseg_cli.models.tuning import Kind, decide, encoder_rests, groups, rest, share_trained, trainable, tune
 
 SAM_UNET = {
     "image_size": 64, "patch_size": 16, "embed_dim": 16, "depth": 4, "num_heads": 2, "mlp_ratio": 2, "window_size": 2,
@@ -231,6 +233,15 @@ def test_a_start_of_3dsam_adapter_from_sam(tmp_path: Path) -> None:
         medseg_cli.load_model("3dsam-adapter", checkpoint=path, **SAM3D)
     with pytest.raises(ModelError, match="does not fit 3dsam-adapter"):
         begin_sam3d({**SAM3D, "embed_dim": 32}, 0, [path])
+
+
+def test_the_published_size_trains_what_the_paper_says() -> None:
+    """25.46 M parameters (paper, table 1; specification, section 6)."""
+    with torch.device("meta"):
+        network = Sam3d(Sam3dConfig())
+    tune(network, "method", 8, 0)
+    assert trainable(network)[0] == 25_462_400
+    assert share_trained(network).startswith("25,462,400 of ")
 
 
 def test_a_decoder_alone_on_sams_encoder_still_trains_what_sam_lacks(tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from medseg_cli.errors import ModelError
 from medseg_cli.models.tuning import Kind, Tunable, Tuned, add_bottlenecks, plain_state, tuned_of
 from medseg_cli.preset_format import BaseWeights
 from medseg_cli.weights.base import describe, find
+from medseg_cli.weights.importer import DIFFERENCE
 
-TUNED, BASE = "medseg.tuned", "medseg.base"
+TUNED, BASE = "medseg.tuned", DIFFERENCE
 """Metadata keys: what was done to the network, and what it began with."""
 
 

@@ -21,6 +21,7 @@ from medseg_cli.weights.layouts import Checkpoint, identify
 if TYPE_CHECKING:
     from torch import Tensor
 
+DIFFERENCE = "medseg.base"  # the metadata key of a training's result that belongs to other weights
 METADATA = "medseg"  # the one metadata key of a stored file: safetensors writes several in random order
 
 
@@ -79,7 +80,24 @@ def import_file(
     return record
 
 
+def _refuse_difference(path: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            facts = file.metadata() or {}
+    except (SafetensorError, OSError):
+        return  # `read_content` says what is wrong with it
+    if DIFFERENCE in facts:
+        raise ModelError(
+            f"{path} holds only what a training changed: without the weights it began with it means nothing",
+            "use it where it lies: --preset RUN, the folder with its preset.yaml",
+        )
+
+
 def _recognise(path: Path, kind: str) -> Checkpoint:
+    if kind == "safetensors":
+        _refuse_difference(path)
     content = read_content(path, kind)
     try:
         checkpoint = identify(content)
