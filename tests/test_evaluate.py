@@ -522,3 +522,14 @@ def test_notes_do_not_stand_on_stdout(in_process: Run, folders: Path) -> None:
     assert "NSD_0.5mm" in err
     code, out, err = in_process("evaluate", folders / "pred", folders / "ref", "-q")
     assert (code, out, err) == (0, "", "")
+
+
+def test_two_empty_masks_have_no_label_and_are_no_failure(in_process: Run, tmp_path: Path) -> None:
+    masks = [save(tmp_path / name, np.zeros(SIZE, np.uint8)) for name in ("p.nii.gz", "r.nii.gz")]
+    code, out, err = in_process("evaluate", *masks, "--json", "-o", tmp_path / "report")
+    assert code == 0, err
+    report = json.loads(out)
+    assert (report["cases"], report["objects"], report["labels"]) == (1, 0, {})
+    assert any("both masks are empty" in note for note in report["notes"])
+    _, out, _ = in_process("evaluate", *masks, "--json", "--objects", "together")
+    assert json.loads(out)["dice_mean"] == 1.0

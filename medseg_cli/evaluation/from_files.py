@@ -133,7 +133,7 @@ def _score(plain: CaseResult, loaded: _Loaded, rules: Rules) -> Scored:
         ),
         units=units_of(loaded.reference),
         voxels=int(truth.size),
-        notes=loaded.notes,
+        notes=loaded.notes if values else (*loaded.notes, f"{plain.id}: both masks are empty, there is no label"),
     )
     return Scored(result, Maps(loaded.image or loaded.reference, loaded.image is not None, found, truth))
 
