@@ -16,6 +16,8 @@ from measuring import Row, compare
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, TwoWayTransformer
 from torch import Tensor, nn
 
+from medseg_cli.models.sam_unet.config import SamUnetConfig
+from medseg_cli.models.sam_unet.decoder import MaskDecoder as SamUnetDecoder
 from medseg_cli.models.two_way import PromptedMasks
 from medseg_cli.models.vit import accelerate
 
@@ -61,7 +63,7 @@ def rows(device: torch.device) -> list[Row]:
             # Both are rounded, each in its own way.
             compare(f"{what}bf16 (baseline: segment_anything, bf16)", half_original, half_ours, 2 * HALF),
         ]
-    return found + decoder_rows(device)
+    return found + decoder_rows(device) + sam_unet_rows(device)
 
 
 def decoder() -> MaskDecoder:
@@ -92,6 +94,44 @@ def decoder_rows(device: torch.device) -> list[Row]:
             compare(f"{what}bf16 (baseline: segment_anything, fp32)", exact, half_ours, HALF),
         ]
     return found
+
+
+def sam_unet_rows(device: torch.device) -> list[Row]:
+    """SAM-UNet's mask decoder with 8 boxes at its published size, in float32 and bfloat16."""
+    config = SamUnetConfig()
+    ours = SamUnetDecoder(config).eval().to(device)
+    parts = ours.sam_mask_decoder
+    transformer = TwoWayTransformer(
+        depth=config.decoder_depth,
+        embedding_dim=config.prompt_dim,
+        mlp_dim=config.decoder_mlp_dim,
+        num_heads=config.decoder_heads,
+    )
+    transformer.load_state_dict(parts.transformer.state_dict())
+    transformer = transformer.eval().to(device)
+    torch.manual_seed(1)
+    grid, width = config.grid, config.prompt_dim
+    image, position, dense = torch.randn(3, 1, width, grid, grid, device=device)
+    scales = torch.randn(1, width // 8, 4 * grid, 4 * grid, device=device)
+    sparse = torch.randn(8, 2, width, device=device)
+    image, dense, scales = (part.expand(8, -1, -1, -1) for part in (image, dense, scales))
+
+    def official() -> Tensor:
+        """As published: every step on whole pictures, the token's product last."""
+        tokens = torch.cat([ours.med_token.weight.expand(8, 1, -1), sparse], dim=1)
+        tokens, places = transformer(image + dense, position.expand(8, -1, -1, -1), tokens)
+        upscaled = parts.output_upscaling(places.transpose(1, 2).reshape(image.shape))
+        return torch.einsum("nc,nchw->nhw", ours.hf_mlp(tokens[:, 0]), ours.embedding_maskfeature(upscaled) + scales)
+
+    def run(dtype: torch.dtype) -> Tensor:
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            return ours(image, scales, position, sparse, dense)
+
+    what = "SAM-UNet mask decoder, 8 boxes, "
+    return [
+        compare(f"{what}fp32 (baseline: as the official code, fp32)", official, partial(run, torch.float32), EXACT),
+        compare(f"{what}bf16 (baseline: as the official code, fp32)", official, partial(run, torch.bfloat16), HALF),
+    ]
 
 
 def masks(
