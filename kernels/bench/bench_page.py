@@ -27,8 +27,8 @@ LIMITS = """
 - `write the mask`: ISA-L packs a label map in a fortieth of gzip's time and leaves a file half as large again. What is
   left is turning voxels from the array's order into the file's, one byte at a time, in two threads (about 70 ms of one
   core for the CT), and telling the disk to keep it (fsync), which the naive way does not do.
-- `resample`: along the last axis the weights are a dense matrix product, 9 GFLOP for the CT, which is half of the time
-  on two threads; along the other two, memory is: each weighs two neighbours and reads and writes the volume four times.
+- `resample`: the result is made plane by plane, so that all that a plane needs stays in the cache; what is left is
+  reading every slice of the scan twice.
 - `three cases` and `load torch ...`: what overlaps is unpacking, hashing and copying, which need no Python lock; the
   network itself uses all cores, so that on two of them only the gaps between its operations can be filled.
 - Ratios under a load average above the number of cores swing by tens of percent from run to run."""
