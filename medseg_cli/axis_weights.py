@@ -17,6 +17,8 @@ TAIL = 4.0
 """Standard deviations after which a Gaussian is cut off."""
 FEW_TAPS = 4
 """Up to this many weights per row, adding up lines beats a dense product."""
+PLANE = 1 << 14
+"""Values in a plane of the result from which its planes are made one by one: fewer do not pay for being told to."""
 
 
 def interpolation(size: int, places: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -44,15 +46,19 @@ def smoothing(size: int, sigma: float) -> NDArray[np.float64]:
 def apply(voxels: Tensor, weights: list[NDArray[np.float64] | None]) -> Tensor:
     """Weigh the last three axes of `voxels` (C, I, J, K) float32; None leaves an axis as it is.
 
-    The axis that shrinks most goes first, which makes the work on the others small.
+    The axis that shrinks most goes first, which makes the work on the others small. Where every value is the sum of a
+    few, the result is made plane by plane: all that a plane needs stays in the cache.
     """
+    planes = _planes(voxels, weights)
+    if planes is not None:
+        return planes
     used = [(matrix, axis) for axis, matrix in enumerate(weights, 1) if matrix is not None]
     # Under autocast the products would run in bfloat16.
     with torch.autocast(voxels.device.type, enabled=False):
         for matrix, axis in sorted(used, key=lambda each: each[0].shape[0] / each[0].shape[1]):
             first, taps = _band(matrix)
             if axis < 3 and taps <= FEW_TAPS:
-                voxels = _gathered(voxels, axis, matrix, first, taps)
+                voxels = _added(voxels, axis, _taps(matrix, first, taps, voxels))
             else:
                 rows = torch.from_numpy(matrix).to(voxels)
                 voxels = torch.movedim(torch.matmul(torch.movedim(voxels, axis, -1), rows.T), -1, axis)
@@ -68,16 +74,47 @@ def _band(matrix: NDArray[np.float64]) -> tuple[NDArray[np.int64], int]:
     return first, int(np.where(used.any(axis=1), last - first + 1, 1).max(initial=1))
 
 
-def _gathered(voxels: Tensor, axis: int, matrix: NDArray[np.float64], first: NDArray[np.int64], taps: int) -> Tensor:
-    """The product with a matrix of which each row uses at most `taps` columns: whole lines are read and added up."""
+def _planes(voxels: Tensor, weights: list[NDArray[np.float64] | None]) -> Tensor | None:
+    """`apply`, one plane across the first axis after the other; None where that is no gain."""
+    given = [matrix for matrix in weights if matrix is not None]
+    if len(given) < 3 or voxels.device.type != "cpu" or given[0].shape[0] > given[0].shape[1]:
+        return None
+    i, j, k = (len(matrix) for matrix in given)
+    bands = [_band(matrix) for matrix in given]
+    if j * k < PLANE or max(taps for _, taps in bands) > FEW_TAPS:
+        return None
+    along, across, last = (_taps(matrix, *band, voxels) for matrix, band in zip(given, bands, strict=True))
+    result = voxels.new_empty((len(voxels), i, j, k))
+    for channel, planes in zip(voxels, result, strict=True):
+        for index, plane in enumerate(planes):
+            (columns, factors), *more = along
+            line = channel[int(columns[index])] * float(factors[index])
+            for columns, factors in more:
+                line.add_(channel[int(columns[index])], alpha=float(factors[index]))
+            plane.copy_(_added(_added(line, 0, across), 1, last))
+    return result
+
+
+Taps = list[tuple[Tensor, Tensor]]
+"""Per tap the column that each row uses, and its weight, both (rows,)."""
+
+
+def _taps(matrix: NDArray[np.float64], first: NDArray[np.int64], taps: int, like: Tensor) -> Taps:
+    """A matrix of which each row uses at most `taps` columns from `first` on; dtype and device are those of `like`."""
     rows = np.arange(len(matrix))
-    shape = [-1 if a == axis else 1 for a in range(4)]
-    total: Tensor | None = None
+    found = []
     for tap in range(taps):
         column = np.minimum(first + tap, matrix.shape[1] - 1)
         weight = np.where(first + tap < matrix.shape[1], matrix[rows, column], 0.0)
-        line = voxels.index_select(axis, torch.from_numpy(column).to(voxels.device))
-        factor = torch.from_numpy(weight).to(voxels).reshape(shape)
-        total = line.mul_(factor) if total is None else total.addcmul_(line, factor)
-    assert total is not None, "a row uses at least one column"
+        found.append((torch.from_numpy(column).to(like.device), torch.from_numpy(weight).to(like)))
+    return found
+
+
+def _added(values: Tensor, axis: int, taps: Taps) -> Tensor:
+    """Along one axis, the weighted sum of the lines that each row uses."""
+    shape = [-1 if a == axis else 1 for a in range(values.ndim)]
+    (columns, factors), *more = taps
+    total = values.index_select(axis, columns).mul_(factors.reshape(shape))
+    for columns, factors in more:
+        total.addcmul_(values.index_select(axis, columns), factors.reshape(shape))
     return total
