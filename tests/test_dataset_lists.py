@@ -54,6 +54,7 @@ def test_the_two_directions_of_a_label_map_mean_the_same(tmp_path: Path) -> None
         ({"liver": -1}, "no number from 0 upwards"),
         ({"1": "liver", "tumour": 2}, "no number from 0 upwards"),
         (["liver"], "labels is a list"),
+        ({"liver": "first"}, "no number from 0 upwards"),
     ],
 )
 def test_label_maps_that_mean_nothing_are_refused(tmp_path: Path, listed: Any, words: str) -> None:
@@ -144,6 +145,21 @@ def test_a_monai_datalist(tmp_path: Path) -> None:
     ]
     with pytest.raises(InputError, match="no fold 2: its folds are 0, 1"):
         read_splits(None, found.cases, fold=2)
+
+
+@pytest.mark.parametrize("key", ["training", "testing"])
+@pytest.mark.parametrize("wrong", [7, {"a": 1}, [["image", "label"]], [None]])
+def test_lists_that_hold_no_pairs(tmp_path: Path, key: str, wrong: Any) -> None:
+    listing = tmp_path / "list.json"
+    listing.write_text(json.dumps({"training": pairs_in(tmp_path), key: wrong}))
+    with pytest.raises(InputError, match="not a Medical Segmentation Decathlon listing"):
+        read_cases(listing)
+
+
+def test_an_order_of_regions_that_is_none(tmp_path: Path) -> None:
+    change(nnunet(tmp_path) / "dataset.json", regions_class_order=["liver"])
+    with pytest.raises(InputError, match="regions_class_order"):
+        read_cases(tmp_path)
 
 
 def test_an_auto3dseg_task_says_where_files_are(tmp_path: Path) -> None:
@@ -342,6 +358,19 @@ def test_the_real_npz_of_medsam2(shared: Path) -> None:
 def test_npz_files_that_are_no_case_are_said(tmp_path: Path, arrays: dict[str, np.ndarray], words: str) -> None:
     path = npz(tmp_path / "a.npz", **arrays)
     with pytest.raises(InputError, match=words):
+        load_pair(read_cases(path)[0])
+
+
+def test_an_encrypted_npz_is_said(tmp_path: Path) -> None:
+    path = npz(tmp_path / "a.npz", imgs=scan(), gts=labels())
+    data = bytearray(path.read_bytes())
+    for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = data.find(mark)
+        while at >= 0:
+            data[at + place] |= 1
+            at = data.find(mark, at + 4)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="encrypted"):
         load_pair(read_cases(path)[0])
 
 

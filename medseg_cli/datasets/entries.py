@@ -25,7 +25,9 @@ EXAMPLE = 'it needs "training": [{"image": ..., "label": ...}, ...], or nnU-Net\
 
 def is_decathlon(listing: Path, facts: dict[str, Any]) -> bool:
     """Whether a listing is the decathlon's, whose files lie in its folder; else it is one of MONAI's."""
-    folds = any(isinstance(entry, dict) and "fold" in entry for entry in facts.get("training") or ())
+    training = facts.get("training")
+    entries = training if isinstance(training, list) else []
+    folds = any(isinstance(entry, dict) and "fold" in entry for entry in entries)
     return listing.name == DECATHLON and not folds and not {"validation", "testing"} & set(facts)
 
 
@@ -57,6 +59,8 @@ def read(listing: Path, channel: int, root: Path | None = None) -> Dataset:
             where = f"{listing}, {key} {number}"
             if isinstance(entry, str):
                 entry = {"image": entry, "label": _beside(listing.parent, entry)}
+            if not isinstance(entry, dict):
+                raise InputError(f"{where} is {entry!r}: not a Medical Segmentation Decathlon listing", EXAMPLE)
             if part == "test" and not value_of(entry, "label"):
                 unlabelled += 1
                 continue
@@ -109,8 +113,6 @@ class _Place:
 
 def _case(entry: Any, where: str, place: _Place, channel: int) -> tuple[Case | None, Finding | None]:
     """An entry's files under an id, or what is missing."""
-    if not isinstance(entry, dict):
-        raise InputError(f"{where} is {entry!r}: not a Medical Segmentation Decathlon listing", EXAMPLE)
     for what in ("image", "label"):
         if value_of(entry, what) is None:
             return None, Finding("missing", f"{where} names no {what}", f'give it "{what}": FILE', place.listing)

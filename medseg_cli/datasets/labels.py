@@ -50,7 +50,7 @@ def read_labels(listed: Any, listing: Path, order: Any = ()) -> tuple[LabelMap, 
     return LabelMap(
         _distinct(_names(values, listing), listing),
         regions,
-        tuple(int(value) for value in order or ()),
+        _values(order, "regions_class_order", listing) if order else (),
         ignored[0] if ignored else None,
     ), "nnunet"
 

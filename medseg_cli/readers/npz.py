@@ -51,7 +51,8 @@ def read(path: Path, options: ReadOptions, array: str = IMAGE) -> Scan:
             flat = values.ndim == 2 or (
                 values.ndim == 3 and values.shape[2] == 3 and len(_declared(archive, LABEL, path)[0]) == 2
             )
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError) as error:
+        # RuntimeError: encrypted, or packed in a way that zipfile does not know.
         raise InputError(f"{path} is damaged: {error}", _REPAIR) from error
     if values.ndim not in (2, 3) or values.dtype.kind not in "buif":
         raise InputError(f"{path}: {array} is {values.shape} of {values.dtype}, no scan", _REPAIR)
