@@ -287,7 +287,7 @@ def test_an_interruption_between_the_moves_costs_nothing(tmp_path: Path, monkeyp
             raise KeyboardInterrupt
         original(source, target)
 
-    monkeypatch.setattr("medseg_cli.datasets.convert.os.replace", interrupted)
+    monkeypatch.setattr("medseg_cli.writers.atomic.os.replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         convert(read_dataset(data), data, tmp_path / "out", "monai", overwrite=True)
     assert moves

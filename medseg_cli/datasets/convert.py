@@ -5,12 +5,9 @@ Neither voxels nor geometry change. Everything is made in a hidden folder beside
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ from medseg_cli.readers.files import read_file
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Label, Segmentation
 from medseg_cli.writers import image2d, scan_file, volume
+from medseg_cli.writers.atomic import atomic_folder
 
 ONE_FILE = (".nii", ".nii.gz", ".nrrd", ".mha", ".mgh", ".mgz", ".gipl", ".gipl.gz", ".png", ".jpg", ".jpeg", ".bmp")
 """Suffixes of formats that are one file, which can be copied."""
@@ -98,7 +96,7 @@ def convert(
             "--to nnunet or --to monai keeps all channels",
         )
     plan = Plan(to, _common_ending(dataset) if to == "nnunet" else "", _names(dataset))
-    with _made_aside(output) as folder:
+    with atomic_folder(output) as folder:
         written: list[Written] = []
         placed: dict[tuple[Path, int | None], list[str]] = {}
         for case in dataset.cases:
@@ -234,25 +232,3 @@ def _check_output(output: Path, source: Path, dataset: Dataset, overwrite: bool)
         raise InputError(
             f"{output} holds {foreign[0]}, which no conversion makes: it is not replaced", "choose another name"
         )
-
-
-@contextmanager
-def _made_aside(output: Path) -> Iterator[Path]:
-    """A hidden folder beside `output`, which takes its place when the block ends well and is gone otherwise."""
-    token = secrets.token_hex(4)
-    aside, old = (output.with_name(f".medseg-{word}{token}") for word in ("", "old-"))
-    try:
-        aside.mkdir()
-        yield aside
-        if output.exists():
-            os.replace(output, old)
-        os.replace(aside, output)
-    except OSError as error:
-        reason = f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}"
-        raise InputError(f"cannot write {output}: {reason.lower()}", "write elsewhere") from error
-    finally:
-        # An interruption between the two moves must not cost what was there before.
-        if old.exists() and not output.exists():
-            os.replace(old, output)
-        for folder in (aside, old):
-            shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -73,6 +73,35 @@ def atomic_output(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         raise InputError(f"cannot write {path}: {os.strerror(error.errno).lower()}", _HINTS[error.errno]) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A hidden folder beside `path`, which takes its place when the block ends well and is gone otherwise.
+
+    Args:
+        path: where the folder is to appear; whether it may replace one there is the caller's to ask.
+
+    Raises:
+        InputError: it cannot be written, with the system's reason.
+    """
+    token = secrets.token_hex(4)
+    aside, old = (path.with_name(f".medseg-{word}{token}") for word in ("", "old-"))
+    try:
+        aside.mkdir()
+        yield aside
+        if path.exists():
+            os.replace(path, old)
+        os.replace(aside, path)
+    except OSError as error:
+        reason = f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}"
+        raise InputError(f"cannot write {path}: {reason.lower()}", "write elsewhere") from error
+    finally:
+        # An interruption between the two moves must not cost what was there before.
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        for folder in (aside, old):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def out_of_space(folder: Path, needed: int) -> bool:
