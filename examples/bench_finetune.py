@@ -329,7 +329,9 @@ def page_of(rows: Sequence[dict[str, Any]], seconds: float, machine: str) -> str
         f"{seconds:.0f} s of training steps: the number of steps is that time over the seconds per step of a trial of "
         f"{TRIAL_STEPS}. Batches are of 2 samples. Learning rates are each recipe's own, but for hippocampus-mr those "
         f"of its model card ({TUNED:g} from the preset, {FRESH:g} from random weights). Times and memory are those of "
-        "the whole command `medseg finetune`, with start, reading, validation and export.",
+        "the whole command `medseg finetune`, with start, reading, validation and export. On a machine with other work "
+        "the trial's time varies, and the steps with it. The budget is minutes on one core: far too few to train a "
+        "transformer from random weights, whose rows show just that.",
         "",
         "Dice is the mean over the objects (label values) of the held-back cases, on the scans' own grid; in brackets "
         "the 95 % bootstrap interval over patients. *Gain* is to the row of the same method without training. Methods "

@@ -1,7 +1,7 @@
 """Pipeline dynunet: a scan → all labels of the preset, without a prompt.
 
-The whole scan is brought to the preset's spacing and predicted in overlapping windows. Their weighted mean goes back to
-the scan's own grid class by class, and the likeliest class of each voxel is its label.
+The whole scan is brought to the preset's spacing and predicted in overlapping windows. The weighted mean
+of their logits goes back to the scan's own grid, and the class with the largest one is a voxel's label, as in nnU-Net.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Label, Segmentation
 from medseg_cli.stages import Stages
 
-SCORES = 1 << 28
-"""Scores (classes times voxels at the preset's spacing) that are held at a time, 1 GiB; larger scans go in parts."""
+SCORES = 1 << 27
+"""Scores (classes times voxels at the preset's spacing) that are held at a time, 512 MiB; larger scans go in parts."""
 
 
 class Options(BaseModel):
@@ -161,7 +161,7 @@ class DynunetPipeline:
             with torch.inference_mode(), self.runtime.autocast():
                 logits = window_logits(self.model, part, patch, self.options.overlap, self.runtime.device)
             window = lattice.window(np.array(low), (part.shape[1], part.shape[2], part.shape[3]))
-            classes.append(resample_classes(logits.softmax(0), window, slab))
+            classes.append(resample_classes(logits, window, slab))
         return classes[0] if len(classes) == 1 else np.concatenate(classes, axis=2), len(slabs)
 
     def _named(self, classes: NDArray[np.integer], scan: Scan) -> tuple[NDArray[np.unsignedinteger], list[Any]]:
