@@ -100,6 +100,8 @@ def train(
     """
     fabric = fabric_of(setup.resources, plan.precision)
     found = read_dataset(dataset)
+    for note in found.notes:
+        setup.tell(note)
     split = (
         split_cases(found.cases, plan.seed)
         if setup.splits is None and setup.fold is None
