@@ -139,6 +139,7 @@ def test_what_a_preset_cannot_learn_from(in_process: Run, tmp_path: Path) -> Non
     pictures(tmp_path / "pictures")
     ((kind, text),) = findings(in_process, "pictures", "--preset", "hippocampus-mr")
     assert "pictures without depth" in text
+    assert findings(in_process, "volumes", "--preset", "dynunet-baseline", code=0) == []
     code, _, err = in_process("dataset", "check", "pictures", "--preset", "nothing")
     assert code == 4
     assert "no preset is called 'nothing'" in err

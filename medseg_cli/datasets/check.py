@@ -220,7 +220,8 @@ def _for_preset(facts: list[CaseFacts], preset: Preset) -> list[Finding]:
     if preset.dims == 3 and pictures:
         text = f"{_some(pictures)}: pictures without depth, and preset {preset.name} segments volumes"
         findings.append(Finding("preset", text, "choose a preset of 2 dimensions"))
-    for code in sorted({each.modality for each in facts} - {"", *preset.modality}):
+    foreign_codes = set() if "any" in preset.modality else {each.modality for each in facts} - {"", *preset.modality}
+    for code in sorted(foreign_codes):
         cases = [each.id for each in facts if each.modality == code]
         text = f"{_some(cases)}: of modality {code}, and preset {preset.name} is for {', '.join(preset.modality)}"
         findings.append(Finding("preset", text, "choose another preset, or expect it to learn anew"))
