@@ -93,8 +93,8 @@ class EmbeddingCache:
             self._keep(key, found)
         return found
 
-    def put(self, key: str, embedding: dict[str, Tensor]) -> None:
-        """Keep a copy of an embedding.
+    def put(self, key: str, embedding: dict[str, Tensor], memory_only: bool = False) -> None:
+        """Keep a copy of an embedding, with `memory_only` not in the folder.
 
         Raises:
             InputError: the folder became full or unwritable.
@@ -102,7 +102,7 @@ class EmbeddingCache:
         # A copy, for a slice of a batch would keep the whole batch alive.
         own = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in embedding.items()}
         self._keep(key, own)
-        if self.folder is not None:
+        if self.folder is not None and not memory_only:
             self._write(key, own)
 
     def _keep(self, key: str, embedding: dict[str, Tensor]) -> None:

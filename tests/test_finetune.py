@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from balls import write_balls, write_tiny
 from conftest import medseg_env
 from PIL import Image
@@ -129,6 +130,8 @@ def test_two_processes_learn_what_one_learns(medseg_home: Path, tmp_path: Path) 
         assert shared["weight"][0] == pytest.approx(alone["weight"][0], abs=1e-6)
         assert shared["losses"] == pytest.approx(alone["losses"], rel=1e-5)
         assert shared["dice"] == pytest.approx(alone["dice"], rel=1e-5)
+    # Statistics of a batch are each process's own, yet all of them validate and keep the same network.
+    assert first["statistics"] == second["statistics"] != [0.0] * 3
     # One of them writes.
     assert (tmp_path / "two" / "log.csv").read_text().count("\n") == 3
 
@@ -251,6 +254,23 @@ def test_resume_takes_its_plan_from_the_run(in_process, dataset: Path, tiny: Pat
     code, _, err = in_process("finetune", moved, "--resume", "run")
     assert code == 0, err
     assert sha256(tmp_path / "run") == before
+    # Killed before its first checkpoint: it begins anew, as it was asked to.
+    record |= {"deterministic": True, "command": "medseg finetune as it was typed"}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    for name in ("last.pt", "previous.pt", "preset.yaml", "weights.safetensors"):
+        (tmp_path / "run" / name).unlink(missing_ok=True)
+    code, _, err = in_process("finetune", moved, "--resume", "run")
+    assert code == 0, err
+    assert sha256(tmp_path / "run") == before
+    assert torch.are_deterministic_algorithms_enabled()
+    assert json.loads((tmp_path / "run" / "run.json").read_text()) == record
+    assert (record["accelerator"], "as it was typed" in (tmp_path / "run" / "card.md").read_text()) == ("cpu", True)
+    # A record that nobody can have written.
+    for wrong in ({**record, "tracker": "other"}, {**record, "plan": {"steps": "many"}}, [], None):
+        (tmp_path / "run" / "run.json").write_text(json.dumps(wrong))
+        code, _, err = in_process("finetune", moved, "--resume", "run")
+        assert (code, "run.json cannot be read" in " ".join(err.split())) == (4, True), err
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     # Its preset was changed meanwhile.
     tiny.write_text(tiny.read_text().replace("prompt_mlp_dim: 16", "prompt_mlp_dim: 8"))
     code, _, err = in_process("finetune", moved, "--resume", "run")
@@ -272,7 +292,9 @@ def test_what_cannot_begin_says_why(in_process, dataset: Path, tiny: Path, tmp_p
         ((*new, "-o", "/sys/medseg-run"), 3, "cannot write the run folder /sys/medseg-run"),
         ((*new, "-o", "used"), 3, "used holds a preset.yaml, and no checkpoint that belongs to it"),
         (("finetune", empty, "-o", "r", "--preset", tiny, *SHORT), 3, "empty holds no dataset.json"),
-        ((*new, "-o", "r", "--epochs", "2"), 2, "--epochs contradicts --steps"),
+        ((*new, "-o", "none", "--epochs", "2"), 2, "--epochs contradicts --steps"),
+        ((*new, "-o", "r", "--feature-cache", "on"), 2, "--feature-cache on is for methods that see pictures"),
+        ((*new, "-o", "none", "--preset", "dynunet-baseline", "--objects", "together"), 2, "tells every label apart"),
         ((*new, "-o", "r", "--workers", "many"), 2, "--workers 'many' is neither auto nor a whole number from 0 on"),
         ((*new, "-o", "r", "--amp", "--precision", "fp32"), 2, "--amp contradicts --precision fp32"),
         ((*new, "-o", "r", "--splits", "two.json"), 3, "ball_9"),
@@ -281,6 +303,7 @@ def test_what_cannot_begin_says_why(in_process, dataset: Path, tiny: Path, tmp_p
         found, _, err = in_process(*arguments)
         assert (found, words in " ".join(err.split())) == (code, True), err
         assert not (tmp_path / "r" / "last.pt").exists()
+        assert not (tmp_path / "none").exists()
 
 
 def test_one_case_cannot_be_trained_on(in_process, tiny: Path, tmp_path: Path) -> None:
@@ -296,9 +319,10 @@ def test_the_same_command_goes_on_and_another_one_does_not(
     new = ("finetune", dataset, "-o", "run", "--preset", tiny, *SHORT)
     assert in_process(*new)[0] == 0
     before = sha256(tmp_path / "run")
-    code, _, err = in_process(*new)
+    code, _, err = in_process(*new, "--deterministic")
     assert code == 0
     assert "resumed after step 2 of 2" in err
+    assert "--deterministic was False when the run was begun, and is True now" in " ".join(err.split())
     for change, words in (
         (("--peft", "decoder"), "another peft"),
         (("--objects", "apart"), "another objects"),
@@ -330,14 +354,15 @@ def test_a_terminal_shows_where_the_run_is(monkeypatch: pytest.MonkeyPatch) -> N
     shown = io.StringIO()
     terminal = Console(file=shown, force_terminal=True, width=120, color_system=None)
     monkeypatch.setattr(finetune_display, "stderr", lambda: terminal)
-    with finetune_display.Display("normal", "balls") as display:
+    # A folder may be called what Rich takes for markup, and Python for a field.
+    with finetune_display.Display("normal", "balls [/x] {y}") as display:
         for step, loss in ((1, 0.7), (2, 0.5)):
             display.stepped(Stepped(step, 8, 4, loss, 1e-3, 0.5))
         display.validated(Progress(2, 0.6, 0.25, 1e-3, 1.0))
         display.stepped(Stepped(3, 8, 4, 0.3, 1e-3, 0.5))
     text = shown.getvalue()
     assert "step 2: loss 0.6000, validation Dice 0.2500, learning rate 1.00e-03, 1 s" in text
-    last = text[text.rindex("balls") :]
+    last = text[text.rindex("balls [/x] {y}") :]
     # The mean loss of the steps so far; 12 samples in 1.5 s.
     for words in ("3/8", "loss 0.5000", "Dice 0.2500", "8.0 samples/s", "GiB", "ETA"):
         assert words in last

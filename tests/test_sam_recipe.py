@@ -201,6 +201,18 @@ def test_kept_features_change_nothing_but_time(dataset: Path, weights: Path, tmp
     )
 
 
+def test_features_leave_the_disk_to_checkpoints(
+    dataset: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("medseg_cli.pipelines.features.SPARE", 2**62)
+    kept = recipe("sam-vit-b", weights, peft="decoder", features=tmp_path / "features")
+    network, samples = kept.model(0), batch(kept, dataset, 3)
+    assert float(kept.loss(network, samples)) == float(kept.loss(network, samples))
+    assert kept._features.computed == 3, "they are kept in memory"
+    assert list((tmp_path / "features").rglob("*.safetensors")) == []
+    assert caplog.text.count("further features are kept in memory alone") == 1
+
+
 def test_features_of_an_encoder_that_learns_are_not_kept(dataset: Path, weights: Path) -> None:
     for kind in ("method", "lora", "adapter", "full"):
         assert recipe("sam-vit-b", weights, peft=kind)._samples.views == 0

@@ -68,6 +68,25 @@ def test_workers_draw_what_this_process_draws() -> None:
     assert all(torch.equal(a, b) for one, two in zip(here, there, strict=True) for a, b in zip(one, two, strict=True))
 
 
+def test_samples_are_drawn_with_one_thread_wherever_they_are_drawn() -> None:
+    """How many threads share a sum decides its last bits: a worker process has one."""
+
+    class Counting(Toy):
+        def sample(self, volume: Tensor, rng: Generator) -> Tensor:
+            return torch.linspace(0, 1, 300_001).mean() + 0 * volume + 1000 * torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        draws, order = Draws(Counting(), [torch.zeros(1)] * 2, 0), Order(0, 1, 2, 2)
+        here, there = (next(iter(batches(draws, order, workers))) for workers in (0, 1))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(here[0], there[0])
+    assert float(here[0]) == pytest.approx(1000.5)
+
+
 class Broken(Toy):
     """A recipe with a case that cannot be sampled."""
 
@@ -126,7 +145,13 @@ class Full(Toy):
 CPU_FULL = "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(CPU_FULL), MemoryError()])
+DRIVER_FULL = "Triton Error [CUDA]: out of memory"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(CPU_FULL), RuntimeError(DRIVER_FULL), MemoryError()],
+)
 def test_out_of_memory_halves_the_batch_and_keeps_the_step(
     tmp_path: Path, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -260,6 +285,22 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
         trained(tmp_path, recipe=Wider())
 
 
+@pytest.mark.parametrize(
+    ("offset", "value"), [(10, 99), (10, 8), (8, 1)], ids=["unknown compression", "deflate", "encrypted"]
+)
+def test_damage_of_an_archives_directory_is_damage(
+    tmp_path: Path, offset: int, value: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Python's zip reader has another error for each."""
+    trained(tmp_path)
+    last = bytearray((tmp_path / "last.pt").read_bytes())
+    last[last.index(b"PK\x01\x02") + offset] = value
+    (tmp_path / "last.pt").write_bytes(last)
+    assert checkpoints.read(tmp_path)["state"]["step"] == 8
+    assert "last.pt is damaged" in caplog.text
+    assert "going on from previous.pt, step 8" in caplog.text
+
+
 def test_checkpoints_come_by_the_clock_too(tmp_path: Path) -> None:
     steps = []
     written = checkpoints.write
@@ -346,7 +387,7 @@ def test_a_plan_comes_of_wishes_and_the_recipes_defaults() -> None:
     assert (plan.steps, plan.validate_every, plan.learning_rate) == (9, 7, 0.5)
     assert Wishes(steps=5).plan(defaults, 4, 11).steps == 5
     with pytest.raises(UsageError, match="--epochs contradicts --steps"):
-        Wishes(steps=5, epochs=1).plan(defaults, 4, 11)
+        Wishes(steps=5, epochs=1)
 
 
 def test_groups_have_their_own_rates_and_decay() -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from toy_recipe import SPLIT, Toy
 
 from medseg_cli.training.loop import fit
@@ -22,13 +22,21 @@ class Plain(Toy):
 
     def model(self, seed: int) -> nn.Module:
         torch.manual_seed(seed)
-        return nn.Linear(3, 1)
+        network = nn.Linear(3, 1)
+        network.register_buffer("statistics", torch.zeros(3))
+        return network
+
+    def loss(self, model: nn.Module, samples: list[Tensor]) -> Tensor:
+        """Also notes a statistic of the batch, which is another in each process."""
+        model.statistics.copy_(torch.stack(samples).mean(0))
+        return super().loss(model, samples)
 
 
 def main(run: Path) -> None:
     recipe = Plain()
     fitted = fit(recipe, SPLIT, PLAN, run, lambda line: None)
     facts = {"seen": recipe.seen, "weight": fitted.network.weight.tolist(), "dice": fitted.state.best_dice}
+    facts["statistics"] = fitted.network.statistics.tolist()
     facts["losses"] = [line.loss for line in fitted.state.history]
     (run / f"seen-{os.environ.get('RANK', 0)}.json").write_text(json.dumps(facts))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from medseg_cli.commands import options
 
 if TYPE_CHECKING:
     from medseg_cli.preset import Preset
+
+LOGGER = logging.getLogger("medseg.finetune")
 
 
 def finetune(
@@ -84,7 +87,9 @@ def finetune(
         asked |= {"--precision": precision if precision != "auto" else None, "--amp": amp, "--seed": seed}
         own.refuse_with_resume(asked)
         todo = job.resumed(resume, dataset)
-        runtime = own.runtime(device, todo.plan.precision, None, todo.plan.seed, deterministic)
+        # The same bits come of the same kind of device; another one has to be asked for.
+        where = todo.device if device == "auto" else device
+        runtime = own.runtime(where, todo.plan.precision, None, todo.plan.seed, deterministic or todo.deterministic)
     else:
         if dataset is None or output is None or preset is None:
             raise UsageError(
@@ -104,8 +109,12 @@ def finetune(
             seed=seed or 0,
             precision=runtime.precision,
         )
-        apart = objects or presets.find(preset).prompts.objects
-        choices = Choices(peft or "method", rank or Choices.rank, apart, feature_cache)
+        prompts = presets.find(preset).prompts
+        if objects == "together" and prompts.automatic:
+            raise UsageError(f"--objects together: preset {preset} tells every label apart", "leave it out")
+        if rank is not None and peft != "lora":
+            LOGGER.warning("--rank %s has no effect: it is of --peft lora", rank)
+        choices = Choices(peft or "method", rank or Choices.rank, objects or prompts.objects, feature_cache)
         todo = job.new(dataset, preset, start == "scratch", wishes, output, choices, splits, fold)
     resources = Resources(
         runtime.device.type,
@@ -126,6 +135,7 @@ def finetune(
             preset=todo.preset,
             start_sha256=todo.start_sha256,
             moved=todo.moved,
+            deterministic=runtime.deterministic,
             on_step=display.stepped,
             tell=display.note,
         )

@@ -39,7 +39,8 @@ class Display:
         if self._console.is_terminal and not self._quiet:
             facts = TextColumn("{task.fields[facts]}")
             self._live = Progress(
-                TextColumn(name),
+                # Not as the text itself: brackets and braces in a name would be taken for markup and fields.
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=20),
                 MofNCompleteColumn(),
                 facts,

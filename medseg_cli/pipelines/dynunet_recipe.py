@@ -25,6 +25,7 @@ from medseg_cli.models.dynunet import Dynunet, build, config_of, random_network
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.pipelines.defaults import Defaults
 from medseg_cli.pipelines.dynunet import Options, check_scan, on_lattice, patch_of, window_logits
+from medseg_cli.pipelines.features import refuse_cache
 from medseg_cli.pipelines.loading import options_of
 from medseg_cli.preset import Preset
 
@@ -87,8 +88,9 @@ class DynunetRecipe:
 
         Raises:
             ModelError: missing or misfitting weights.
-            UsageError: only a part of it was to be trained.
+            UsageError: only a part of it was to be trained, or features were to be kept.
         """
+        refuse_cache(self.choices)
         if self.choices.peft not in ("method", "full"):
             raise UsageError(
                 f"--peft {self.choices.peft} is for networks with a transformer, and pipeline dynunet has none",

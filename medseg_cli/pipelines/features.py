@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,17 @@ from medseg_cli.embeddings import EmbeddingCache, embedding_key
 from medseg_cli.errors import UsageError
 from medseg_cli.models.tuning import encoder_rests
 from medseg_cli.pipelines.choices import Choices
+from medseg_cli.writers.atomic import out_of_space
 
 VIEWS = 8
 """Views of a slice where features are kept: fewer are faster, more are less easily learnt by heart."""
 MEMORY = 256 * 2**20
 """Bytes of features in memory; the rest is read from the folder."""
+
+SPARE = 2 * 2**30
+"""Bytes of the disk that features leave free: checkpoints and the result go there too."""
+
+LOGGER = logging.getLogger("medseg.training")
 
 
 class Features:
@@ -28,6 +35,7 @@ class Features:
         """Keep them in `folder`, or in memory alone; `weights` names the encoder."""
         self._cache = EmbeddingCache(MEMORY, folder)
         self._weights = weights
+        self._full = False
         self.computed = 0
         """How many were not there."""
 
@@ -46,8 +54,18 @@ class Features:
             # One by one: in a batch the last bits could depend on its other images, and on what was there already.
             with torch.no_grad():
                 found = {name: value.float().cpu() for name, value in network.encode(image[None].to(device)).items()}
-            self._cache.put(key, found)
+            self._cache.put(key, found, memory_only=self._is_full())
         return {name: value.to(device) for name, value in found.items()}
+
+    def _is_full(self) -> bool:
+        """Whether features are kept in memory alone from now on, because the disk is nearly full."""
+        folder = self._cache.folder
+        if folder is not None and not self._full and out_of_space(folder, SPARE):
+            self._full = True
+            LOGGER.warning(
+                "less than %d GiB are free for %s: further features are kept in memory alone", SPARE // 2**30, folder
+            )
+        return self._full
 
 
 def limits_views(choices: Choices, encoder_is_whole: bool) -> bool:
@@ -70,3 +88,13 @@ def limits_views(choices: Choices, encoder_is_whole: bool) -> bool:
 def check_rests(network: nn.Module) -> None:
     """Kept features belong to an encoder that never changes."""
     assert encoder_rests(network), "features of an encoder that learns were to be kept"
+
+
+def refuse_cache(choices: Choices) -> None:
+    """What a recipe of volumes says to kept features: those of a single crop would fill a hundred megabytes.
+
+    Raises:
+        UsageError: they were asked for.
+    """
+    if choices.feature_cache == "on":
+        raise UsageError("--feature-cache on is for methods that see pictures, not volumes", "leave it out")

@@ -36,6 +36,7 @@ from medseg_cli.models.sam3d.start import begin
 from medseg_cli.models.tuning import decide, groups, tune
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.pipelines.defaults import Defaults
+from medseg_cli.pipelines.features import refuse_cache
 from medseg_cli.preset import Preset
 
 CLICKS = (1, 1, 1, 2, 3)
@@ -94,8 +95,9 @@ class Sam3dRecipe:
 
         Raises:
             ModelError: missing or misfitting weights.
-            UsageError: random weights were to be frozen.
+            UsageError: random weights were to be frozen, or features to be kept.
         """
+        refuse_cache(self.choices)
         network, fresh = begin(self.preset.model, seed, [] if self.start is None else [self.start])
         kind = decide(self.choices.peft, network.config.embed_dim, self.start is None)
         tune(network, kind, self.choices.rank, seed, fresh, self.start)

@@ -6,6 +6,7 @@ import csv
 import logging
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,8 @@ PREVIOUS = "previous.pt"
 DAMAGED = "damaged.pt"
 LOG = "log.csv"
 FORMAT = 1
+PARTS = frozenset({"plan", "state", "network", "average", "optimizer", "scaler"})
+"""What `snapshot.taken` puts into one."""
 COLUMNS = ("step", "loss", "dice", "learning_rate", "seconds")
 
 LOGGER = logging.getLogger("medseg.training")
@@ -98,12 +101,13 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError) as error:
+        # Damage of an archive's directory can look like another compression (RuntimeError) or like encryption.
         raise ModelError(f"{path} is damaged: {error}") from error
     if broken is not None:
         raise ModelError(f"{path} is damaged: the checksum of {broken} is wrong")
     content = read_tensors(path)
-    if content.get("format") != FORMAT:
+    if content.get("format") != FORMAT or not content.keys() >= PARTS:
         raise ModelError(f"{path} was written by another version of medseg")
     return {key: _own(value) for key, value in content.items()}
 

@@ -57,8 +57,8 @@ def in_memory(recipe: Recipe, cases: Sequence[Case], processes: int = 1) -> bool
     return total * processes < RAM_SHARE * free_memory()
 
 
-def keep(recipe: Recipe, cases: Sequence[Case], cache: Path | None) -> Sequence[Any]:
-    """Loaded cases, by MONAI: in memory, or with `cache` in files of that folder.
+def keep(recipe: Recipe, cases: Sequence[Case], cache: Path | None, rank: int = 0, processes: int = 1) -> Sequence[Any]:
+    """Loaded cases, by MONAI: in memory, or with `cache` in files of that folder, of which each process makes a part.
 
     Raises:
         MedsegError: what `recipe.load` raises for a case.
@@ -71,7 +71,7 @@ def keep(recipe: Recipe, cases: Sequence[Case], cache: Path | None) -> Sequence[
         else:
             # The files are our own of this very start, so that nobody else's pickle is opened.
             kept = PersistentDataset(list(cases), recipe.load, cache, weights_only=False)
-            for index in range(len(kept)):
+            for index in range(rank, len(kept), processes):
                 kept[index]
     except RuntimeError as error:  # MONAI wraps what a transform raises
         cause: BaseException | None = error
@@ -100,10 +100,10 @@ def kept_cases(
             cache = Path(mkdtemp(prefix=CACHE, dir=run))
     cache = fabric.broadcast(cache)
     try:
-        if cache is not None and first:
-            keep(recipe, (*split.train, *split.validation), cache)
+        rank, processes = fabric.global_rank, fabric.world_size
+        kept = tuple(keep(recipe, cases, cache, rank, processes) for cases in (split.train, split.validation))
         fabric.barrier()
-        yield keep(recipe, split.train, cache), keep(recipe, split.validation, cache)
+        yield kept[0], kept[1]
     finally:
         if cache is not None and first:
             shutil.rmtree(cache, ignore_errors=True)
@@ -139,7 +139,8 @@ class Draws(Dataset[Any]):
     def __getitem__(self, position: int) -> Any:
         volume = self.cases[case_at(position, self.seed, len(self.cases))]
         try:
-            return self.recipe.sample(volume, np.random.default_rng([self.seed, position]))
+            with _one_thread():
+                return self.recipe.sample(volume, np.random.default_rng([self.seed, position]))
         except MedsegError as error:
             return error
 
@@ -222,6 +223,17 @@ def workers_for(accelerator: str, batch_bytes: int, processes: int) -> int:
     # What workers hand over lies in shared memory, of which containers often have 64 MB.
     shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else free_memory()
     return max(0, min(most, int(0.5 * min(shared, free_memory()) // max(1, each * processes))))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As in a worker process: the last bits of a sum depend on how many threads share it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _as_list(samples: list[Any]) -> list[Any]:

@@ -28,6 +28,8 @@ class Job:
         splits, fold: who trains and validates; both None = drawn by the seed.
         moved: whether the dataset may have another name than the run says.
         tracker: where curves go unless the command says otherwise.
+        device: the kind that the run was begun on, as --device takes it; "auto" for a new run.
+        deterministic: whether the run was begun so.
     """
 
     dataset: Path
@@ -42,6 +44,8 @@ class Job:
     fold: int | None = None
     moved: bool = False
     tracker: TrackerName = "tensorboard"
+    device: str = "auto"
+    deterministic: bool = False
 
 
 def new(
@@ -116,4 +120,6 @@ def resumed(run: Path, dataset: Path | None) -> Job:
         split,
         moved=True,
         tracker=before.tracker,
+        device=before.accelerator or "auto",
+        deterministic=before.deterministic,
     )

@@ -25,7 +25,7 @@ from medseg_cli.training.average import Average, put
 from medseg_cli.training.data import Draws, Order, batches, case_at, kept_cases, workers_for
 from medseg_cli.training.memory import size_of
 from medseg_cli.training.plan import Plan, Progress, Resources, Stepped, check_same
-from medseg_cli.training.processes import check_batch, fabric_of, total
+from medseg_cli.training.processes import check_batch, fabric_of, share, total
 from medseg_cli.training.recipe import Recipe, optimizer_of
 from medseg_cli.training.snapshot import restored, taken
 from medseg_cli.training.state import State
@@ -221,6 +221,8 @@ class Training:
 
     def dice(self, stop: Stop) -> float:
         """Validation Dice of the averaged weights."""
+        # Of the batches' statistics each process has its own; what is scored everywhere is what the first one keeps.
+        share(self.fabric, self.average.values.values())
         with self.average.applied():
             return mean_dice(self.fabric, self.recipe, self.network, self.held, self.plan.seed, stop)
 

@@ -71,6 +71,9 @@ class Wishes:
         epochs, steps: length of the run; one of them at most. An epoch is as many steps as show every training case
             once.
         batch_size: "auto" = the largest that fits the device.
+
+    Raises:
+        UsageError: both `epochs` and `steps`.
     """
 
     epochs: int | None = None
@@ -83,14 +86,12 @@ class Wishes:
     seed: int = 0
     precision: Precision = "fp32"
 
-    def plan(self, defaults: Defaults, batch_size: int, cases: int) -> Plan:
-        """The plan for that many training cases.
-
-        Raises:
-            UsageError: both `epochs` and `steps`.
-        """
+    def __post_init__(self) -> None:
         if self.epochs is not None and self.steps is not None:
             raise UsageError("--epochs contradicts --steps", "give one of them")
+
+    def plan(self, defaults: Defaults, batch_size: int, cases: int) -> Plan:
+        """The plan for that many training cases."""
         per_epoch = -(-cases // (batch_size * self.accumulate))
         steps = self.steps or (self.epochs or defaults.epochs) * per_epoch
         return Plan(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -86,6 +87,13 @@ def total(fabric: Fabric, values: list[float]) -> list[float]:
     summed: Any = fabric.all_reduce(torch.tensor(values, dtype=torch.float64, device=fabric.device), reduce_op="sum")
     assert isinstance(summed, Tensor)
     return [float(value) for value in summed.cpu()]
+
+
+def share(fabric: Fabric, values: Iterable[Tensor]) -> None:
+    """Give every process the values that the first one has, in place."""
+    if fabric.world_size > 1:
+        for value in values:
+            torch.distributed.broadcast(value, 0)
 
 
 def gathered(fabric: Fabric, value: float) -> list[float]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+import logging
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from medseg_cli.datasets import Split
 from medseg_cli.errors import InputError, ModelError
@@ -17,6 +20,8 @@ from medseg_cli.writers.atomic import atomic_output
 RECORD = "run.json"
 SPLIT = "split.json"
 COMMAND = "command.txt"
+
+LOGGER = logging.getLogger("medseg.training")
 
 TrackerName = Literal["tensorboard", "mlflow", "wandb", "none"]
 
@@ -34,6 +39,8 @@ class Record:
         choices, plan: as resolved.
         tracker: where curves went besides the run folder.
         versions: of medseg and of the libraries that decide the result.
+        accelerator: kind of device, by Fabric's name; "" = not recorded.
+        deterministic: whether only algorithms were used that give the same bits again.
     """
 
     command: str
@@ -45,6 +52,8 @@ class Record:
     plan: Plan
     tracker: TrackerName
     versions: dict[str, str | None]
+    accelerator: str = ""
+    deterministic: bool = False
 
 
 def begin(run: Path, record: Record, preset_name: str, split: Split) -> None:
@@ -69,13 +78,15 @@ def read(run: Path) -> Record:
     path = run / RECORD
     if not path.is_file():
         raise InputError(f"{run} holds no run: there is no {RECORD}", "give the folder that medseg finetune -o made")
+    again = "start again with another -o"
     try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        known = {field.name for field in fields(Record)}
-        values = {key: value for key, value in facts.items() if key in known}
-        return Record(**{**values, "choices": Choices(**facts["choices"]), "plan": Plan(**facts["plan"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path} cannot be read: {error}", "start again with another -o") from error
+        return TypeAdapter(Record).validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ModelError(f"{path} cannot be read: {where + ': ' if where else ''}{first['msg']}", again) from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error}", again) from error
 
 
 def continued(run: Path, asked: Record, preset_name: str, split: Split, moved: bool) -> Record:
@@ -93,8 +104,8 @@ def continued(run: Path, asked: Record, preset_name: str, split: Split, moved: b
     """
     begun, path = read(run), run / SPLIT
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        before: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise ModelError(
             f"{run} holds a checkpoint, but {path.name} cannot be read: {error}", "use another -o"
         ) from error
@@ -112,6 +123,14 @@ def continued(run: Path, asked: Record, preset_name: str, split: Split, moved: b
             f"preset {begun.preset} is not what it was when {run} was begun",
             f"restore it ({RECORD} holds its text), or start again with another -o",
         )
+    for what, then, today in (
+        ("device", begun.accelerator, asked.accelerator),
+        ("--deterministic", begun.deterministic, asked.deterministic),
+    ):
+        if then not in ("", today):
+            LOGGER.warning(
+                "%s was %s when the run was begun, and is %s now: its last bits may differ", what, then, today
+            )
     return begun
 
 

@@ -49,7 +49,8 @@ class Setup:
         command: the command line, for the record.
         preset: the preset as the user named it.
         start_sha256: of the weights it begins with; "" = random ones.
-        moved: the dataset may have another name than at the start of the run.
+        moved: the run is resumed by its folder, and the dataset may have another name than at its start.
+        deterministic: only algorithms are used that give the same bits again, for the record.
         on_step: called after each step.
         tell: called with what a user wants to know at the beginning.
     """
@@ -62,6 +63,7 @@ class Setup:
     preset: str = ""
     start_sha256: str = ""
     moved: bool = False
+    deterministic: bool = False
     on_step: Callable[[Stepped], None] = lambda stepped: None
     tell: Callable[[str], None] = lambda text: None
 
@@ -122,8 +124,11 @@ def train(
             settled,
             setup.tracker,
             record.installed(),
+            setup.resources.accelerator,
+            setup.deterministic,
         )
-        if checkpoints.exists(run):
+        # A resumed run has its record before its first checkpoint.
+        if setup.moved or checkpoints.exists(run):
             begun = record.continued(run, asked, base.name, split, setup.moved)
         else:
             begun = asked

@@ -22,6 +22,8 @@ RECENT = 25
 """Losses that must be high together before it is said."""
 RISE = 3.0
 """How many times the median they are then."""
+FULL = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""How errors of host memory, of a driver (torch, Triton, MPS), and of libraries that allocate for themselves say it."""
 
 
 class Batch:
@@ -142,8 +144,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """The ways of torch and Python to say so; a failed allocation in host memory has no type of its own."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in text or "MPS backend out of memory" in text)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in FULL)
 
 
 def _seed(seed: int, step: int, rank: int) -> int:
