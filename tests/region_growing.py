@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from medseg_cli.device import Runtime
 from medseg_cli.preset import Preset
 from medseg_cli.prompt import Prompt, locate
 from medseg_cli.scan import Scan
@@ -44,12 +45,13 @@ class RegionGrowing:
 
     preset: Preset
     options: Options
+    runtime: Runtime
     random: bool
 
     @classmethod
-    def from_preset(cls, preset: Preset, runtime: Any, random_weights: bool) -> RegionGrowing:
+    def from_preset(cls, preset: Preset, runtime: Runtime, random_weights: bool) -> RegionGrowing:
         """As `pipelines.build` calls it."""
-        return cls(preset, Options.model_validate(preset.options), random_weights)
+        return cls(preset, Options.model_validate(preset.options), runtime, random_weights)
 
     def segment(self, scan: Scan, prompt: Prompt, stages: Stages) -> Segmentation:
         """One mask value per object, in the order of the prompt."""

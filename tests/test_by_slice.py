@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import phantom
 import pytest
-from measuring import measured
+from evaluated import measured
 from PIL import Image
 
 from medseg_cli import device, pipelines

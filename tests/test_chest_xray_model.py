@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from measuring import dice_mean, measured
+from evaluated import dice_mean, measured
 from PIL import Image
 from scipy import ndimage
 

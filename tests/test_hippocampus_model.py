@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from measuring import dice_mean, measured
+from evaluated import dice_mean, measured
 
 from medseg_cli import device, pipelines, preset
 from medseg_cli.datasets import Case, read_cases, split_cases

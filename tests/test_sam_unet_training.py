@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from measuring import measured
+from evaluated import measured
 from numpy.random import Generator
 from PIL import Image
 from safetensors.torch import load_file, save_file
