@@ -29,6 +29,8 @@ SYSTEM_HINTS = {
     errno.EIO: "check the disk",
 }
 """What a user can do about failures of the system that may come from anywhere."""
+NO_SAME_BITS = " does not have a deterministic implementation"
+"""What torch says after the name of an operation."""
 OUT_OF_MEMORY = "close other programs, crop the scan, or choose another --device"
 
 app = typer.Typer(
@@ -114,6 +116,10 @@ def _explain(error: Exception) -> int:
         return error.exit_code
     if _is_out_of_memory(error):
         _say(f"out of memory: {str(error) or 'no more memory for this process'}", OUT_OF_MEMORY, error)
+        return DeviceError.exit_code
+    if isinstance(error, RuntimeError) and NO_SAME_BITS in str(error):
+        operation = str(error).split(NO_SAME_BITS)[0]
+        _say(f"--deterministic: {operation} of this device cannot", "leave it out, or compute on the CPU", error)
         return DeviceError.exit_code
     if isinstance(error, OSError) and error.errno in SYSTEM_HINTS:
         _say(f"{error.filename or 'the output'}: {error.strerror}", SYSTEM_HINTS[error.errno], error)

@@ -36,7 +36,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     tolerance: float = 20.0
-    trouble: Literal["", "crash", "memory", "torch memory", "sleep", "sigterm"] = ""
+    trouble: Literal["", "crash", "memory", "torch memory", "not deterministic", "sleep", "sigterm"] = ""
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,10 @@ class RegionGrowing:
             import torch
 
             torch.empty(1 << 56, dtype=torch.uint8)
+        if self.options.trouble == "not deterministic":
+            import torch
+
+            torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
         if self.options.trouble == "sigterm":
             os.kill(os.getpid(), signal.SIGTERM)
         if self.options.trouble == "sleep":

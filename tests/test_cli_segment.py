@@ -235,6 +235,15 @@ def test_running_out_of_memory_is_5(medseg: Medseg, scan: Path, tmp_path: Path, 
     assert not Path("m.nii.gz").exists()
 
 
+def test_an_operation_that_cannot_be_deterministic_is_5(medseg: Medseg, scan: Path, tmp_path: Path) -> None:
+    preset = region_growing.write_preset(tmp_path, trouble="not deterministic")
+    base = ("segment", scan, "m.nii.gz", "-p", preset, "--point", "1,1,1")
+    code, _, err = medseg(*base, "--deterministic")
+    assert code == 5
+    assert "error: --deterministic: put_ of this device cannot" in err
+    assert medseg(*base)[0] == 0
+
+
 @pytest.mark.skipif(os.name != "posix", reason="os.kill ends the process at once on Windows")
 def test_sigterm_is_an_interrupt(medseg: Medseg, scan: Path, tmp_path: Path) -> None:
     preset = region_growing.write_preset(tmp_path, trouble="sigterm")

@@ -27,7 +27,7 @@ from medseg_cli.training.memory import free_memory, size_of
 from medseg_cli.training.plan import Plan, Resources, Stepped, Wishes
 from medseg_cli.training.processes import check_batch, fabric_of
 from medseg_cli.training.recipe import optimizer_of
-from medseg_cli.training.step import Divergence
+from medseg_cli.training.step import SKIPS, Divergence, NotFiniteError, Stepper
 
 PLAN = Plan(steps=12, batch_size=3, learning_rate=0.01, validate_every=4, ema=0.5, seed=3)
 
@@ -203,6 +203,21 @@ def test_numbers_that_are_none_are_explained(tmp_path: Path, gradient: bool, wha
     found = checkpoints.read(tmp_path)
     assert found["state"]["step"] == 3
     assert all(bool(torch.isfinite(value).all()) for value in found["network"].values())
+
+
+def test_fp16_that_skips_every_step_is_said() -> None:
+    class Overflowing:
+        norms = iter([*[float("inf")] * SKIPS, 1.0, *[float("nan")] * (SKIPS + 1)])
+
+        def clip_gradients(self, *_: object, **__: object) -> Tensor:
+            return torch.tensor(next(self.norms))
+
+    optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.ones(1))], "lr": 0.1, "peak": 0.1}])
+    stepper = Stepper(Overflowing(), None, optimizer, replace(PLAN, precision="fp16"))  # type: ignore[arg-type]
+    for step in range(2 * SKIPS + 1):
+        stepper.update(step)
+    with pytest.raises(NotFiniteError, match="nan"):
+        stepper.update(0)
 
 
 def test_a_loss_that_rises_for_long_is_said_once() -> None:

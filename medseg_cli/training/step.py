@@ -24,6 +24,8 @@ RISE = 3.0
 """How many times the median they are then."""
 FULL = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 """How errors of host memory, of a driver (torch, Triton, MPS), and of libraries that allocate for themselves say it."""
+SKIPS = 30
+"""Steps in a row that fp16 may skip: each halves the scale, and the first one of 65536 is used up then."""
 
 
 class Batch:
@@ -58,6 +60,7 @@ class Stepper:
     model: Any
     optimizer: Any
     plan: Plan
+    skipped: int = 0
 
     def gradients(self, parts: list[list[Any]], step: int) -> float:
         """Forward and backward of all batches of a step; the mean loss of this process's samples.
@@ -88,11 +91,12 @@ class Stepper:
         """Clip the gradients and move the weights, with the learning rate of the step.
 
         Raises:
-            NotFiniteError: a gradient is not a number; fp16 skips such a step and lowers its scale instead.
+            NotFiniteError: a gradient is not a number; fp16 skips `SKIPS` such steps and lowers its scale instead.
         """
         norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.plan.clip, error_if_nonfinite=False)
-        if self.plan.precision != "fp16" and norm is not None and not torch.isfinite(norm):
-            raise NotFiniteError(f"the norm of the gradients is {float(norm)}")
+        self.skipped = 0 if norm is None or torch.isfinite(norm) else self.skipped + 1
+        if self.skipped > (SKIPS if self.plan.precision == "fp16" else 0):
+            raise NotFiniteError(f"the norm of the gradients is {norm}")
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * self.plan.rate(step)
         self.optimizer.step()
