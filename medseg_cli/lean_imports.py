@@ -65,7 +65,8 @@ def as_if_not_installed(names: tuple[str, ...]) -> Iterator[None]:
         yield
     finally:
         for name in hidden:
-            del sys.modules[name]
+            # Another thread may have hidden it too, and be done already.
+            sys.modules.pop(name, None)
 
 
 def _deferred(name: str) -> ModuleType | None:

@@ -141,6 +141,19 @@ def test_gradients_are_those_of_the_formulas(case: tuple) -> None:
                 assert float((got.double() - exact).norm()) < 1e-5 * float(exact.norm()) + 1e-6, name
 
 
+def test_any_tensor_alone_may_want_its_gradient() -> None:
+    """As with frozen layers in front of one that learns."""
+    given = attention_inputs(CASES[0], torch.float32)
+    for name in given:
+        alone = {each: part.clone().requires_grad_(each == name) for each, part in given.items()}
+        assert answered(alone, CASES[0][4]).requires_grad, name
+        assert asked(alone).requires_grad == (name in ("rows", "places", "position")), name
+    parts = upscaling_inputs(UPSCALINGS[0], torch.float32)
+    for index in range(len(parts)):
+        result = upscaled([part.clone().requires_grad_(each == index) for each, part in enumerate(parts)], (5, 7))
+        assert result.requires_grad, index
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_no_prompt_and_no_place(dtype: torch.dtype) -> None:
     assert upscaled(upscaling_inputs((0, 2, 3, 16, 16, 16, 3), dtype), (2, 3)).shape == (0, 3, 8, 12)

@@ -333,7 +333,11 @@ def test_stem_that_cannot_be_folded_is_computed_as_it_stands() -> None:
     assert torch.equal(volume_patches(image, *weights, 3), volume_patches_reference(image, *weights, 3))
 
 
-def test_attention_is_its_formula() -> None:
+@pytest.mark.parametrize("choice", ["triton", "reference"])
+def test_attention_is_its_formula(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDSEG_KERNELS", choice)
+    if choice == "reference":
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", None)
     q, k, v = torch.randn(2, 3, 5, 7), torch.randn(2, 3, 11, 7), torch.randn(2, 3, 11, 7)
     weights = torch.softmax(torch.einsum("bhnd,bhmd->bhnm", q.double(), k.double()) / 7**0.5, -1)
     assert torch.allclose(attention(q, k, v).double(), weights @ v.double(), atol=1e-5)

@@ -145,6 +145,17 @@ def test_positions_are_adapted_once_and_follow_the_weights(network: Samus):
     assert differ(changed, first) > 1e-3
 
 
+def test_positions_adapted_in_few_digits_are_not_kept_for_others(network: Samus):
+    """`--precision auto` runs an encoder in bf16 and in fp32, one after the other."""
+    encoder = network.image_encoder
+    with torch.no_grad():
+        exact = encoder.post_pos_embed.adapted(encoder.pos_embed)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = encoder.post_pos_embed(encoder.pos_embed)
+        assert differ(rounded, exact) > 1e-4
+        assert torch.equal(encoder.post_pos_embed(encoder.pos_embed), exact)
+
+
 def test_sam_is_resized_as_the_official_code_does(fixture: dict[str, Any], tmp_path: Path):
     """The fixture holds the official loader's record on a small SAM: what it copied and what it made of the tables."""
     record = fixture["sam_to_samus"]

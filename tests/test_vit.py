@@ -109,6 +109,13 @@ def test_bfloat16_is_as_good_as_the_originals() -> None:
             assert distance(ours(images), exact) < 1.1 * distance(original(images), exact)
 
 
+def test_a_block_takes_tokens_in_any_order_in_memory() -> None:
+    original, ours = pair(9, 4)
+    tokens = torch.randn(2, 36, 9, 9).permute(0, 2, 3, 1)
+    with torch.inference_mode():
+        assert distance(ours.blocks[0](tokens), original.blocks[0](tokens)) < 1e-5
+
+
 def test_residuals_lie_in_memory_as_their_shape_says() -> None:
     assert pair(9, 4)[1].patch_embed(torch.randn(1, 3, 72, 72)).is_contiguous()
 

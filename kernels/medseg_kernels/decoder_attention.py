@@ -81,7 +81,7 @@ def image_to_token(
     """
     if use_reference() or places.dtype == torch.float64 or not keys.numel() or not places.numel():
         return image_to_token_reference(places, position, keys, shift, values, heads, norm)
-    if alone(keys, places, position):
+    if alone(keys, places, position, shift, values, *norm[:2]):
         with torch.autocast("cpu", enabled=False):
             return _places_by_prompt(places, position, keys, shift, values, heads, norm)
     few = heads in (2, 4, 8) and keys.shape[1] <= heads * TOKENS
@@ -120,13 +120,16 @@ def halves(places: Tensor) -> bool:
     return places.element_size() == 2 or INTERPRETED
 
 
-def alone(rows: Tensor, places: Tensor, position: Tensor) -> bool:
-    """Whether the prompts go one by one: on a CPU, nothing recorded or traced or interpreted."""
+def alone(rows: Tensor, places: Tensor, *others: Tensor) -> bool:
+    """Whether the prompts go one by one: on a CPU, nothing recorded or traced or interpreted.
+
+    All tensors that could want a gradient are asked: with frozen layers before it, one of them may want it alone.
+    """
     return (
         places.device.type == "cpu"
         and not INTERPRETED
         and not torch.compiler.is_compiling()
-        and not (torch.is_grad_enabled() and any(part.requires_grad for part in (rows, places, position)))
+        and not (torch.is_grad_enabled() and any(part.requires_grad for part in (rows, places, *others)))
     )
 
 

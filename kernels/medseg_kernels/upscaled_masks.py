@@ -48,7 +48,7 @@ def upscaled_masks(
     """
     if use_reference() or places.dtype == torch.float64:
         return upscaled_masks_reference(places, kernels, size, first, norm, second)
-    if alone(kernels, places, first[0]):
+    if alone(kernels, places, *first, *norm[:2], *second):
         with torch.autocast("cpu", enabled=False):
             return _by_prompt(places, kernels, size, first, norm, second)
     inner, outer = len(norm[0]), kernels.shape[2]

@@ -67,6 +67,7 @@ class GridBlock(nn.Module):
         if torch.is_grad_enabled() or x.device.type != "cpu":
             return x + self.mlp(self.norm2(x))
         # The hidden layer has four times the channels: piece by piece it stays in the cache and costs no memory.
+        x = x.contiguous()
         for piece in x.flatten(0, 2).split(PIECE):
             piece += self.mlp(self.norm2(piece))
         return x

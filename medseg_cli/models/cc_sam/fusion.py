@@ -8,6 +8,7 @@ is added with the weight that a softmax over both sides' certainty gives to the 
 from __future__ import annotations
 
 import torch
+from medseg_kernels import attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -93,7 +94,7 @@ class VariationalFusion(nn.Module):
         if self.form == "gate":
             return values
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (self.q(z_v), self.k(z_c), values))
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return attention(q, k, v).transpose(1, 2).flatten(2)
 
     def _certainty(self, z: Tensor, log_variance: Tensor) -> Tensor:
         """(B, N, 1), lower where the latent varies more."""

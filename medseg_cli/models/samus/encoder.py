@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import torch
-from medseg_kernels import adapter
+from medseg_kernels import adapter, attention
 from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.image_encoder import ImageEncoderViT
 from torch import Tensor, nn
@@ -70,13 +70,16 @@ class PositionAdapter(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.downs = nn.ModuleList([Halving(width, width)])
-        self._kept: tuple[list[Tensor], list[tuple[int, int]], Tensor] | None = None
+        self._kept: tuple[list[Tensor], list[object], Tensor] | None = None
 
     def forward(self, positions: Tensor) -> Tensor:
-        sources = [positions, *self.parameters()]
-        if torch.is_grad_enabled() or any(source.is_inference() for source in sources):
+        sources = [positions, *self.parameters(), *self.buffers()]
+        if torch.is_grad_enabled() or self.training or any(source.is_inference() for source in sources):
             return self.adapted(positions)
-        state = [(source._version, source.data_ptr()) for source in sources]
+        # What autocast made in few digits is not what is wanted without it, and the other way round.
+        device = positions.device.type
+        rounded = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        state: list[object] = [rounded, *((source._version, source.data_ptr()) for source in sources)]
         kept = self._kept
         if kept is None or kept[1] != state or any(a is not b for a, b in zip(kept[0], sources, strict=True)):
             kept = self._kept = (sources, state, self.adapted(positions))
@@ -114,7 +117,7 @@ class CrossBranch(nn.Module):
         both = F.linear(features, torch.cat([self.k.weight, self.v.weight]), torch.cat([self.k.bias, self.v.bias]))
         k, v = both.flatten(1, 2).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q = self.q(tokens).flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        mixed = attention(q, k, v).transpose(1, 2).flatten(2)
         return self.proj(mixed).view_as(tokens)
 
 
