@@ -16,8 +16,12 @@ from safetensors.torch import load_file, save_file
 
 import medseg_cli
 from medseg_cli import preset
+from medseg_cli.datasets import read_cases
+from medseg_cli.errors import UsageError
 from medseg_cli.models.samus.checkpoint import random_network
 from medseg_cli.models.samus.config import config_of
+from medseg_cli.models.samus.network import TRAINED
+from medseg_cli.pipelines.choices import Choices
 from medseg_cli.pipelines.samus_recipe import SamusRecipe, middle_pixel
 from medseg_cli.weights.store import sha256_of
 
@@ -105,14 +109,32 @@ def test_it_learns(in_process: Run, pictures: Path, base: Path, tmp_path: Path) 
 def test_boxes_are_shown_only_where_the_preset_takes_them(pictures: Path) -> None:
     shipped = preset.find("samus")
     clicks = shipped.model_copy(update={"prompts": shipped.prompts.model_copy(update={"kinds": ("point",)})})
-    from medseg_cli.datasets import read_cases
-
     case = read_cases(pictures)[0]
     for chosen, expected in ((shipped, {True, False}), (clicks, {False})):
         recipe = SamusRecipe(chosen, None)
         study = recipe.load(case)
         drawn = [recipe.sample(study, np.random.default_rng(seed)) for seed in range(24)]
         assert {bool(each) for sample in drawn for each in sample.boxed} == expected
+
+
+def test_a_decoder_that_begins_with_sam_has_an_encoder_to_train(pictures: Path, tmp_path: Path) -> None:
+    """What SAM lacks is trained besides, so that no features can be kept."""
+    state = random_network(config_of(SMALL), 3).state_dict()
+    sam = {name: value for name, value in state.items() if not any(part in name for part in TRAINED)}
+    for axis in "hw":  # the tables of SAM's 64 x 64 tokens
+        sam[f"image_encoder.blocks.1.attn.rel_pos_{axis}"] = torch.randn(127, 16)
+    save_file(sam, tmp_path / "sam.safetensors")
+    base = preset.find("samus").model_copy(update={"model": SMALL})
+    recipe = SamusRecipe(base, tmp_path / "sam.safetensors", Choices(peft="decoder"))
+    network = recipe.model(0)
+    learning = [name for name, value in network.named_parameters() if value.requires_grad]
+    assert any("cnn_embed" in name for name in learning)
+    assert any("mask_decoder" in name for name in learning)
+    assert not any(name.endswith("qkv.weight") for name in learning)
+    study = recipe.load(read_cases(pictures)[0])
+    assert torch.isfinite(recipe.loss(network, [recipe.sample(study, np.random.default_rng(0))]))
+    with pytest.raises(UsageError, match="its weights lack parts of the encoder"):
+        SamusRecipe(base, recipe.start, Choices(peft="decoder", feature_cache="on")).load(read_cases(pictures)[0])
 
 
 def test_the_middle_pixel_is_the_middle_row_by_row() -> None:

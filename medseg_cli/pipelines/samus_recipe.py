@@ -18,7 +18,7 @@ from medseg_cli.datasets import Case
 from medseg_cli.models.samus.config import SIZE
 from medseg_cli.models.samus.losses import dice_entropy
 from medseg_cli.models.samus.network import Samus
-from medseg_cli.models.samus.start import begin
+from medseg_cli.models.samus.start import begin, is_samus
 from medseg_cli.models.tuning import decide, groups, rest, tune
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.pipelines.defaults import Defaults
@@ -129,7 +129,8 @@ class SamusRecipe:
 
     @cached_property
     def _samples(self) -> SliceSamples:
-        views = VIEWS if limits_views(self.choices, self.start is not None) else 0
+        # A SAM leaves the CNN branch and the adapters to be trained.
+        views = VIEWS if limits_views(self.choices, self.start is not None and is_samus(self.start)) else 0
         return SliceSamples(self.preset, SIZE, views)
 
     @cached_property

@@ -51,6 +51,15 @@ def begin(values: Mapping[str, Any], seed: int, files: Sequence[Path] = ()) -> t
     return network, frozenset(new)
 
 
+def is_samus(file: Path) -> bool:
+    """Whether a file holds all of a SAMUS: it is one, or what a training made of one. A SAM is not.
+
+    Raises:
+        ModelError: no checkpoint.
+    """
+    return tuned_file.opened(file) is not None or identify(read_tensors(file)).layout == LAYOUT
+
+
 def from_sam(state: Mapping[str, Tensor], config: SamusConfig) -> dict[str, Tensor]:
     """SAM's tensors for SAMUS's 32 x 32 tokens.
 
