@@ -115,6 +115,11 @@ def select(device: str = "auto", precision: str = "auto", seed: int = 0, determi
         raise UsageError(f"seed {seed} is out of range", "use a whole number from 0 to 2**63 - 1")
     _check_kernels()
     chosen = _device(device)
+    if chosen.type == "cuda":
+        import torch
+
+        # Triton launches on the current device, whatever device its tensors are on.
+        torch.cuda.set_device(chosen)
     runtime = Runtime(chosen, _precision(precision, chosen), seed, deterministic, precision.strip().lower())
     runtime.seed_everything()
     return runtime

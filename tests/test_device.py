@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from medseg_kernels import dispatch
 
 from medseg_cli import device
 from medseg_cli.errors import DeviceError, UsageError
@@ -21,6 +24,9 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     capability = [(8, 0)]
     monkeypatch.setattr(device, "available", lambda: ("cuda:0", "cuda:1", "cpu"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability[0])
+    current: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda chosen: current.append(chosen.index))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
     return capability
 
 
@@ -59,6 +65,17 @@ def test_an_unknown_word_is_a_usage_error(name: str):
 @pytest.mark.usefixtures("two_gpus")
 def test_cuda_comes_first_and_always_has_an_index(name: str, chosen: str):
     assert str(device.select(name).device) == chosen
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_triton_is_for_tensors_on_the_device_that_was_chosen(monkeypatch: pytest.MonkeyPatch):
+    """It launches on the current device, whatever device its tensors are on."""
+    for name, value in (("INTERPRETED", False), ("HAS_TRITON", True), ("capable", lambda _: True)):
+        monkeypatch.setattr(dispatch, name, value)
+    tensors = [SimpleNamespace(dtype=torch.float32, is_cuda=True, device=torch.device("cuda", n)) for n in (0, 1)]
+    for index, name in enumerate(("cuda:0", "cuda:1")):
+        device.select(name)
+        assert [dispatch.use_triton(tensor) for tensor in tensors] == [index == 0, index == 1]  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("two_gpus")

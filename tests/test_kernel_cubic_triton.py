@@ -191,6 +191,9 @@ def test_what_the_kernels_do_not_take_goes_to_pytorch() -> None:
     assert not MODULE.fits(torch.empty(2, 512, 3 * 2 * 81), 2, 8)
     assert not MODULE.fits(torch.empty(2, 729, 3 * 2 * 16), 2, 9)
     assert not MODULE.fits(torch.empty(2**31 // 512, 512, 6, device="meta"), 2, 8)
+    # Windows, times heads.
+    assert MODULE.fits(torch.empty(32767, 8, 6, device="meta"), 2, 2)
+    assert not MODULE.fits(torch.empty(32768, 8, 6, device="meta"), 2, 2)
 
 
 @pytest.mark.gpu

@@ -141,6 +141,29 @@ def test_misfits_are_refused_with_the_numbers() -> None:
         relpos_attention(qkv, tables, pad, 5, 4)
 
 
+@pytest.mark.parametrize(
+    ("batch", "grid", "heads", "d", "window", "taken"),
+    [
+        (8, 64, 12, 64, 14, True),
+        (8, 64, 16, 80, 0, True),
+        (8, 64, 16, 96, 0, False),
+        (8, 65, 16, 80, 0, False),
+        (0, 64, 12, 64, 14, False),
+        (227, 64, 12, 64, 0, True),
+        (228, 64, 12, 64, 0, False),
+        # Windows, times heads: 1365 * 4 * 12 are 65520.
+        (1365, 16, 12, 64, 14, True),
+        (1366, 16, 12, 64, 14, False),
+        # 2**31 biases where qkv has 36 / 64 as many numbers.
+        (2730, 64, 3, 12, 0, True),
+        (2731, 64, 3, 12, 0, False),
+    ],
+)
+def test_what_the_kernels_take(batch: int, grid: int, heads: int, d: int, window: int, taken: bool) -> None:
+    module = import_module("medseg_kernels.relpos_attention")
+    assert module.fits(torch.empty(batch, grid, grid, 3 * heads * d, device="meta"), heads, window) == taken
+
+
 def drawn(grid: tuple[int, int], window: int, d: int) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
     """qkv of two images with two heads, tables and padding, in float64."""
     h, w = (window, window) if window else grid

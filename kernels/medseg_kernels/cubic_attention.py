@@ -30,6 +30,8 @@ MANY = 256
 
 WIDEST, LONGEST, LARGEST = 8, 80, 2**31
 """What the kernels take at most: edge of a window, head dimension, elements (their offsets are 32-bit numbers)."""
+PROGRAMS = 65535
+"""How many windows, times heads, one launch takes at most: CUDA's limit for the second axis of a grid."""
 
 Tables = tuple[Tensor, Tensor, Tensor]
 
@@ -70,6 +72,7 @@ def fits(qkv: Tensor, heads: int, window: int) -> bool:
     return (
         qkv.numel() > 0
         and max(qkv.numel(), products) < LARGEST
+        and qkv.shape[0] * heads <= PROGRAMS
         and window <= WIDEST
         and qkv.shape[-1] <= 3 * heads * LONGEST
     )

@@ -50,7 +50,12 @@ def use_triton(*tensors: Tensor | None) -> bool:
     given = [tensor for tensor in tensors if tensor is not None]
     if any(tensor.dtype not in DTYPES for tensor in given):
         return False
-    return INTERPRETED or all(tensor.is_cuda and capable(tensor.device) for tensor in given)
+    return INTERPRETED or all(tensor.is_cuda and current(tensor.device) and capable(tensor.device) for tensor in given)
+
+
+def current(device: torch.device) -> bool:
+    """Whether a CUDA device is the one that Triton launches on; a kernel on another one would read foreign memory."""
+    return device.index == torch.cuda.current_device()
 
 
 def capable(device: torch.device) -> bool:

@@ -24,6 +24,8 @@ from medseg_kernels.relpos_windows import offsets, without_padding
 
 WIDEST, LONGEST, LARGEST = 64, 80, 2**31
 """What the kernels take at most: columns of a window, head dimension, elements (their offsets are 32-bit numbers)."""
+PROGRAMS = 65535
+"""How many windows, times heads, one launch takes at most: CUDA's limit for the second axis of a grid."""
 EMPTY = -1e9
 """Logit of a key that does not exist: finite, so that no gradient is 0 / 0, and lost in any sum with one that does."""
 
@@ -56,7 +58,7 @@ def relpos_attention(
     if use_reference() or qkv.dtype == torch.float64:
         return relpos_attention_reference(qkv, tables, pad, heads, window)
     with torch.autocast(qkv.device.type, enabled=False):
-        if use_triton(qkv) and fits(qkv, heads, window or width):
+        if use_triton(qkv) and fits(qkv, heads, window):
             return _in_triton(qkv, tables, pad, heads, window)
         return without_padding(qkv, tables, pad, heads, window)
 
@@ -85,9 +87,19 @@ def relpos_attention_reference(
     return out[:, :height, :width]
 
 
-def fits(qkv: Tensor, heads: int, width: int) -> bool:
-    """Whether the kernels take grids of these shapes with windows `width` tokens wide."""
-    return 0 < qkv.numel() < LARGEST and width <= WIDEST and qkv.shape[-1] <= 3 * heads * LONGEST
+def fits(qkv: Tensor, heads: int, window: int) -> bool:
+    """Whether the kernels take these grids with these windows; with small heads the biases are larger than qkv."""
+    batch, height, width, channels = qkv.shape
+    h, w = (window, window) if window else (height, width)
+    biases = batch * height * width * heads * max(h, w)
+    programs = batch * -(-height // h) * -(-width // w) * heads if qkv.numel() else 0
+    return (
+        0 < qkv.numel() < LARGEST
+        and biases < LARGEST
+        and programs <= PROGRAMS
+        and w <= WIDEST
+        and channels <= 3 * heads * LONGEST
+    )
 
 
 def _in_triton(qkv: Tensor, tables: tuple[Tensor, Tensor], pad: Tensor | None, heads: int, window: int) -> Tensor:
