@@ -16,6 +16,7 @@ from numpy.random import Generator
 from torch import Tensor, nn
 from toy_recipe import CASES, SPLIT, Toy
 
+from medseg_cli.datasets import Case
 from medseg_cli.errors import DeviceError, InputError, ModelError, UsageError
 from medseg_cli.pipelines.defaults import Defaults
 from medseg_cli.training import checkpoints, data
@@ -350,11 +351,34 @@ def test_cases_too_large_for_memory_are_kept_in_files(
     assert same(in_memory, on_disk)
 
 
-def test_an_error_of_loading_keeps_its_type(tmp_path: Path) -> None:
-    class Unreadable(Toy):
-        def load(self, case: object) -> Tensor:
-            raise InputError("a.nii.gz has no labelled voxel")
+@pytest.mark.parametrize("memory", [None, 100])
+def test_cases_are_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int | None) -> None:
+    """But for the three by which the memory is judged, however often they are shown."""
+    loaded: list[str] = []
 
+    class Counting(Toy):
+        def load(self, case: Case) -> Tensor:
+            loaded.append(case.id)
+            return super().load(case)
+
+    if memory is not None:
+        monkeypatch.setattr(data, "free_memory", lambda: memory)
+    trained(tmp_path, recipe=Counting())
+    assert set(loaded) == {case.id for case in (*SPLIT.train, *SPLIT.validation)}
+    assert len(loaded) == len(set(loaded)) + 3
+
+
+def test_an_error_of_loading_keeps_its_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also that of a case by which the memory is not judged."""
+
+    class Unreadable(Toy):
+        def load(self, case: Case) -> Tensor:
+            if case.id == SPLIT.train[1].id:
+                raise InputError("a.nii.gz has no labelled voxel")
+            return super().load(case)
+
+    judged = data.in_memory
+    monkeypatch.setattr(data, "in_memory", lambda recipe, cases, processes: judged(Toy(), cases, processes))
     with pytest.raises(InputError, match="no labelled voxel"):
         trained(tmp_path, recipe=Unreadable())
 

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from monai.data.dataset import CacheDataset, PersistentDataset
+from monai.transforms.transform import Transform
 from torch.utils.data import DataLoader, Dataset
 
 from medseg_cli.datasets import Case, Split
@@ -42,6 +43,16 @@ AHEAD = 2
 """Batches that each worker draws ahead."""
 WORKERS = 8
 """Most worker processes that `auto` starts."""
+
+
+class Load(Transform):
+    """`recipe.load` as a transform of MONAI's: its caches keep nothing of a plain function, which may be random."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def __call__(self, data: Case) -> Any:
+        return self.recipe.load(data)
 
 
 def in_memory(recipe: Recipe, cases: Sequence[Case], processes: int = 1) -> bool:
@@ -66,11 +77,11 @@ def keep(recipe: Recipe, cases: Sequence[Case], cache: Path | None, rank: int = 
     try:
         if cache is None:
             kept: Any = CacheDataset(
-                list(cases), recipe.load, num_workers=min(THREADS, cores()), progress=False, copy_cache=False
+                list(cases), Load(recipe), num_workers=min(THREADS, cores()), progress=False, copy_cache=False
             )
         else:
             # The files are our own of this very start, so that nobody else's pickle is opened.
-            kept = PersistentDataset(list(cases), recipe.load, cache, weights_only=False)
+            kept = PersistentDataset(list(cases), Load(recipe), cache, weights_only=False)
             for index in range(rank, len(kept), processes):
                 kept[index]
     except RuntimeError as error:  # MONAI wraps what a transform raises
