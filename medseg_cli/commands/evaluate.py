@@ -134,7 +134,8 @@ def _tell(found: Evaluation) -> None:
             if name.startswith(("Dice", "NSD", "HD95", "ASSD")) or name.endswith("error_relative"):
                 figures = spread(rows, name, found.seed)
                 if figures is not None:
-                    texts.append(f"{name} {figures.mean:.4f} (median {figures.median:.4f})")
+                    undefined = f", undefined in {figures.undefined}" if figures.undefined else ""
+                    texts.append(f"{name} {figures.mean:.4f} (median {figures.median:.4f}{undefined})")
         typer.echo(f"{found.label_name(label)}, {len(rows)} cases: {', '.join(texts)}", err=True)
     for each in comparisons(found):
         if each.label == "all":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,4 +154,4 @@ def _usage(base: Preset, run: Path) -> str:
     if base.prompts.automatic:
         prompt = ""
     name = "MASK.png" if base.dims == 2 else "MASK.nii.gz"
-    return f"medseg segment SCAN -o {name} --preset {run} {prompt}".rstrip()
+    return f"medseg segment SCAN -o {name} --preset {shlex.quote(str(run))} {prompt}".rstrip()

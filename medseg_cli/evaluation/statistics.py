@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from medseg_cli.evaluation.results import CaseResult, Number, numbers
 
 RESAMPLES = 2000
+DIGITS = 6
+"""Decimals of the numbers in reports, and of those that are compared: rounding must not be taken for a difference."""
 COUNTS = frozenset({"TP", "FP", "FN", "TN", "n_pred", "n_ref", "parts_ref", "parts_found", "parts_pred", "parts_false"})
 """Numbers of a case that have a mean and nothing else."""
 
@@ -174,7 +176,7 @@ def compare(rows: Sequence[Row], others: Sequence[Row], metric: str, label: str,
     if not both:
         return None
     patients = [patient for patient, _, _ in both]
-    mine, other = np.array([[a, b] for _, a, b in both], dtype=float).T
+    mine, other = np.array([[round(a, DIGITS), round(b, DIGITS)] for _, a, b in both], dtype=float).T
     if "error" in metric:
         mine, other = np.abs(mine), np.abs(other)
     difference = mine - other

@@ -15,7 +15,7 @@ import numpy as np
 from medseg_cli.errors import InputError
 from medseg_cli.evaluation.label_table import LabelTable
 from medseg_cli.evaluation.results import CaseResult, Measures, ObjectScore, numbers
-from medseg_cli.evaluation.statistics import RESAMPLES, Comparison, Row, compare, metrics_of, rows_of, spread
+from medseg_cli.evaluation.statistics import DIGITS, RESAMPLES, Comparison, Row, compare, metrics_of, rows_of, spread
 
 EMPTY_RULE = (
     "both masks empty: Dice, IoU and NSD are 1; one empty: they are 0; distances, and shares that would divide by "
@@ -24,7 +24,6 @@ EMPTY_RULE = (
 EMPTINESS = ("both are empty", "the prediction is empty", "the reference is empty")
 COMPARED = ("Dice", "IoU", "NSD", "HD95", "ASSD", "volume_error_relative", "area_error_relative")
 """Beginnings of the metrics that two methods are compared by."""
-DIGITS = 6
 
 
 @dataclass(frozen=True)
