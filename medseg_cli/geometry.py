@@ -245,7 +245,8 @@ def resample_classes(scores: Tensor, source: Grid, target: Grid, most: int = 1 <
         depth = min(step, target.shape[2] - first)
         slab = target.window(np.array([0, 0, first]), (target.shape[0], target.shape[1], depth))
         moved = resample(scores, source, slab, smooth=False)[0]
-        classes[:, :, first : first + depth] = moved.argmax(0).numpy()
+        # The same indices as argmax, several times sooner.
+        classes[:, :, first : first + depth] = moved.max(0).indices.numpy()
     return classes
 
 
