@@ -84,9 +84,9 @@ def test_0_done(scan: Path, tmp_path: Path, start: Callable[..., subprocess.Pope
 
 
 def test_2_usage(run_medseg: Callable[..., Any]) -> None:
-    done = run_medseg("segment", "--no-such-option")
+    done = run_medseg("segment", "--frobnicate")
     assert (done.rc, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[0] == "error: No such option: --no-such-option"
+    assert done.stderr.startswith("error: No such option: --frobnicate")
 
 
 def test_3_input(run_medseg: Callable[..., Any]) -> None:

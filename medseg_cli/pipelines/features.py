@@ -55,7 +55,8 @@ class Features:
             with torch.no_grad():
                 found = {name: value.float().cpu() for name, value in network.encode(image[None].to(device)).items()}
             self._cache.put(key, found, memory_only=self._is_full())
-        return {name: value.to(device) for name, value in found.items()}
+        # Of one order and alignment in memory, wherever they come from: the last bits of what follows depend on both.
+        return {name: value.to(device).clone(memory_format=torch.contiguous_format) for name, value in found.items()}
 
     def _is_full(self) -> bool:
         """Whether features are kept in memory alone from now on, because the disk is nearly full."""
