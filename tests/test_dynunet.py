@@ -153,6 +153,12 @@ def test_sided_labels_are_never_mirrored_and_unnamed_values_are_said(dataset: Pa
         plan(base(), {1: "ball"}, cases)
 
 
+def test_a_class_without_voxels_is_said(dataset: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cases = read_dataset(dataset).cases
+    plan(base(), {1: "ball", 3: "block", 4: "cone"}, cases)
+    assert caplog.messages == ["no training case holds label 4 cone: the network will not learn it"]
+
+
 def test_ct_is_clipped_to_what_the_labels_hold(tmp_path: Path) -> None:
     image, labels = volume(0)
     image[labels == 0] = -1000

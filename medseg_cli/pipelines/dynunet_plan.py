@@ -6,6 +6,7 @@ network at one spacing, its window as large as `options.patch_voxels` allows. Wh
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ from medseg_cli.pipelines.loading import options_of
 from medseg_cli.pipelines.objects import PALETTE
 from medseg_cli.preset import Preset
 from medseg_cli.preset_format import ClipZScore, Label
+
+LOGGER = logging.getLogger("medseg.training")
 
 VOXELS = 10_000
 """Foreground intensities that are taken from each case."""
@@ -122,6 +125,8 @@ def _labels(names: Mapping[int, str], facts: Sequence[_Facts]) -> tuple[Label, .
             "name the value in the dataset's own listing, or correct the label",
         )
     values = sorted(names or found)
+    for value in set(values) - found.keys():
+        LOGGER.warning("no training case holds label %d %s: the network will not learn it", value, names[value])
     return tuple(
         Label(value=value, name=names.get(value, f"label {value}"), color=PALETTE[place % len(PALETTE)])
         for place, value in enumerate(values)
