@@ -183,3 +183,17 @@ def test_without_a_gpu_the_rows_are_absent_and_it_is_said(
     bench.main()
     assert "no CUDA device: G rows not measured" in capsys.readouterr().out
     assert json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))["gpu_rows"] is None
+
+
+def test_the_page_says_which_goals_were_met() -> None:
+    import kernel_page
+    from measuring import Row
+
+    begins = "mask decoder, 8 boxes, 1024 px, bf16 (baseline: segment_anything, fp32)"
+    rows = [Row(begins, 100.0, 20.0, 5.0, 8e-3), Row(begins.replace("bf16", "fp32"), 100.0, 80.0, 1.25, 1e-6)]
+    memory = {"ViT-B encoder, 1024 px": {"original": 900.0, "ours": 100.0}}
+    page = kernel_page.page({"device": "cpu"}, rows, memory, "No CUDA device: G rows not measured.")
+    assert f"| {begins} | 100.0 | 20.0 | 5.00 | 8.0e-03 | C4: 4, met |" in page
+    assert "| 100.0 | 80.0 | 1.25 | 1.0e-06 | C4: 2, missed |" in page
+    assert "| ViT-B encoder, 1024 px | 900 | 100 | 9.0 | C5: 8, met |" in page
+    assert page.rstrip().endswith("No CUDA device: G rows not measured.")

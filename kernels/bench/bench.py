@@ -17,6 +17,7 @@ import bench_argmax
 import bench_gpu
 import bench_sam
 import bench_sam3d
+import kernel_page
 import measuring
 import torch
 from measuring import Row, compare
@@ -89,6 +90,7 @@ def main() -> None:
     parser.add_argument("--only", choices=[*PARTS, "gpu"], help="one part; all when left out")
     parser.add_argument("--clock", choices=measuring.CLOCKS, default="wall", help="cpu: on a busy machine, one thread")
     parser.add_argument("--json", help="file for the figures")
+    parser.add_argument("--page", help="file for the tables, as Markdown")
     arguments = parser.parse_args()
     measuring.chosen[0] = arguments.clock
     device = torch.device(arguments.device)
@@ -109,7 +111,9 @@ def main() -> None:
     }
     sys.stdout.write(", ".join(f"{key} {value}" for key, value in facts.items()) + "\n")
     for row in rows:
-        sys.stdout.write(f"{row.baseline_ms:9.2f} ms -> {row.ours_ms:9.2f} ms  x{row.ratio:<6.2f} {row.what}\n")
+        sys.stdout.write(
+            f"{row.baseline_ms:9.2f} ms -> {row.ours_ms:9.2f} ms  x{row.ratio:<6.2f} {row.difference:.0e} {row.what}\n"
+        )
     for what, peak in memory.items():
         ratio = peak["original"] / peak["ours"]
         sys.stdout.write(
@@ -119,6 +123,10 @@ def main() -> None:
         sys.stdout.write(bench_gpu.table(gpu_rows))
     elif "gpu" in chosen:
         sys.stdout.write("no CUDA device: G rows not measured\n")
+    if arguments.page:
+        measured = "No CUDA device: G rows not measured." if gpu_rows is None else bench_gpu.table(gpu_rows)
+        with open(arguments.page, "w", encoding="utf-8") as file:
+            file.write(kernel_page.page(facts, rows, memory, measured))
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as file:
             facts |= {"seed": 0, "memory_mb": memory, "rows": [asdict(row) for row in rows]}
