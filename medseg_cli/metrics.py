@@ -1,8 +1,8 @@
 """Numbers about the quality of one object's mask: distances in mm, volumes in mm³, never voxels.
 
 **Surface.** The voxels of an object that share a face with a voxel outside it; beyond the edge of the image is outside.
-A volume of one slice, and a picture, has the outline in its plane as surface. Distances run from the centre of a surface
-voxel to the nearest centre of the other mask's surface, both ways. That is what MONAI does; DeepMind's
+A volume of one slice, and a picture, has the outline in its plane as surface. Distances run from the centre of a
+surface voxel to the nearest centre of the other mask's surface, both ways. That is what MONAI does; DeepMind's
 `surface-distance` takes patches of area between voxels instead, so that it differs by a fraction of a voxel.
 
 **Percentiles.** Linear between ranks. HD95 is the larger of the 95th percentiles of both directions (not the percentile

@@ -79,7 +79,7 @@ def test_too_few_patients_are_said(in_process: Run, tmp_path: Path) -> None:
     pictures(tmp_path / "one", 1)
     code, _, err = in_process("dataset", "split", "one", "-o", "s.json")
     assert code == 3
-    assert "1 patients (or cases, where the dataset names no patients) cannot make 5 folds" in err
+    assert "5 folds need as many patients (or cases, where the dataset names none): there are 1" in err
     code, _, err = in_process("dataset", "split", "one", "-o", "s.json", "--test", 0.2, "--validation", 0.2)
     assert code == 3
     assert "1 case cannot be split" in err

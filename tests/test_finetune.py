@@ -327,7 +327,7 @@ def test_the_same_command_goes_on_and_another_one_does_not(
         (("--peft", "decoder"), "another peft"),
         (("--objects", "apart"), "another objects"),
         (("--seed", "5"), "another train"),
-        (("--steps", "3"), "another plan: {'steps': (2, 3)"),
+        (("--steps", "3"), "another plan: steps 2, now 3"),
     ):
         code, _, err = in_process(*new, *change)
         assert (code, words in " ".join(err.split())) == (4, True), err

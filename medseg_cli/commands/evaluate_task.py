@@ -141,7 +141,7 @@ def in_files(
     notes = list(rules.table.notes)
     if matched.extra:
         names = ", ".join(path.name for path in matched.extra[:5]) + (" ..." if len(matched.extra) > 5 else "")
-        notes.append(f"{len(matched.extra)} predictions have no reference and are not scored: {names}")
+        notes.append(f"predictions without a reference are not scored ({len(matched.extra)}): {names}")
     rows: tuple[Row, ...] = ()
     if against is not None and (against.suffix.lower() == ".json" or (against / "report.html").is_file()):
         rows = _earlier(against)

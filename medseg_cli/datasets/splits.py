@@ -88,7 +88,7 @@ def folds_of(cases: tuple[Case, ...], count: int, seed: int, test: float = 0.0) 
     tested, rest = held | set(shuffled[:n_test]), shuffled[n_test:]
     if len(rest) < count:
         raise InputError(
-            f"{len(rest)} patients (or cases, where the dataset names no patients) cannot make {count} folds",
+            f"{count} folds need as many patients (or cases, where the dataset names none): there are {len(rest)}",
             f"ask for at most --folds {len(rest)}" if len(rest) > 1 else "give at least 2 cases of different patients",
         )
     splits = []

@@ -160,8 +160,8 @@ def check_same(what: str, before: dict[str, object], plan: Plan) -> None:
         ModelError: naming each value that differs, before and now.
     """
     now = asdict(plan)
-    changed = {key: (before.get(key), value) for key, value in now.items() if before.get(key) != value}
+    changed = [f"{key} {before.get(key)}, now {value}" for key, value in now.items() if before.get(key) != value]
     if changed:
         raise ModelError(
-            f"{what} belongs to another plan: {changed}", "use the same options, or another folder with -o"
+            f"{what} belongs to another plan: {'; '.join(changed)}", "use the same options, or another folder with -o"
         )

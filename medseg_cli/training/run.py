@@ -113,7 +113,7 @@ def train(
     base = pipelines.plan(base, found.labels, split.train)
     recipe = recipe_of(base, start, replace(choices, features=run / FEATURES))
     with _owned(run, fabric):
-        settled = _settled(plan, recipe, split, run, fabric)
+        settled = _settled(plan, recipe, split, run, fabric, setup.tell)
         asked = Record(
             setup.command,
             str(dataset.resolve()),
@@ -235,7 +235,9 @@ def _owned(run: Path, fabric: Fabric) -> Iterator[None]:
         lock.release()
 
 
-def _settled(plan: Plan | Wishes, recipe: Recipe, split: Split, run: Path, fabric: Fabric) -> Plan:
+def _settled(
+    plan: Plan | Wishes, recipe: Recipe, split: Split, run: Path, fabric: Fabric, tell: Callable[[str], None]
+) -> Plan:
     """The plan of the run: the recorded one's batch size where it was to be found out, for a run that goes on."""
     if isinstance(plan, Plan):
         return plan
@@ -246,5 +248,6 @@ def _settled(plan: Plan | Wishes, recipe: Recipe, split: Split, run: Path, fabri
         largest = largest_batch(fabric, recipe, split.train[0], max(1, len(split.train) // fabric.world_size))
         # The least of all processes, each of which has a device of its own.
         wished = int(min(gathered(fabric, largest))) * fabric.world_size
+        tell(f"{wished} samples go through the network together (--batch-size auto)")
     defaults = recipe.defaults
     return plan.plan(defaults, wished or defaults.batch_size, len(split.train))
