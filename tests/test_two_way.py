@@ -45,6 +45,14 @@ def test_masks_and_scores_are_the_originals(
         assert (result - exact).norm() < 1e-5 * exact.norm()
 
 
+@pytest.mark.parametrize("learning", [False, True])
+def test_no_prompt_is_no_mask(learning: bool) -> None:
+    with torch.set_grad_enabled(learning):
+        masks, quality = PromptedMasks(decoder())(*inputs(0, masked=False))
+    assert masks.shape == (0, 4, 4 * GRID[0], 4 * GRID[1])
+    assert quality.shape == (0, 4)
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_gradients_are_the_originals(masked: bool) -> None:
     original, ours = decoder(), PromptedMasks(decoder())

@@ -148,6 +148,9 @@ class PromptedMasks(nn.Module):
         one_for_all, size = shared(dense), (image.shape[2], image.shape[3])
         places = TOGETHER if image.device.type == "cpu" else ON_GPU * TOGETHER
         together = len(tokens) if torch.is_grad_enabled() else max(1, places // (size[0] * size[1]))
+        if not len(tokens):
+            count = self.mask_tokens.num_embeddings
+            return image.new_zeros(0, count, 4 * size[0], 4 * size[1]), image.new_zeros(0, count)
         parts = []
         for start in range(0, len(tokens), together):
             some = slice(start, start + together)
