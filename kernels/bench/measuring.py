@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ROUNDS = 5
-SECONDS = 60.0
+ROUNDS = 15
+SECONDS = 25.0
 """A comparison ends after `ROUNDS` rounds, or after the third one that is past this time."""
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
