@@ -26,9 +26,9 @@ process and in turns. A row whose results differ by more than its tolerance ends
 of the results, relative to the baseline's. Read the ratios: milliseconds are those of one machine at one hour. Weights
 are random, with biases and positions that are not zero. Goals C1 to C9 are those that were set before the work began;
 C7 (gScoreCAM) comes with MedCLIP-SAM, C8 (files) is in [benchmarks](benchmarks.md). Each row is the median of up to 15
-rounds, fewer where one takes seconds. What bounds the exact encoder at 256 pixels is matrix products: `torch.profiler` gives
-them three quarters of the original's time and 85 % of ours (249 of 294 ms on the machine below), so that the ratio would be 1.8 if
-everything else were free. It came out between 1.4 and 1.6 from run to run.
+rounds, fewer where one takes seconds. What bounds the exact encoder at 256 pixels is matrix products: `torch.profiler`
+gives them three quarters of the original's time and 85 % of ours (249 of 294 ms on the machine below), so that the
+ratio would be 1.8 if everything else were free. It came out between 1.4 and 1.6 from run to run.
 """
 
 
