@@ -75,7 +75,7 @@ def test_a_run_holds_what_it_changed_and_segments(
         names = set(file.keys())
     marks = {
         "adapter": ("cnn_embed", "post_pos_embed", "Adapter", "blocks.1.attn.rel_pos"),
-        "lora": ("lora",),
+        "lora": ("lora", "mask_decoder"),
         "decoder": ("mask_decoder",),
     }
     assert names
@@ -91,6 +91,7 @@ def test_a_run_holds_what_it_changed_and_segments(
 @pytest.mark.slow
 def test_it_learns(in_process: Run, pictures: Path, base: Path, tmp_path: Path) -> None:
     """From random weights: the loss goes down. The CNN branch has its published width, which takes its time."""
+    base.write_text(yaml.safe_dump(yaml.safe_load(base.read_text()) | {"model": SMALL}))
     code, _, said = in_process(
         "finetune", pictures, "-o", tmp_path / "run", "--preset", base, "--start", "scratch", "--steps", 30,
         "--batch-size", 2, "--validate-every", 15, "--workers", 0, "--device", "cpu",
