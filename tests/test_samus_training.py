@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,10 @@ def test_presets_that_only_begin_a_training_say_so(name: str, in_process: Run, p
     code, _, said = in_process("finetune", pictures, "-o", tmp_path / "run", "--preset", name, "--device", "cpu")
     assert code == 4
     assert "medseg weights pull sam-vit-b" in said
+
+
+def test_a_recipe_travels_without_what_it_keeps() -> None:
+    """To the processes that draw samples: views that were kept would cost each of them their memory."""
+    recipe = SamusRecipe(preset.find("samus"), None)
+    assert recipe._samples is recipe._samples
+    assert "_samples" not in pickle.loads(pickle.dumps(recipe)).__dict__

@@ -99,3 +99,8 @@ def refuse_cache(choices: Choices) -> None:
     """
     if choices.feature_cache == "on":
         raise UsageError("--feature-cache on is for methods that see pictures, not volumes", "leave it out")
+
+
+def without_kept(recipe: Any) -> dict[str, Any]:
+    """A recipe's `__getstate__`, without features and views: a process that draws samples makes its own."""
+    return {name: value for name, value in recipe.__dict__.items() if name not in ("_features", "_samples")}

@@ -25,7 +25,7 @@ from medseg_cli.models.sam.start import begin, image_size
 from medseg_cli.models.tuning import decide, groups, rest, tune
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.pipelines.defaults import Defaults
-from medseg_cli.pipelines.features import VIEWS, Features, check_rests, limits_views
+from medseg_cli.pipelines.features import VIEWS, Features, check_rests, limits_views, without_kept
 from medseg_cli.pipelines.slice_samples import Held, Sample, SliceSamples, Study, clicks_in, scores
 from medseg_cli.preset import Preset
 from medseg_cli.weights.store import checked_hash
@@ -212,9 +212,7 @@ class SamRecipe:
         assert self.start is not None
         return Features(self.choices.features, checked_hash(self.start))
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without features and views: a process that draws samples makes its own."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_features", "_samples")}
+    __getstate__ = without_kept
 
 
 def _correction(answer: Tensor, truth: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:

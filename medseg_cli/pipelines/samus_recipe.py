@@ -22,7 +22,7 @@ from medseg_cli.models.samus.start import begin, is_samus
 from medseg_cli.models.tuning import decide, groups, rest, tune
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.pipelines.defaults import Defaults
-from medseg_cli.pipelines.features import VIEWS, Features, check_rests, limits_views
+from medseg_cli.pipelines.features import VIEWS, Features, check_rests, limits_views, without_kept
 from medseg_cli.pipelines.slice_samples import Framed, Held, Sample, SliceSamples, Study, clicks_in
 from medseg_cli.preset import Preset
 from medseg_cli.weights.store import checked_hash
@@ -138,9 +138,7 @@ class SamusRecipe:
         assert self.start is not None
         return Features(self.choices.features, checked_hash(self.start))
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the features: a process that draws samples has no use for them."""
-        return {name: value for name, value in self.__dict__.items() if name != "_features"}
+    __getstate__ = without_kept
 
 
 def middle_pixel(mask: Tensor) -> np.ndarray:
