@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,33 +11,16 @@ import typer
 
 from medseg_cli.commands import options
 from medseg_cli.commands import segment_options as own
-from medseg_cli.commands.segment_prompt import Asked, check_kinds, focus, place
 
 if TYPE_CHECKING:
     from medseg_cli.logs import Talk
-    from medseg_cli.overrides import Overrides
     from medseg_cli.pipelines import Pipeline
     from medseg_cli.pipelines.compiling import Compiled
-    from medseg_cli.preset import Preset
-    from medseg_cli.scan import Scan
     from medseg_cli.segmentation import Segmentation
+    from medseg_cli.steps import Job
     from medseg_cli.writers.masks import Values
     from medseg_cli.writers.outputs import Outputs
     from medseg_cli.writers.sidecar import Run
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What is read and written, and what the user said about it."""
-
-    scan: Callable[[], Scan]
-    modality: str
-    asked: Asked
-    window: str | None
-    files: Outputs
-    values: Values
-    overwrite: bool
-    compile: bool
 
 
 def segment(
@@ -96,7 +78,8 @@ def segment(
     """
     talk = options.start_talking(quiet, verbose, debug, log_json)
     from medseg_cli import device as devices
-    from medseg_cli import lean_imports, report
+    from medseg_cli import lean_imports, report, steps
+    from medseg_cli.asked import Asked, check_kinds
     from medseg_cli.overrides import Overrides
     from medseg_cli.readers import begin_scan
     from medseg_cli.readers.modality import parse_modality
@@ -110,7 +93,7 @@ def segment(
     overrides = Overrides(
         slices, window, propagate, max_slices, embedding_cache, batch_slices, keep, min_mm3, fill_holes
     )
-    chosen = _preset(preset, weights, overrides)
+    chosen = steps.choose_preset(preset, weights, overrides)
     check_kinds(chosen, prompt, asked)
     files = outputs.plan(source, target, preview=preview)
     inputs = (source, prompts, mask_prompt, chosen.path)
@@ -119,7 +102,7 @@ def segment(
     reading = options.read_options(series, channel, spacing, on_gap, on_tilt, on_duplicate)
     code = parse_modality(modality) if modality else ""
     # Unpacked while torch, MONAI and the weights are loaded; whatever is wrong with it is told after what is with them.
-    job = _Job(begin_scan(source, reading), code, asked, window, files, values, overwrite, compile_)
+    job = steps.Job(begin_scan(source, reading), code, asked, window, files, values, overwrite)
     with report.Progress(talk) as progress:
         stages = Stages(progress)
         with stages("start"):
@@ -127,8 +110,8 @@ def segment(
             lean_imports.load_networks_and_transforms()
         notes = (RANDOM_WEIGHTS,) if random_weights else ()
         run = sidecar.Run(chosen, prompt, runtime, stages, ("medseg", *sys.argv[1:]), random_weights, notes)
-        segmentation, run = _segment(job, run)
-        result = _write(segmentation, run, job)
+        segmentation, run = _segment(job, run, compiling=compile_)
+        result = steps.write(segmentation, run, job)
     _tell(result, files, talk, as_json=json)
 
 
@@ -152,105 +135,25 @@ def _paths(scan: str, mask: str, input_: str, output: str) -> tuple[Path, str]:
     return source, output
 
 
-def _preset(name: str, weights: str | None, overrides: Overrides) -> Preset:
-    """The preset with what the user wants otherwise."""
-    from medseg_cli import preset
-    from medseg_cli.errors import UsageError
-    from medseg_cli.overrides import with_options
-    from medseg_cli.weights.choice import override
-
-    if not name:
-        raise UsageError("no preset given", f"add --preset with one of: {', '.join(preset.names())}")
-    chosen = preset.find(name)
-    if weights is not None:
-        chosen = override(chosen, weights)
-    return with_options(chosen, overrides)
-
-
-def _segment(job: _Job, run: Run) -> tuple[Segmentation, Run]:
+def _segment(job: Job, run: Run, *, compiling: bool) -> tuple[Segmentation, Run]:
     """The result, and the run with its prompt as it lies in the scan."""
-    from medseg_cli import pipelines
-    from medseg_cli.postprocess import check_limit
+    from medseg_cli import pipelines, steps
 
     # Weights that are missing must not cost the time to read a large series to its end first.
     with run.stages("model"):
         pipeline = pipelines.build(run.preset, run.runtime, random_weights=run.random_weights)
         run = replace(run, runtime=pipeline.runtime)
-        compiled = _compiled(pipeline, run) if job.compile else None
+        compiled = _compiled(pipeline, run) if compiling else None
     with run.stages("read"):
-        scan = _read(job)
-        run = replace(run, prompt=place(run.prompt, job.asked, run.preset, scan), typed=run.prompt)
-        chosen = "postprocessing.min_mm3" in run.preset.changes
-        notes = check_limit(run.preset.postprocessing, scan, chosen=chosen)
-        run = replace(run, notes=(*run.notes, *notes))
-    with run.stages("segment"):
-        if compiled is None:
-            return pipeline.segment(scan, run.prompt, run.stages), run
-        return _by_compiled(compiled, pipeline, scan, run)
+        scan = steps.read(job)
+        run = steps.settle(job, run, scan)
+    return steps.predict(pipeline, scan, run, compiled)
 
 
 def _compiled(pipeline: Pipeline, run: Run) -> Compiled:
     from medseg_cli.pipelines.compiling import compile_blocks
 
     return compile_blocks(pipeline.model, run.preset, run.runtime)
-
-
-def _by_compiled(compiled: Compiled, pipeline: Pipeline, scan: Scan, run: Run) -> tuple[Segmentation, Run]:
-    from medseg_cli.pipelines import compiling
-
-    with compiling.told():
-        result = pipeline.segment(scan, run.prompt, run.stages)
-    return result, replace(run, compiled=compiling.keep(compiled))
-
-
-def _read(job: _Job) -> Scan:
-    """The scan, if it can be segmented and its mask can be written as asked."""
-    from medseg_cli.readers import check_image
-    from medseg_cli.readers.modality import with_modality
-    from medseg_cli.windows import check_named
-    from medseg_cli.writers import masks
-
-    scan = job.scan()
-    check_image(scan)
-    if job.modality:
-        scan = with_modality(scan, job.modality)
-    if job.window is not None:
-        check_named(job.window, scan)
-    masks.check_fits(scan, job.files.mask, job.values)
-    return scan
-
-
-def _write(segmentation: Segmentation, run: Run, job: _Job) -> dict[str, Any]:
-    """Mask, picture and report, all or none; the report as data."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from medseg_cli.measure import measure
-    from medseg_cli.segmentation import RANDOM_WEIGHTS
-    from medseg_cli.writers import masks, outputs, preview, sidecar
-
-    scan, files = segmentation.scan, job.files
-    with outputs.staged(files, overwrite=job.overwrite) as places:
-        with run.stages("write"):
-            # Packing runs outside Python's lock: the picture is drawn meanwhile. Both end before the block does.
-            with ThreadPoolExecutor(1) as pool:
-                written = pool.submit(masks.write_mask, segmentation, places.mask, values=job.values)
-                measurements = measure(segmentation)
-                if places.preview:
-                    stamp = RANDOM_WEIGHTS if run.random_weights else ""
-                    middle = focus(run.prompt, scan)
-                    preview.write(segmentation, measurements, places.preview, focus=middle, stamp=stamp)
-            written.result()
-        stored = masks.encoding(segmentation, files.mask, job.values)
-        report = sidecar.describe(segmentation, measurements, replace(run, notes=(*run.notes, *stored.notes)))
-        report["output"] = {
-            "mask": files.mask.name,
-            "mask_sha256": sidecar.sha256(places.mask),
-            "mask_dtype": stored.dtype,
-            "mask_values": stored.values,
-            "preview": files.preview.name if files.preview else None,
-        }
-        sidecar.write(report, places.report)
-    return report
 
 
 def _tell(result: dict[str, Any], files: Outputs, talk: Talk, *, as_json: bool) -> None:
