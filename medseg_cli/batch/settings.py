@@ -1,0 +1,112 @@
+"""What a whole batch is run with: frozen, and small enough to travel to other processes and machines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from medseg_cli.overrides import Overrides
+
+if TYPE_CHECKING:
+    from medseg_cli.preset import Preset
+    from medseg_cli.writers.masks import Values
+
+UNSEEN = frozenset({"title", "source", "citation", "accuracy", "licence"})
+"""Keys of a preset that describe it and change no mask."""
+UNSEEN_OPTIONS = frozenset({"embedding_cache", "batch"})
+"""Options of pipelines that decide how fast a mask is made, not which one."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every case of a run has in common.
+
+    Args:
+        out: folder of the outputs, absolute.
+        preset: name or path; a case may name another one.
+        weights: instead of the preset's; None leaves those.
+        random_weights: True stamps every output: the masks mean nothing.
+        overrides: what the user set instead of what the preset says.
+        modality: what files are that do not say it; "" leaves them.
+        device, precision, seed, deterministic: as `device.select` takes them.
+        formats: names in `writers.formats.FORMATS`; the first is the mask that reports name.
+        naming: "case" for `<id>_seg<suffix>`, "bids" for derivatives.
+        values: what PNG masks hold.
+        preview: whether a picture is written.
+        overwrite: whether files that no record claims may be replaced.
+        command: the command line, for reports.
+    """
+
+    out: Path
+    preset: str
+    weights: str | None = None
+    random_weights: bool = False
+    overrides: Overrides = field(default_factory=Overrides)
+    modality: str = ""
+    device: str = "auto"
+    precision: str = "auto"
+    seed: int = 0
+    deterministic: bool = False
+    formats: tuple[str, ...] = ("nifti",)
+    naming: Literal["case", "bids"] = "case"
+    values: Values = "auto"
+    preview: bool = True
+    overwrite: bool = False
+    command: tuple[str, ...] = ()
+
+    def find(self, name: str = "") -> Preset:
+        """The preset `name`, or the run's, with what the user wants otherwise.
+
+        Raises:
+            ModelError: no such preset, or no such weights.
+            UsageError: an override that this preset has no use for.
+        """
+        from medseg_cli.steps import choose_preset
+
+        return choose_preset(name or self.preset, self.weights, self.overrides)
+
+    def fingerprint(self, preset: Preset) -> str:
+        """SHA-256 of everything but scan and prompt that changes the files of a case.
+
+        Where it computes and how fast is no part of it, nor is medseg's version: a run continues on another machine,
+        and after an update. The weights' own hash is, whatever name they go by.
+
+        Args:
+            preset: as `find` gave it.
+
+        Raises:
+            ModelError: its weights are missing or damaged.
+        """
+        content = preset.model_dump(mode="json", exclude=set(UNSEEN))
+        content["options"] = {key: value for key, value in preset.options.items() if key not in UNSEEN_OPTIONS}
+        content["weights"] = self._weights(preset)
+        return fingerprint(
+            {
+                "preset": content,
+                "modality": self.modality,
+                "precision": self.precision,
+                "seed": self.seed,
+                "deterministic": self.deterministic,
+                "formats": self.formats,
+                "naming": self.naming,
+                "values": self.values,
+                "preview": self.preview,
+            }
+        )
+
+    def _weights(self, preset: Preset) -> list[str]:
+        from medseg_cli.weights import base
+
+        if self.random_weights:
+            return ["random"]
+        found = base.resolve(preset)
+        return [found.sha256, *([found.base.sha256] if found.base else [])]
+
+
+def fingerprint(content: Any) -> str:
+    """SHA-256 of JSON-ready data as 64 hex digits; the order of keys does not matter."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
