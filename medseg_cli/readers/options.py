@@ -17,6 +17,7 @@ class ReadOptions:
         on_duplicate: two DICOM slices at one position: "error", or keep the "first" / "last" by instance number.
         on_gap: missing or unevenly spaced DICOM slices: "error", or "resample" linearly onto an even grid.
         on_tilt: tilted gantry: "error", or "shear" back onto an orthogonal grid by linear interpolation.
+        files: of a DICOM folder only these, as paths relative to it with "/"; () looks at all of them.
     """
 
     channel: int | None = None
@@ -25,3 +26,4 @@ class ReadOptions:
     on_duplicate: Literal["error", "first", "last"] = "error"
     on_gap: Literal["error", "resample"] = "error"
     on_tilt: Literal["error", "shear"] = "error"
+    files: tuple[str, ...] = ()

@@ -90,15 +90,19 @@ def is_dicom(path: Path) -> bool:
 
 
 @contextmanager
-def collect(path: Path) -> Iterator[Found]:
+def collect(path: Path, names: tuple[str, ...] = ()) -> Iterator[Found]:
     """The DICOM files under `path`; a zip is unpacked into a temporary folder that lives as long as the context.
+
+    Args:
+        path: folder, zip, DICOMDIR or file.
+        names: of a folder only these files, as paths relative to it; () looks at all.
 
     Raises:
         InputError: nothing there, unreadable, not DICOM, or a zip that is hostile.
     """
     path = Path(path)
     if path.is_dir():
-        yield from_folder(path)
+        yield from_names(path, names) if names else from_folder(path)
     elif not path.exists():
         raise InputError(f"{path}: no such file or folder")
     elif zipfile.is_zipfile(path) and not looks_like_dicom(head_of(path)):
@@ -136,6 +140,18 @@ def from_folder(folder: Path) -> Found:
             f"{folder}: no DICOM files found, {held}", "name a folder with DICOM files, or a single scan file"
         )
     return Found(tuple(sources), tuple(broken), ignored)
+
+
+def from_names(folder: Path, names: tuple[str, ...]) -> Found:
+    """Some files of a folder: each is a DICOM file, or broken."""
+    sources, broken = [], []
+    for name in names:
+        path = folder / name
+        if looks_like_dicom(head_of(path)):
+            sources.append(Source(path, name))
+        else:
+            broken.append((name, fault_of(path)))
+    return Found(tuple(sources), tuple(broken))
 
 
 def fault_of(path: Path) -> str:

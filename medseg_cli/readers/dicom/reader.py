@@ -41,13 +41,17 @@ class Catalogue:
 
 
 @contextmanager
-def catalogue(path: Path) -> Iterator[Catalogue]:
+def catalogue(path: Path, names: tuple[str, ...] = ()) -> Iterator[Catalogue]:
     """Read all headers under `path`; the files stay readable (also those of a zip) within the context.
+
+    Args:
+        path: folder, zip, DICOMDIR or file.
+        names: of a folder only these files.
 
     Raises:
         InputError: nothing there, or one named file that is damaged.
     """
-    with collect(path) as found:
+    with collect(path, names) as found:
         frames: list[Frame] = []
         broken = list(found.broken)
         for source in found.sources:
@@ -93,7 +97,7 @@ def read(path: Path, options: ReadOptions | None = None) -> Scan:
         InputError: no scan, an ambiguous choice, doubtful geometry or damaged pixels; never a guess.
     """
     path, options = Path(path), options or ReadOptions()
-    with catalogue(path) as found, quiet_pydicom():
+    with catalogue(path, options.files) as found, quiet_pydicom():
         refuse_broken(path, found)
         stack = series.choose(path, found.stacks, options)
         notes = []
