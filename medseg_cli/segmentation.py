@@ -39,7 +39,8 @@ class Segmentation:
         mask: (I, J, K) uint8 or uint16, 0 = background, same shape as the scan.
         labels: one per value; every value in the mask must be named.
         scan: the scan it belongs to.
-        provenance: what made it (preset, weights, prompts, device...), JSON-serialisable.
+        provenance: what made it, JSON-serialisable: `preset` (name), `prompted` (whether a user pointed at something),
+            `weights`, and what the pipeline tells about itself.
         notes: what the user should know about this result, one sentence each (empty mask, minus clicks...).
     """
 

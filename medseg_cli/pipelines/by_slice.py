@@ -152,7 +152,8 @@ class SlicePipeline:
                 f"{scan.provenance.path} has {scan.voxels.shape[0]} channels", "grey and RGB scans are understood"
             )
         plane = plane_of(scan, self.options.slices)
-        if not prompt.targets and self.preset.prompts.whole_image and plane.count == 1:
+        prompted = bool(prompt.targets)
+        if not prompted and self.preset.prompts.whole_image and plane.count == 1:
             prompt = whole_image(scan)
         plans = plan_slices(prompt, scan, plane, self.preset)
         shown = self._display(scan)
@@ -182,6 +183,8 @@ class SlicePipeline:
             notes += unused_regions(plans, prompt)
         provenance = {
             "pipeline": self.preset.pipeline,
+            "preset": self.preset.name,
+            "prompted": prompted,
             "weights": self.weights,
             "slices": {
                 "plane": plane.name,

@@ -135,6 +135,8 @@ class DynunetPipeline:
         lattice = lattice_of(scan_grid(scan), self.preset)
         provenance = {
             "pipeline": self.preset.pipeline,
+            "preset": self.preset.name,
+            "prompted": False,
             "weights": self.weights,
             "working_shape": list(lattice.shape),
             "working_spacing_mm": [round(mm, 6) for mm in lattice.spacing],

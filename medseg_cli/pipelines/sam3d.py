@@ -126,6 +126,8 @@ class Sam3dPipeline:
             notes.append(f"the scan is {scan.modality}, the preset is made for {', '.join(self.preset.modality)}")
         provenance = {
             "pipeline": self.preset.pipeline,
+            "preset": self.preset.name,
+            "prompted": True,
             "weights": self.weights,
             "protocol": self.options.protocol,
             "crops": crops,

@@ -7,7 +7,7 @@ import json
 import platform
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ import numpy as np
 
 from medseg_cli.measure import Measurement, sizes
 from medseg_cli.prompt import Box, Click, Prompt, Region, locate, locate_box
+from medseg_cli.quality import check
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Segmentation
 from medseg_cli.versions import versions
@@ -61,11 +62,14 @@ def describe(segmentation: Segmentation, measurements: Sequence[Measurement], ru
     empty = [each.empty for each in measurements]
     facts = dict(segmentation.provenance)
     weights, kernels = facts.pop("weights", None), facts.pop("kernels", None)
+    for told in ("preset", "prompted"):  # under keys of their own
+        facts.pop(told, None)
     return {
         "schema": SCHEMA,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "status": "empty" if all(empty) else "partly empty" if any(empty) else "ok",
         "random_weights": run.random_weights,
+        "flags": [asdict(flag) for flag in check(segmentation, measurements, run.preset)],
         "notes": [*scan.provenance.notes, *run.notes, *segmentation.notes],
         "input": _input(scan),
         "prompts": _prompts(run, scan),
