@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import logging
 import os
@@ -14,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medseg_cli.errors import DeviceError, InputError, MedsegError
+from medseg_cli.errors import explained
 
 COMMANDS = ("segment", "info", "finetune", "evaluate", "doctor")
 """Functions of that name in `commands/<name>.py`, in the order of `medseg --help`."""
@@ -22,16 +21,6 @@ GROUPS = ("dataset", "presets", "weights")
 """Typer apps called `app` in `commands/<name>.py`."""
 
 INTERRUPTED = 130
-REPORT_BUG = "this is a bug in medseg: please report it with the command line and the traceback that --debug prints"
-SYSTEM_HINTS = {
-    errno.ENAMETOOLONG: "use a shorter path",
-    errno.ENOSPC: "free some space or write elsewhere",
-    errno.EIO: "check the disk",
-}
-"""What a user can do about failures of the system that may come from anywhere."""
-NO_SAME_BITS = " does not have a deterministic implementation"
-"""What torch says after the name of an operation."""
-OUT_OF_MEMORY = "close other programs, crop the scan, or choose another --device"
 
 app = typer.Typer(
     name="medseg",
@@ -106,35 +95,14 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _explain(error: Exception) -> int:
     """Tell what went wrong; the exit code."""
-    if isinstance(error, MedsegError):
-        _say(error.message, error.hint, error)
-        return error.exit_code
     if isinstance(error, typer.exceptions.TyperException):
         if error.format_message():
             context: Any = getattr(error, "ctx", None)
             _say(error.format_message(), f"{context.command_path if context else 'medseg'} --help", error)
         return error.exit_code
-    if _is_out_of_memory(error):
-        _say(f"out of memory: {str(error) or 'no more memory for this process'}", OUT_OF_MEMORY, error)
-        return DeviceError.exit_code
-    if isinstance(error, RuntimeError) and NO_SAME_BITS in str(error):
-        operation = str(error).split(NO_SAME_BITS)[0]
-        _say(f"--deterministic: {operation} of this device cannot", "leave it out, or compute on the CPU", error)
-        return DeviceError.exit_code
-    if isinstance(error, OSError) and error.errno in SYSTEM_HINTS:
-        _say(f"{error.filename or 'the output'}: {error.strerror}", SYSTEM_HINTS[error.errno], error)
-        return InputError.exit_code
-    _say(f"unexpected {type(error).__name__}: {error}", REPORT_BUG, error)
-    return 1
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Python's, numpy's and torch's ways to say so; torch has no type for a failed allocation in host memory."""
-    torch = sys.modules.get("torch")
-    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in text or "MPS backend out of memory" in text)
+    known = explained(error)
+    _say(known.message, known.hint, error)
+    return known.exit_code
 
 
 def _say(message: str, hint: str, error: Exception | None) -> None:

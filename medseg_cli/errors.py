@@ -6,6 +6,20 @@ A `MedsegError` becomes exactly one line on stderr ("what, which file, why") plu
 
 from __future__ import annotations
 
+import errno
+import sys
+
+REPORT_BUG = "this is a bug in medseg: please report it with the command line and the traceback that --debug prints"
+SYSTEM_HINTS = {
+    errno.ENAMETOOLONG: "use a shorter path",
+    errno.ENOSPC: "free some space or write elsewhere",
+    errno.EIO: "check the disk",
+}
+"""What a user can do about failures of the system that may come from anywhere."""
+NO_SAME_BITS = " does not have a deterministic implementation"
+"""What torch says after the name of an operation."""
+OUT_OF_MEMORY = "close other programs, crop the scan, or choose another --device"
+
 
 class MedsegError(Exception):
     """An error that a user can act on.
@@ -45,3 +59,26 @@ class DeviceError(MedsegError):
     """No such device, or not enough memory on it (exit 5)."""
 
     exit_code = 5
+
+
+def explained(error: Exception) -> MedsegError:
+    """Any exception as one that people can read; what is expected nowhere has exit code 1 and asks for a report."""
+    if isinstance(error, MedsegError):
+        return error
+    if _is_out_of_memory(error):
+        return DeviceError(f"out of memory: {str(error) or 'no more memory for this process'}", OUT_OF_MEMORY)
+    if isinstance(error, RuntimeError) and NO_SAME_BITS in str(error):
+        operation = str(error).split(NO_SAME_BITS)[0]
+        return DeviceError(f"--deterministic: {operation} of this device cannot", "leave it out, or compute on the CPU")
+    if isinstance(error, OSError) and error.errno in SYSTEM_HINTS:
+        return InputError(f"{error.filename or 'the output'}: {error.strerror}", SYSTEM_HINTS[error.errno])
+    return MedsegError(f"unexpected {type(error).__name__}: {error}", REPORT_BUG)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Python's, numpy's and torch's ways to say so; torch has no type for a failed allocation in host memory."""
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in text or "MPS backend out of memory" in text)
