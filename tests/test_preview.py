@@ -12,7 +12,7 @@ from PIL import Image
 from medseg_cli.measure import measure
 from medseg_cli.scan import Provenance, Scan
 from medseg_cli.segmentation import Label, Segmentation
-from medseg_cli.writers import preview, sheet
+from medseg_cli.writers import preview, scene, sheet
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 SIZE = (60, 50, 40)  # mm along x, y, z
@@ -118,7 +118,7 @@ def test_the_field_of_view_stays_inside_a_large_scan_and_holds_every_object() ->
     mask[250:255, 60:65, 90:95] = 2
     labels = (Label(1, "big", RED), Label(2, "small", GREEN))
     segmentation = Segmentation(mask, labels, scan)
-    first, last = preview._field(segmentation, measure(segmentation), (295, 5, 97))
+    first, last = scene.field(segmentation, measure(segmentation), (295, 5, 97))
     assert np.all(np.array(first) >= 0)
     assert np.all(np.array(last) <= np.array(scan.shape) - 1)
     assert first[0] <= 250
@@ -134,14 +134,14 @@ def test_planes_pass_through_a_ring_and_not_through_its_hole() -> None:
     mask = np.repeat(ring[:, :, None], 5, axis=2).astype(np.uint8)
     scan = Scan(np.zeros((1, 40, 40, 5), np.float32), np.eye(4), Provenance(Path("p.nii"), "nifti", ""))
     segmentation = Segmentation(mask, (Label(1, "ring", RED),), scan)
-    assert mask[preview._center(segmentation, measure(segmentation), None)] == 1
+    assert mask[scene.center(segmentation, measure(segmentation), None)] == 1
 
 
 def test_an_empty_mask_shows_the_click_and_says_so() -> None:
     whole = phantom()
     empty = Segmentation(np.zeros_like(whole.mask), whole.labels, whole.scan)
     measurements = measure(empty)
-    assert preview._center(empty, measurements, (3.2, 4.6, 5.0)) == (3, 5, 5)
+    assert scene.center(empty, measurements, (3.2, 4.6, 5.0)) == (3, 5, 5)
     assert "EMPTY" in sheet.legend_text(measurements[0])
     picture = np.asarray(preview.draw(empty, measurements, focus=(3, 4, 5)))
     assert not (picture[: sheet.HEADER + 300] == RED).all(axis=2).any()
@@ -163,8 +163,8 @@ def test_ct_is_shown_in_the_soft_tissue_window_when_the_object_is_soft() -> None
     mask = np.zeros(scan.shape, np.uint8)
     mask[8:12, 8:12, 8:12] = 1
     segmentation = Segmentation(mask, (Label(1, "organ", RED),), scan)
-    assert preview._window(segmentation, measure(segmentation), (10, 10, 10)) == (-160.0, 240.0)
-    assert preview._window(segmentation, measure(segmentation), (1, 1, 1)) != (-160.0, 240.0)
+    assert scene.window(segmentation, measure(segmentation), (10, 10, 10)) == (-160.0, 240.0)
+    assert scene.window(segmentation, measure(segmentation), (1, 1, 1)) != (-160.0, 240.0)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
