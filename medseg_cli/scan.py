@@ -29,6 +29,7 @@ class Provenance:
         sha256: hash of the file's bytes; for a DICOM series, of its files' hashes in slice order.
         series_uid: DICOM SeriesInstanceUID, empty otherwise.
         notes: what was repaired, chosen or assumed while reading, one sentence each; shown to the user and recorded.
+        files: DICOM files that the voxels came from, in slice order (of an archive the archive); () otherwise.
     """
 
     path: Path
@@ -36,6 +37,7 @@ class Provenance:
     sha256: str
     series_uid: str = ""
     notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,10 +31,12 @@ class Source:
     Args:
         path: where its bytes are (inside a temporary folder for a zip).
         name: relative to what the user named, for messages.
+        packed: it was unpacked from an archive and is gone after reading.
     """
 
     path: Path
     name: str
+    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ def from_zip(archive: Path, folder: Path) -> Found:
                     head = stream.read(140)
                     if looks_like_dicom(head):
                         room -= copy(archive, stream, head, target, room)
-                        sources.append(Source(target, shown_name(member.filename)))
+                        sources.append(Source(target, shown_name(member.filename), packed=True))
                     elif Path(member.filename).suffix.lower() in DICOM_SUFFIXES:
                         if not Path(member.filename).name.startswith("."):
                             broken.append((shown_name(member.filename), "not DICOM inside"))

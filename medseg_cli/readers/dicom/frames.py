@@ -23,6 +23,8 @@ HEADER_TAGS = [
     "SOPClassUID",
     "SOPInstanceUID",
     "SeriesInstanceUID",
+    "StudyInstanceUID",
+    "FrameOfReferenceUID",
     "SeriesNumber",
     "SeriesDescription",
     "Modality",
@@ -90,7 +92,9 @@ class Frame:
         thickness: spacing between slices, or slice thickness; used for a lone slice only.
         rescale: (slope, intercept) from stored values to units.
         instance: instance number within the series, or frame number.
-        sop_uid: SOPInstanceUID.
+        sop_uid, sop_class: SOPInstanceUID and SOPClassUID.
+        study_uid, space_uid: StudyInstanceUID and FrameOfReferenceUID; empty when absent.
+        numbered: the file can hold many frames, so that a reference to this one needs its number.
         tags: values of `SPLIT_TAGS` (classic) or functional groups (enhanced) as text, by element name.
     """
 
@@ -112,6 +116,10 @@ class Frame:
     rescale: tuple[float, float] = (1.0, 0.0)
     instance: int | None = None
     sop_uid: str = ""
+    sop_class: str = ""
+    study_uid: str = ""
+    space_uid: str = ""
+    numbered: bool = False
     tags: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -196,6 +204,10 @@ def common_values(header: Any, source: Source) -> dict[str, Any]:
         "samples": 3 if palette else whole(header, "SamplesPerPixel") or 1,
         "instance": whole(header, "InstanceNumber"),
         "sop_uid": text(header, "SOPInstanceUID"),
+        "sop_class": text(header, "SOPClassUID"),
+        "study_uid": text(header, "StudyInstanceUID"),
+        "space_uid": text(header, "FrameOfReferenceUID"),
+        "numbered": "NumberOfFrames" in header,
     }
 
 

@@ -16,6 +16,7 @@ from medseg_cli.errors import InputError
 from medseg_cli.readers.dicom import geometry, pixels, regrid, series
 from medseg_cli.readers.dicom.files import Source, collect, head_of, looks_like_dicom
 from medseg_cli.readers.dicom.frames import Frame, quiet_pydicom, read_dataset, read_frames
+from medseg_cli.readers.dicom.header import files_of, header_of
 from medseg_cli.readers.dicom.selection import pick_frame, refuse_spacing, without_copies
 from medseg_cli.readers.dicom.series import SeriesInfo, Stack
 from medseg_cli.readers.options import ReadOptions
@@ -113,6 +114,7 @@ def read(path: Path, options: ReadOptions | None = None) -> Scan:
         layout = geometry.arrange(stack.frames, options, str(path))
         voxels, digest, value_notes = load(layout)
         voxels, affine = onto_grid(voxels, layout)
+        header = header_of(layout, voxels.shape[1:])
     first = layout.frames[0]
     provenance = Provenance(
         path=path,
@@ -120,8 +122,10 @@ def read(path: Path, options: ReadOptions | None = None) -> Scan:
         sha256=digest,
         series_uid=first.series_uid,
         notes=tuple(dict.fromkeys([*notes, *dropped, *picked, *layout.notes, *value_notes])),
+        files=files_of(layout.frames, path),
     )
-    return Scan(voxels, RAS_TO_LPS @ affine, provenance, first.modality, layout.spacing_known, layout.position_known)
+    known = (layout.spacing_known, layout.position_known)
+    return Scan(voxels, RAS_TO_LPS @ affine, provenance, first.modality, *known, header)
 
 
 def single_file_notes(path: Path, frame: Frame) -> list[str]:
