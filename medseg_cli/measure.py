@@ -39,6 +39,7 @@ class Measurement:
     last_ijk: tuple[int, int, int] | None
     touches_border: bool | None
     reasons: dict[str, str]
+    components: int | None = None
 
     @property
     def empty(self) -> bool:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     JsonValue,
@@ -20,6 +17,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from medseg_cli.preset_quality import Quality
+from medseg_cli.preset_section import Finite, Section, Text
+
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
 """How the names of checkpoint files end."""
@@ -27,40 +27,13 @@ UNION_TAGS = frozenset({"zscore", "clip-zscore", "percentile", "window", "eight-
 OWN_ERRORS = frozenset({"unknown_key", "snomed", "order", "labels"})
 
 Name = Annotated[str, Field(pattern=NAME, max_length=64)]
-Text = Annotated[str, Field(min_length=1)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class _Section(BaseModel):
-    """A frozen mapping that refuses keys it does not know and says which ones it does."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        unknown = [str(key) for key in data if key not in cls.model_fields]
-        if unknown:
-            close = difflib.get_close_matches(unknown[0], cls.model_fields, n=1)
-            raise PydanticCustomError(
-                "unknown_key",
-                "unknown key {keys}{close}; allowed: {allowed}",
-                {
-                    "keys": ", ".join(repr(key) for key in unknown),
-                    "close": f" (did you mean '{close[0]}'?)" if close else "",
-                    "allowed": ", ".join(cls.model_fields),
-                },
-            )
-        return data
 
 
 CheckpointFile = Annotated[str, Field(pattern="(" + "|".join(map(re.escape, SUFFIXES)) + ")$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class BaseWeights(_Section):
+class BaseWeights(Section):
     """The weights that a training began with, where its own file holds the difference alone.
 
     Attributes:
@@ -85,7 +58,7 @@ class BaseWeights(_Section):
         return self.name or str(self.file)
 
 
-class ShippedWeights(_Section):
+class ShippedWeights(Section):
     """Weights in a file beside the preset.
 
     Attributes:
@@ -99,7 +72,7 @@ class ShippedWeights(_Section):
     base: BaseWeights | None = None
 
 
-class CatalogueWeights(_Section):
+class CatalogueWeights(Section):
     """Weights in the local store, by the name that `medseg weights list` shows."""
 
     name: Name
@@ -117,13 +90,13 @@ Weights = Annotated[
 ]
 
 
-class ZScore(_Section):
+class ZScore(Section):
     """Subtract the mean and divide by the standard deviation of what the network sees."""
 
     method: Literal["zscore"]
 
 
-class ClipZScore(_Section):
+class ClipZScore(Section):
     """Clip to [low, high], subtract `mean`, divide by `std`; all in the scan's own units (HU for CT)."""
 
     method: Literal["clip-zscore"]
@@ -139,7 +112,7 @@ class ClipZScore(_Section):
         return self
 
 
-class Percentile(_Section):
+class Percentile(Section):
     """Map the `low`-th and `high`-th percentile (0..100) of the intensities to 0 and 1, clipped."""
 
     method: Literal["percentile"]
@@ -153,7 +126,7 @@ class Percentile(_Section):
         return self
 
 
-class Window(_Section):
+class Window(Section):
     """Show `level` - `width` / 2 as black and `level` + `width` / 2 as white, in the scan's own units (HU for CT)."""
 
     method: Literal["window"]
@@ -161,7 +134,7 @@ class Window(_Section):
     width: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class EightBit(_Section):
+class EightBit(Section):
     """Values that all lie within 0..255 are grey values already; others go between the percentiles `low` and `high`."""
 
     method: Literal["eight-bit"]
@@ -179,7 +152,7 @@ Intensity = Annotated[ZScore | ClipZScore | Percentile | Window | EightBit, Fiel
 Millimetres = Annotated[float, Field(gt=0)]
 
 
-class Preprocessing(_Section):
+class Preprocessing(Section):
     """How a scan becomes the network's input.
 
     Attributes:
@@ -193,10 +166,10 @@ class Preprocessing(_Section):
     spacing: tuple[Millimetres, Millimetres, Millimetres] | None = None
     orientation: Annotated[str, Field(pattern="^[RL][AP][SI]$")] | None = None
     intensity: Intensity
-    by_modality: dict[str, Intensity] = {}
+    by_modality: dict[str, Intensity] = Field(default_factory=dict)
 
 
-class Prompts(_Section):
+class Prompts(Section):
     """Which prompts the pipeline takes.
 
     Attributes:
@@ -240,7 +213,7 @@ def _snomed(code: str) -> str:
     return code
 
 
-class Label(_Section):
+class Label(Section):
     """One value of the mask. `color` is "#rrggbb"; `snomed` a SNOMED CT concept identifier where one exists."""
 
     value: Annotated[int, Field(ge=1, le=65535)]
@@ -249,7 +222,7 @@ class Label(_Section):
     snomed: Annotated[str, Field(pattern="^[1-9][0-9]{5,17}$"), AfterValidator(_snomed)] | None = None
 
 
-class Postprocessing(_Section):
+class Postprocessing(Section):
     """What is done to each object's mask: parts kept, smallest part in mm3, holes filled."""
 
     keep: Literal["all", "clicked", "largest"] = "all"
@@ -257,7 +230,7 @@ class Postprocessing(_Section):
     fill_holes: bool = False
 
 
-class Accuracy(_Section):
+class Accuracy(Section):
     """One measured number: what, how much, on which data, and the command that measured it."""
 
     metric: Text
@@ -266,7 +239,7 @@ class Accuracy(_Section):
     command: Text
 
 
-class HalfPrecision(_Section):
+class HalfPrecision(Section):
     """What computing in bfloat16 did to one measured number: without it `--precision auto` does not choose bf16.
 
     Attributes:
@@ -297,7 +270,7 @@ def _flat(data: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-class Preset(_Section):
+class Preset(Section):
     """One validated preset.
 
     Attributes:
@@ -307,6 +280,7 @@ class Preset(_Section):
         options: knobs of the pipeline, validated by the pipeline's own `Options`.
         licence, source, citation: of the weights.
         bf16: what bfloat16 was measured to do to these weights' masks; None where nobody measured it.
+        quality: what results and scans are expected to be like; None where nobody measured it.
     """
 
     name: Name
@@ -314,18 +288,19 @@ class Preset(_Section):
     pipeline: Name
     modality: Annotated[tuple[Text, ...], Field(min_length=1)]
     dims: Literal[2, 3]
-    model: dict[str, JsonValue] = {}
+    model: dict[str, JsonValue] = Field(default_factory=dict)
     weights: Weights | None
     preprocessing: Preprocessing
     prompts: Prompts
     labels: tuple[Label, ...]
     postprocessing: Postprocessing = Postprocessing()
-    options: dict[str, JsonValue] = {}
+    options: dict[str, JsonValue] = Field(default_factory=dict)
     licence: Text
     source: Text
     citation: str = ""
     accuracy: tuple[Accuracy, ...] = ()
     bf16: HalfPrecision | None = None
+    quality: Quality | None = None
 
     _path: Path | None = PrivateAttr(default=None)
     _read: dict[str, Any] = PrivateAttr(default_factory=dict)
@@ -370,4 +345,7 @@ class Preset(_Section):
         for what, seen in (("value", [x.value for x in self.labels]), ("name", [x.name for x in self.labels])):
             if len(set(seen)) != len(seen):
                 raise PydanticCustomError("labels", f"labels: every {what} must be used once, found {seen}")
+        strange = sorted(set(self.quality.labels if self.quality else ()) - {x.value for x in self.labels})
+        if strange:
+            raise PydanticCustomError("labels", f"quality: labels name value {strange[0]}, which no label has")
         return self

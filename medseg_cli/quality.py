@@ -1,0 +1,239 @@
+"""What makes a result worth a second look: flags, each with the number that raised it and the limit that it broke.
+
+The limits stand in the preset (`quality:`), where `medseg dataset quality` and `medseg finetune` put what they measured
+on training cases. Without limits only what needs none is flagged: an empty object, one that reaches the edge of the
+scan, and a scan of another modality than the preset's. docs/quality.md explains each flag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg_cli.measure import Measurement
+from medseg_cli.preset_format import Preset
+from medseg_cli.preset_quality import ObjectLimits, Quality
+from medseg_cli.scan import Scan
+from medseg_cli.segmentation import Label, Segmentation
+
+Code = Literal[
+    "empty",
+    "presence",
+    "volume",
+    "components",
+    "border",
+    "predicted-iou",
+    "intensity",
+    "spacing",
+    "modality",
+]
+PERCENTILES = (10, 25, 50, 75, 90)
+"""Of the values round the objects, held against the preset's limits."""
+SPAN = (1, 99)
+"""Percentiles that are 0 and 1 of relative values."""
+AROUND_MM = 20.0
+"""How far round the objects of a volume values count: a crop and the whole head shall give similar numbers."""
+SAMPLE = 1_000_000
+"""Most values that percentiles are taken from."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One reason to look at a result.
+
+    Args:
+        code: for scripts.
+        message: one sentence with the numbers.
+        label: mask value of the object; None where it is about the scan.
+        value: what was found, in the unit of the message; None where there is no number.
+        limit: least and largest value that raises no flag, None at an open end; None where there is no limit.
+    """
+
+    code: Code
+    message: str
+    label: int | None = None
+    value: float | None = None
+    limit: tuple[float | None, float | None] | None = None
+
+
+def check(segmentation: Segmentation, measurements: Sequence[Measurement], preset: Preset) -> tuple[Flag, ...]:
+    """All flags of a result, those of its objects first.
+
+    Args:
+        segmentation: what was found; its provenance may hold the network's own scores.
+        measurements: of `measure`, one per label.
+        preset: what made it, with the limits.
+    """
+    quality = preset.quality or Quality()
+    flags: list[Flag] = []
+    for each in measurements:
+        flags += _object(each, limits_of(each.label, preset), segmentation.scan)
+        flags += _scores(each.label, segmentation.provenance, quality)
+    flags += _scan(segmentation.scan, measurements, preset, quality)
+    return tuple(flags)
+
+
+def limits_of(label: Label, preset: Preset) -> ObjectLimits:
+    """Limits of an object: those of the preset's label with its value, or where objects are prompted its name.
+
+    A prompted object with a name of the user's own is what the preset was made for: its first label.
+    """
+    found = preset.quality.labels if preset.quality else {}
+    if preset.prompts.automatic:
+        return found.get(label.value, ObjectLimits())
+    named = (each.value for each in preset.labels if label.name == each.name or label.name.startswith(f"{each.name} ("))
+    value = next(named, preset.labels[0].value if preset.labels else 0)
+    return found.get(value, ObjectLimits())
+
+
+def _object(found: Measurement, limits: ObjectLimits, scan: Scan) -> Iterator[Flag]:
+    name, value = found.label.name, found.label.value
+    if found.empty:
+        yield Flag("empty", f"{name}: nothing was segmented", value, 0.0)
+        return
+    for size, limit, unit in _sizes(found, limits, scan):
+        if limit is not None and size is not None and not limit[0] <= size <= limit[1]:
+            text = f"{name}: {size:.3g} {unit} lie outside {limit[0]:.3g} to {limit[1]:.3g} {unit}"
+            yield Flag("volume", text, value, size, limit)
+            break
+    if limits.components is not None and found.components is not None and found.components > limits.components:
+        text = f"{name}: {found.components} separate parts, {limits.components} at most are usual"
+        yield Flag("components", text, value, float(found.components), (None, float(limits.components)))
+    if limits.border and found.touches_border:
+        yield Flag("border", f"{name}: reaches the edge of the scan and may go on beyond it", value)
+
+
+def _sizes(
+    found: Measurement, limits: ObjectLimits, scan: Scan
+) -> tuple[tuple[float | None, tuple[float, float] | None, str], ...]:
+    """(size, limits, unit) of an object, the more telling first; a size that does not exist is None."""
+    millilitres = None if found.volume_mm3 is None else found.volume_mm3 / 1000
+    share = found.voxels / float(np.prod(scan.shape)) if scan.is_picture else None
+    return (
+        (millilitres, limits.volume_ml, "mL"),
+        (found.area_mm2, limits.area_mm2, "mm²"),
+        (share, limits.area_share, "of the picture"),
+    )
+
+
+def _scores(label: Label, provenance: dict[str, Any], quality: Quality) -> Iterator[Flag]:
+    """What the network thinks of its own answer; see `predicted_iou` and `presence`."""
+    for code, score, least, what in (
+        ("predicted-iou", predicted_iou(label, provenance), quality.predicted_iou, "the network's own score"),
+        ("presence", presence(label, provenance), quality.presence, "the probability that it is there"),
+    ):
+        if score is not None and least is not None and score < least:
+            text = f"{label.name}: {what} is {score:.2f}, below {least:g}"
+            yield Flag(code, text, label.value, score, (least, None))  # type: ignore[arg-type]
+
+
+def predicted_iou(label: Label, provenance: dict[str, Any]) -> float | None:
+    """The network's own estimate of a mask's IoU, mean over its slices: `objects[...]["predicted_iou"]["mean"]`."""
+    objects = provenance.get("objects") or []
+    scores = objects[label.value - 1].get("predicted_iou") if label.value <= len(objects) else None
+    return float(scores["mean"]) if scores else None
+
+
+def presence(label: Label, provenance: dict[str, Any]) -> float | None:
+    """How probable it is that an object is in the scan: `presence`, a list of {"label": value, "probability": p}."""
+    said = {each["label"]: each["probability"] for each in provenance.get("presence") or []}
+    return float(said[label.value]) if label.value in said else None
+
+
+def _scan(scan: Scan, measurements: Sequence[Measurement], preset: Preset, quality: Quality) -> Iterator[Flag]:
+    if scan.modality and "any" not in preset.modality and scan.modality not in preset.modality:
+        yield Flag("modality", f"the scan is {scan.modality}, the preset is made for {', '.join(preset.modality)}")
+    if quality.spacing_mm is not None and scan.spacing_known:
+        yield from _spacing(patient_spacing(scan), quality.spacing_mm)
+    if quality.intensity is not None:
+        percentiles = intensity_percentiles(scan, measurements, quality.intensity.units)
+        if percentiles is not None:
+            yield from _intensity(percentiles, quality.intensity.percentiles, quality.intensity.units)
+
+
+def _spacing(spacing: tuple[float, ...], limits: tuple[tuple[float, float], ...]) -> Iterator[Flag]:
+    """At most one flag: the axis that is farthest off gives the number."""
+    # In factors, because 0.1 mm more is much for a fine axis and nothing for a coarse one.
+    off = [max(low / size, size / high) for size, (low, high) in zip(spacing, limits, strict=False)]
+    worst = int(np.argmax(off))
+    if off[worst] > 1:
+        told, usual = (
+            " x ".join(f"{size:.3g}" for size in spacing),
+            " x ".join(f"{low:.3g}..{high:.3g}" for low, high in limits[: len(spacing)]),
+        )
+        yield Flag("spacing", f"voxels of {told} mm lie outside {usual} mm", None, spacing[worst], limits[worst])
+
+
+def _intensity(
+    found: dict[int, float], limits: dict[int, tuple[float, float]], units: Literal["scan", "relative"]
+) -> Iterator[Flag]:
+    """At most one flag: the percentile that is farthest outside its limits."""
+    excess = {p: max(low - found[p], found[p] - high) for p, (low, high) in limits.items() if p in found}
+    if not excess or max(excess.values()) <= 0:
+        return
+    worst = max(excess, key=lambda p: excess[p])
+    (low, high), value = limits[worst], found[worst]
+    where = "of the way from dark to bright" if units == "relative" else "in the scan's units"
+    text = f"the {worst}th percentile of the values lies at {value:.3g} {where}, outside {low:.3g} to {high:.3g}"
+    yield Flag("intensity", text, None, value, (low, high))
+
+
+def patient_spacing(scan: Scan) -> tuple[float, ...]:
+    """Voxel size in mm from right to left, back to front and feet to head; of a picture along rows and columns."""
+    if scan.is_picture:
+        return scan.spacing[:2]
+    axis = {letter: index for index, letter in enumerate(scan.orientation)}
+    return tuple(scan.spacing[next(axis[each] for each in pair if each in axis)] for pair in ("RL", "AP", "SI"))
+
+
+def intensity_percentiles(
+    scan: Scan, measurements: Sequence[Measurement], units: Literal["scan", "relative"]
+) -> dict[int, float] | None:
+    """`PERCENTILES` of a scan's finite values: of a picture all, of a volume those within `AROUND_MM` of the objects.
+
+    Colours count by their mean.
+
+    Returns:
+        In the scan's units, or as places between the 1st and the 99th percentile; None without an object in a volume,
+        without a finite value, and where all values are alike.
+    """
+    box = (slice(None),) * 3 if scan.is_picture else _around(scan, measurements)
+    if box is None:
+        return None
+    i, j, k = box
+    values = _drawn(scan.voxels[:, i, j, k])
+    low, *middle, high = np.percentile(values, [SPAN[0], *PERCENTILES, SPAN[1]]) if values.size else (0.0, 0.0)
+    if not high > low:
+        return None
+    if units == "relative":
+        middle = [(value - low) / (high - low) for value in middle]
+    return {percentile: float(value) for percentile, value in zip(PERCENTILES, middle, strict=True)}
+
+
+def _around(scan: Scan, measurements: Sequence[Measurement]) -> tuple[slice, slice, slice] | None:
+    """The box round all objects, wider by `AROUND_MM`; None without an object."""
+    firsts = [each.first_ijk for each in measurements if each.first_ijk is not None]
+    lasts = [each.last_ijk for each in measurements if each.last_ijk is not None]
+    if not firsts:
+        return None
+    wider = np.rint(AROUND_MM / np.array(scan.spacing)).astype(int)
+    low = np.maximum(np.min(firsts, axis=0) - wider, 0)
+    high = np.minimum(np.max(lasts, axis=0) + wider + 1, scan.shape)
+    i, j, k = (slice(int(start), int(end)) for start, end in zip(low, high, strict=True))
+    return (i, j, k)
+
+
+def _drawn(voxels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Finite values (N,), N at most `SAMPLE`, of voxels (C, I, J, K); of larger ones always the same are drawn."""
+    count = int(np.prod(voxels.shape[1:]))
+    if count > SAMPLE:
+        i, j, k = np.unravel_index(np.random.default_rng(0).integers(count, size=SAMPLE), voxels.shape[1:])
+        values = voxels[:, i, j, k].mean(axis=0)
+    else:
+        values = voxels.mean(axis=0).ravel()
+    finite: NDArray[np.float32] = values[np.isfinite(values)]
+    return finite
