@@ -50,6 +50,30 @@ def test_any_size_to_any_size(size, shape, classes: int, seed: int, flat: bool) 
     agree(upsample_argmax(logits, shape), logits, shape)
 
 
+ALONG = st.tuples(*[st.floats(-4, 12)] * 3)
+STEPS = st.tuples(*[st.floats(-2.5, 2.5)] * 3)
+
+
+@settings(max_examples=60)
+@given(
+    size=st.tuples(*[st.integers(1, 9)] * 3),
+    shape=st.tuples(*[st.integers(1, 75)] * 3),
+    origin=ALONG,
+    step=STEPS,
+    classes=st.integers(1, 6),
+    seed=st.integers(0, 99),
+)
+def test_grids_that_are_cut_shifted_and_flipped(size, shape, origin, step, classes: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    logits = torch.randn(classes, *size)
+    labels = upsample_argmax(logits, shape, origin, step)
+    agree(labels, logits, shape, origin, step)
+    agree(upsample_argmax_reference(logits, shape, origin, step), logits, shape, origin, step)
+    last = tuple(o + s * (n - 1) for o, s, n in zip(origin, step, shape, strict=True))
+    back = upsample_argmax(logits, shape, last, tuple(-s for s in step))
+    agree(back.flip(0, 1, 2), logits, shape, origin, step)
+
+
 @pytest.mark.parametrize("op", [upsample_argmax, upsample_argmax_reference])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_lowest_of_equal_classes_wins(op, dtype: torch.dtype) -> None:
@@ -121,6 +145,20 @@ def test_the_interpolation_is_never_a_tensor() -> None:
 def test_what_means_nothing_is_refused(logits: Tensor, shape, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         upsample_argmax(logits, shape)
+
+
+@pytest.mark.parametrize(
+    ("origin", "step", "said"),
+    [
+        ((0.0, 0.0, 0.0), None, "together"),
+        (None, (1.0, 1.0, 1.0), "together"),
+        ((0.0, 0.0), (1.0, 1.0, 1.0), "three axes"),
+        ((0.0, 0.0, float("nan")), (1.0, 1.0, 1.0), "three axes"),
+    ],
+)
+def test_places_that_mean_nothing_are_refused(origin, step, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        upsample_argmax(torch.zeros(2, 3, 3, 3), (3, 3, 3), origin, step)
 
 
 def test_the_switch_chooses_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,15 @@ def test_labels(size: tuple[int, ...], shape: tuple[int, int, int], dtype: torch
 
 
 @launched
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.usefixtures("full")
+def test_labels_of_a_cut_and_flipped_grid(dtype: torch.dtype) -> None:
+    logits, shape = torch.randn(5, 6, 7, 9).to(dtype), (7, 5, 40)
+    origin, step = (4.6, -1.3, 9.5), (-0.7, 1.6, -0.31)
+    agree(upsample_argmax(logits.to(DEVICE), shape, origin, step).cpu(), logits, shape, origin, step)
+
+
+@launched
 @pytest.mark.usefixtures("full")
 def test_ties_and_wide_labels() -> None:
     logits = torch.randint(-2, 3, (6, 3, 4, 5)).float()
@@ -85,7 +94,8 @@ def test_the_operator_is_what_torch_compile_takes_it_for() -> None:
     """Schema, assumed shape and dtype, as PyTorch checks them."""
     from medseg_kernels import upsample_argmax_triton
 
-    torch.library.opcheck(upsample_argmax_triton.labels_of, (torch.randn(2, 3, 3, 3, device=DEVICE), [4, 5, 6]))
+    places = ([0.0, 2.5, -1.0], [0.5, -0.5, 1.25])
+    torch.library.opcheck(upsample_argmax_triton.labels_of, (torch.randn(2, 3, 3, 3, device=DEVICE), [4, 5, 6], *places))
 
 
 @pytest.mark.gpu
@@ -103,7 +113,7 @@ def test_the_kernel_in_the_interpreter(root: Path) -> None:
     env = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:]
-    assert f"{3 * len(SHAPES) + 3} passed" in done.stdout, done.stdout[-5000:]
+    assert f"{3 * len(SHAPES) + 6} passed" in done.stdout, done.stdout[-5000:]
 
 
 @pytest.mark.skipif(not HAS_TRITON or INTERPRETED, reason="needs Triton, and not its interpreter")

@@ -20,13 +20,13 @@ BLOCK = {"voxels": 512, "widest": 128, "warps": 4}
 
 
 @torch.library.custom_op("medseg::upsample_argmax", mutates_args=())
-def labels_of(logits: Tensor, shape: list[int]) -> Tensor:
+def labels_of(logits: Tensor, shape: list[int], origin: list[float], step: list[float]) -> Tensor:
     """As `upsample_argmax`; logits contiguous and not empty."""
     classes, *size = logits.shape
     labels = torch.empty(shape, dtype=label_dtype(classes), device=logits.device)
     tables = []
-    for source, target in zip(size, shape, strict=True):
-        lower, weight = taps(source, target, logits.device)
+    for source, target, first, apart in zip(size, shape, origin, step, strict=True):
+        lower, weight = taps(source, target, first, apart, logits.device)
         tables += [lower.int(), weight.float()]
     block = min(BLOCK["widest"], triton.next_power_of_2(shape[2]))
     rows = max(1, BLOCK["voxels"] // block)
@@ -38,7 +38,7 @@ def labels_of(logits: Tensor, shape: list[int]) -> Tensor:
 
 
 @labels_of.register_fake
-def _(logits: Tensor, shape: list[int]) -> Tensor:
+def _(logits: Tensor, shape: list[int], origin: list[float], step: list[float]) -> Tensor:
     return logits.new_empty(shape, dtype=label_dtype(len(logits)))
 
 
