@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from medseg_cli.preset import Preset
     from medseg_cli.scan import Scan
     from medseg_cli.segmentation import Segmentation
-    from medseg_cli.writers.masks import Values
+    from medseg_cli.writers.formats import Choices
     from medseg_cli.writers.outputs import Outputs
     from medseg_cli.writers.sidecar import Run
 
@@ -30,7 +30,7 @@ class Job:
         asked: the prompt as typed.
         window: named window that the user chose, to be checked against the scan; None without one.
         files: where the outputs go, found to be writable.
-        values: what a PNG mask holds.
+        choices: what was chosen about the formats.
         overwrite: whether existing outputs may be replaced.
     """
 
@@ -39,7 +39,7 @@ class Job:
     asked: Asked
     window: str | None
     files: Outputs
-    values: Values
+    choices: Choices
     overwrite: bool
 
 
@@ -73,7 +73,7 @@ def read(job: Job) -> Scan:
     from medseg_cli.readers import check_image
     from medseg_cli.readers.modality import with_modality
     from medseg_cli.windows import check_named
-    from medseg_cli.writers import masks
+    from medseg_cli.writers import formats
 
     scan = job.scan()
     check_image(scan)
@@ -81,7 +81,7 @@ def read(job: Job) -> Scan:
         scan = with_modality(scan, job.modality)
     if job.window is not None:
         check_named(job.window, scan)
-    masks.check_fits(scan, job.files.mask, job.values)
+    formats.check_fits(job.files.formats, scan, job.choices)
     return scan
 
 
@@ -121,28 +121,21 @@ def write(segmentation: Segmentation, run: Run, job: Job) -> dict[str, Any]:
 
     from medseg_cli.measure import measure
     from medseg_cli.segmentation import RANDOM_WEIGHTS
-    from medseg_cli.writers import masks, outputs, preview, sidecar
+    from medseg_cli.writers import outputs, preview, sidecar
 
     scan, files = segmentation.scan, job.files
     with outputs.staged(files, overwrite=job.overwrite) as places:
         with run.stages("write"):
             # Packing runs outside Python's lock: the picture is drawn meanwhile. Both end before the block does.
             with ThreadPoolExecutor(1) as pool:
-                written = pool.submit(masks.write_mask, segmentation, places.mask, values=job.values)
+                written = pool.submit(outputs.write, segmentation, places, job.choices)
                 measurements = measure(segmentation)
                 if places.preview:
                     stamp = RANDOM_WEIGHTS if run.random_weights else ""
                     middle = focus(run.prompt, scan)
                     preview.write(segmentation, measurements, places.preview, focus=middle, stamp=stamp)
-            written.result()
-        stored = masks.encoding(segmentation, files.mask, job.values)
-        report = sidecar.describe(segmentation, measurements, replace(run, notes=(*run.notes, *stored.notes)))
-        report["output"] = {
-            "mask": files.mask.name,
-            "mask_sha256": sidecar.sha256(places.mask),
-            "mask_dtype": stored.dtype,
-            "mask_values": stored.values,
-            "preview": files.preview.name if files.preview else None,
-        }
+            notes = (*run.notes, *files.notes, *written.result())
+        report = sidecar.describe(segmentation, measurements, replace(run, notes=notes))
+        report["output"] = outputs.describe(segmentation, places, job.choices)
         sidecar.write(report, places.report)
     return report

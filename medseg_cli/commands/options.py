@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from medseg_cli.logs import Talk
     from medseg_cli.readers.options import ReadOptions
+    from medseg_cli.writers.formats import Choices
 
 READING, COMPUTING, TALKING, WRITING = "Reading", "Computing", "Messages", "Writing"
 
@@ -46,6 +47,47 @@ Seed = Annotated[int, typer.Option(min=0, help="Start of every random number.", 
 Deterministic = Annotated[
     bool,
     typer.Option("--deterministic/--no-deterministic", help="Same bits on every run.", rich_help_panel=COMPUTING),
+]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        metavar="NAME,...",
+        help="What to write, all at once: nifti, nrrd, seg-nrrd, mha, dicom-seg, stl... (docs/outputs.md lists them).",
+        show_default="nifti; png for pictures",
+        rich_help_panel=WRITING,
+    ),
+]
+Naming = Annotated[
+    Literal["case", "bids"],
+    typer.Option(help="Names in a folder: <case>_seg..., or BIDS derivatives.", rich_help_panel=WRITING),
+]
+LabelValues = Annotated[
+    bool | None,
+    typer.Option(
+        "--ml/--no-ml",
+        help="PNG masks: label values 1, 2, 3..., or 0 and 255 for any object.",
+        show_default="0 and 255 for one object",
+        rich_help_panel=WRITING,
+    ),
+]
+MeshFrame = Annotated[
+    Literal["lps", "ras"],
+    typer.Option(help="World axes of meshes, mm: as DICOM and Slicer's files, or as NIfTI.", rich_help_panel=WRITING),
+]
+MeshSmooth = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=100,
+        metavar="N",
+        help="Rounds of smoothing of meshes, volume kept; 0 leaves the voxels' steps.",
+        rich_help_panel=WRITING,
+    ),
+]
+SegType = Annotated[
+    Literal["binary", "fractional", "labelmap"],
+    typer.Option(help="How a DICOM SEG holds its segments.", rich_help_panel=WRITING),
 ]
 Overwrite = Annotated[
     bool,
@@ -110,3 +152,15 @@ def read_options(
             raise UsageError(f"--spacing '{spacing}' is not X,Y or X,Y,Z in mm", "for example --spacing 0.2,0.2")
         size = (numbers[0], numbers[1], numbers[2] if len(numbers) == 3 else 1.0)
     return ReadOptions(channel, series, size, on_duplicate, on_gap, on_tilt)
+
+
+def format_choices(
+    ml: bool | None,
+    mesh_frame: Literal["lps", "ras"],
+    mesh_smooth: int,
+    seg_type: Literal["binary", "fractional", "labelmap"],
+) -> Choices:
+    """The options about formats as `writers.formats.Choices`."""
+    from medseg_cli.writers.formats import Choices
+
+    return Choices("auto" if ml is None else "labels" if ml else "binary", mesh_frame, mesh_smooth, seg_type)

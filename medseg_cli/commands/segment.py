@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from medseg_cli.pipelines.compiling import Compiled
     from medseg_cli.segmentation import Segmentation
     from medseg_cli.steps import Job
-    from medseg_cli.writers.masks import Values
     from medseg_cli.writers.outputs import Outputs
     from medseg_cli.writers.sidecar import Run
 
@@ -61,7 +60,12 @@ def segment(
     compile_: own.Compile = False,
     overwrite: options.Overwrite = False,
     preview: own.Preview = True,
-    ml: own.LabelValues = None,
+    format_: options.Formats = None,
+    naming: options.Naming = "case",
+    ml: options.LabelValues = None,
+    mesh_frame: options.MeshFrame = "lps",
+    mesh_smooth: options.MeshSmooth = 10,
+    seg_type: options.SegType = "binary",
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -85,7 +89,7 @@ def segment(
     from medseg_cli.readers.modality import parse_modality
     from medseg_cli.segmentation import RANDOM_WEIGHTS
     from medseg_cli.stages import Stages
-    from medseg_cli.writers import outputs, sidecar
+    from medseg_cli.writers import formats, outputs, sidecar
 
     source, target = _paths(scan, mask, input_, output)
     asked = Asked(tuple(point or ()), tuple(box or ()), coords, label, prompts, mask_prompt, slice_)
@@ -95,14 +99,15 @@ def segment(
     )
     chosen = steps.choose_preset(preset, weights, overrides)
     check_kinds(chosen, prompt, asked)
-    files = outputs.plan(source, target, preview=preview)
+    wanted = formats.parse(format_ or ())
+    choices = options.format_choices(ml, mesh_frame, mesh_smooth, seg_type)
+    files = outputs.plan(source, target, preview=preview, wanted=wanted, naming=naming)
     inputs = (source, prompts, mask_prompt, chosen.path)
     outputs.check(files, tuple(path for path in inputs if path), overwrite=overwrite)
-    values: Values = "auto" if ml is None else "labels" if ml else "binary"
     reading = options.read_options(series, channel, spacing, on_gap, on_tilt, on_duplicate)
     code = parse_modality(modality) if modality else ""
     # Unpacked while torch, MONAI and the weights are loaded; whatever is wrong with it is told after what is with them.
-    job = steps.Job(begin_scan(source, reading), code, asked, window, files, values, overwrite)
+    job = steps.Job(begin_scan(source, reading), code, asked, window, files, choices, overwrite)
     with report.Progress(talk) as progress:
         stages = Stages(progress)
         with stages("start"):

@@ -19,7 +19,7 @@ Output = Annotated[
         "--output",
         "-o",
         metavar="MASK|FOLDER/",
-        help="Mask file; or a folder with a slash: .png there for PNG, JPEG, TIFF and BMP, else .nii.gz.",
+        help="Mask file; or a folder with a slash: there --format decides, else .png for pictures and .nii.gz.",
     ),
 ]
 Points = Annotated[
@@ -162,15 +162,6 @@ RandomWeights = Annotated[
         "--random-weights",
         help="Run without weights; every output is stamped as meaningless.",
         rich_help_panel=COMPUTING,
-    ),
-]
-LabelValues = Annotated[
-    bool | None,
-    typer.Option(
-        "--ml/--no-ml",
-        help="PNG masks: label values 1, 2, 3..., or 0 and 255 for any object.",
-        show_default="0 and 255 for one object",
-        rich_help_panel=WRITING,
     ),
 ]
 Preview = Annotated[

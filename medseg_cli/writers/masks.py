@@ -111,3 +111,12 @@ def write_mask(segmentation: Segmentation, path: str | Path, overwrite: bool = F
     else:
         volume.write(segmentation, path, overwrite)
     return path
+
+
+def write(
+    segmentation: Segmentation, path: Path, overwrite: bool = False, *, values: Values = "auto"
+) -> tuple[str, ...]:
+    """`write_mask` as `formats` calls it: `values` is for pictures, and the notes come back."""
+    picture = mask_suffix(path) in image2d.SUFFIXES
+    write_mask(segmentation, path, overwrite, values if picture else "auto")
+    return encoding(segmentation, path, values if picture else "auto").notes

@@ -1,93 +1,23 @@
-"""Where the files of one segmentation go, and how they all appear at once or not at all."""
+"""How the files of one segmentation are checked, written and described, and appear all at once or not at all."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from medseg_cli.errors import InputError, UsageError
-from medseg_cli.readers import detect
-from medseg_cli.writers import image2d, preview
-from medseg_cli.writers.masks import mask_suffix
+from medseg_cli.errors import InputError
+from medseg_cli.segmentation import Segmentation
+from medseg_cli.writers import formats, masks, preview, sidecar
+from medseg_cli.writers.formats import Choices
+from medseg_cli.writers.names import Output, Outputs, case_name, plan, plan_case
 
-SCAN_SUFFIXES = (".nii.gz", ".img.gz", ".tar.gz")
-"""Double suffixes that are dropped as one from a case's name; any other suffix is single."""
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """The files of one segmentation.
-
-    Args:
-        mask: the label map.
-        report: JSON beside it.
-        preview: PNG beside it; None if none is wanted.
-    """
-
-    mask: Path
-    report: Path
-    preview: Path | None
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """All of them, the mask last: where the mask is, the rest is too."""
-        return (*([self.preview] if self.preview else []), self.report, self.mask)
-
-
-def case_name(scan: Path) -> str:
-    """What a scan is called: its file or folder name without the format's suffix."""
-    # A link's own name is the case's: what it leads to may be called by a hash.
-    scan = scan.absolute() if scan.name not in ("", ".", "..") else scan.resolve()
-    if scan.name.upper() == "DICOMDIR":
-        return scan.parent.name
-    if scan.is_dir():
-        return scan.name or "scan"
-    for suffix in SCAN_SUFFIXES:
-        if scan.name.lower().endswith(suffix):
-            return scan.name[: -len(suffix)]
-    return scan.stem
-
-
-def plan(scan: Path, output: str, *, preview: bool = True) -> Outputs:
-    """The files that `-o output` means for `scan`.
-
-    Args:
-        scan: file or folder that is segmented.
-        output: a mask file, or a folder: one that exists, or any text that ends in a slash. In a folder the mask is
-            called `<case>_seg.nii.gz`, or `<case>_seg.png` where the scan is a picture file.
-        preview: whether a picture is wanted. It is called as the mask, with `_preview` added where the mask is a PNG.
-
-    Raises:
-        UsageError: the file's suffix names no mask format, or there is nothing before it.
-        InputError: the file's folder does not exist (a folder with a slash is created), or `scan` is of no known kind.
-    """
-    folder = Path(output).expanduser()
-    if output.endswith(("/", os.sep)) or folder.is_dir():
-        mask = folder / f"{case_name(scan)}_seg{'.png' if _is_picture(scan) else '.nii.gz'}"
-    else:
-        mask = folder
-    suffix = mask_suffix(mask)
-    stem = mask.name[: -len(suffix)]
-    if not stem:
-        raise UsageError(f"output {output} has no name before its suffix", f"name it, for example mask{suffix}")
-    if mask is folder and not mask.parent.exists():
-        raise InputError(f"there is no folder {mask.parent} for {mask.name}", f"mkdir -p {mask.parent}")
-    picture = f"{stem}_preview.png" if suffix in image2d.SUFFIXES else f"{stem}.png"
-    return Outputs(mask, mask.with_name(f"{stem}.json"), mask.with_name(picture) if preview else None)
-
-
-def _is_picture(scan: Path) -> bool:
-    try:
-        return scan.is_file() and detect.detect(scan).format == "image"
-    except OSError:
-        return False  # reading it will say why
+__all__ = ["Output", "Outputs", "case_name", "check", "describe", "plan", "plan_case", "staged", "write"]
 
 
 def check(outputs: Outputs, inputs: tuple[Path, ...], *, overwrite: bool) -> None:
@@ -102,13 +32,19 @@ def check(outputs: Outputs, inputs: tuple[Path, ...], *, overwrite: bool) -> Non
     Raises:
         InputError: names the path and the reason.
     """
+    folders = {each.path: each.format.members for each in outputs.written if each.format.members}
     for path in outputs.files:
         if path.exists() and any(each.exists() and path.samefile(each) for each in inputs):
             raise InputError(f"output {path} is an input of this run", "choose another output name")
-        if path.is_dir():
+        members = folders.get(path)
+        if path.is_dir() and members is None:
             raise InputError(f"output {path} is a folder", "choose another output name")
         if path.exists() and not overwrite:
             raise InputError(f"output {path} exists", "add --overwrite, or choose another name")
+        if path.exists() and members is not None and not _holds_only(path, members):
+            raise InputError(
+                f"output {path} would replace something else than a folder of {members} files", "move it away"
+            )
         if path == outputs.preview and path.exists() and not _replaceable(path):
             raise InputError(
                 f"the picture {path} would replace a file that is no such picture, perhaps a mask",
@@ -124,11 +60,65 @@ def check(outputs: Outputs, inputs: tuple[Path, ...], *, overwrite: bool) -> Non
         raise _unwritable(outputs.mask, error) from error
 
 
+def _holds_only(folder: Path, suffix: str) -> bool:
+    return folder.is_dir() and all(path.is_file() and path.name.lower().endswith(suffix) for path in folder.iterdir())
+
+
 def _replaceable(path: Path) -> bool:
     try:
         return preview.is_preview(path)
     except OSError:
         return False
+
+
+def write(segmentation: Segmentation, outputs: Outputs, choices: Choices) -> tuple[str, ...]:
+    """Write all formats to the stand-ins that `staged` gives; what their writers noted.
+
+    Raises:
+        UsageError, InputError: as each writer.
+    """
+    notes: list[str] = []
+    for each in outputs.written:
+        notes += formats.write(each.format, segmentation, each.path, choices=choices)
+    return tuple(dict.fromkeys(notes))
+
+
+def describe(segmentation: Segmentation, outputs: Outputs, choices: Choices) -> dict[str, Any]:
+    """`output` of a report: the mask, and every file with its hash.
+
+    Args:
+        segmentation: what was written.
+        outputs: where it lies now.
+        choices: as given to `write`.
+    """
+    mask = next((each for each in outputs.written if each.format.content == "voxels"), None)
+    stored = _stored(segmentation, mask, choices) if mask else None
+    return {
+        "mask": mask.path.name if mask else None,
+        "mask_sha256": sidecar.sha256(mask.path) if mask and not mask.format.members else None,
+        "mask_dtype": stored.dtype if stored else None,
+        "mask_values": stored.values if stored else None,
+        "preview": outputs.preview.name if outputs.preview else None,
+        "files": [
+            {
+                "format": each.format.name,
+                "path": path.relative_to(each.path.parent).as_posix(),
+                "sha256": sidecar.sha256(path),
+                "bytes": path.stat().st_size,
+            }
+            for each in outputs.written
+            if each.path.exists()
+            for path in (sorted(each.path.iterdir()) if each.format.members else (each.path,))
+        ],
+    }
+
+
+def _stored(segmentation: Segmentation, mask: Output, choices: Choices) -> masks.Encoding | None:
+    """How the values lie in the mask's file; None where a format of its own says it."""
+    if mask.format.target == formats.MASKS:
+        picture = mask.format.needs == "picture"
+        return masks.encoding(segmentation, mask.path, choices.values if picture else "auto")
+    return None
 
 
 @contextmanager
@@ -148,13 +138,16 @@ def staged(outputs: Outputs, *, overwrite: bool) -> Iterator[Outputs]:
     except OSError as error:
         raise _unwritable(outputs.mask, error) from error
     try:
-        preview = hidden / outputs.preview.name if outputs.preview else None
-        stand_ins = Outputs(hidden / outputs.mask.name, hidden / outputs.report.name, preview)
+        stand_ins = outputs.within(hidden)
         yield stand_ins
         check(outputs, (), overwrite=overwrite)
+        absent = {each.path for each in stand_ins.written if each.format.content == "shapes" and not each.path.exists()}
         with _signals_wait():
             for source, target in zip(stand_ins.files, outputs.files, strict=True):
-                source.replace(target)
+                if target.is_dir() or (source in absent and target.exists()):
+                    target.replace(hidden / f"old-{target.name}")
+                if source not in absent:
+                    source.replace(target)
     except OSError as error:
         raise _unwritable(outputs.mask, error) from error
     except InputError as error:
