@@ -16,7 +16,13 @@ from typing import Any
 import pytest
 
 # Import names that are spelled unlike their distribution.
-DISTRIBUTIONS = {"PIL": "pillow", "cc3d": "connected-components-3d", "yaml": "pyyaml", "pydantic_core": "pydantic"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "cc3d": "connected-components-3d",
+    "open_clip": "open_clip_torch",
+    "pydantic_core": "pydantic",
+    "yaml": "pyyaml",
+}
 # segment-anything imports it without declaring it; no code of ours does.
 INDIRECT = {"torchvision"}
 # Imported by name, because it may be absent.

@@ -16,6 +16,7 @@ MODELS = {
     "3dsam-adapter": "medseg_cli.models.sam3d.start:load",
     "dynunet": "medseg_cli.models.dynunet:build",
     "autosamus": "medseg_cli.models.samus.checkpoint:build_auto",
+    "biomedclip": "medseg_cli.models.clip.checkpoint:build",
     "cc-sam": "medseg_cli.models.cc_sam.checkpoint:build",
     "sam": "medseg_cli.models.sam.start:load",
     "sam-unet": "medseg_cli.models.sam_unet.start:load",
