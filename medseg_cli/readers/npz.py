@@ -21,7 +21,7 @@ from medseg_cli.readers.options import ReadOptions
 from medseg_cli.readers.values import scaled
 from medseg_cli.scan import RAS_TO_LPS, Provenance, Scan
 
-IMAGE, LABEL = "imgs", "gts"
+IMAGE, LABEL, RESULT = "imgs", "gts", "segs"
 _REPAIR = "it is damaged, or not one of MedSAM's: save it again with imgs, gts and spacing"
 
 
@@ -31,7 +31,7 @@ def read(path: Path, options: ReadOptions, array: str = IMAGE) -> Scan:
     Args:
         path: `.npz`.
         options: `spacing` is the voxel size where the file states none.
-        array: `IMAGE` or `LABEL`.
+        array: `IMAGE` or `LABEL`. A file that has `RESULT` instead, as MedSAM2 and medseg write masks, gives that.
 
     Raises:
         InputError: damaged, without the array, of another shape, or with objects that only pickle could read.
@@ -42,6 +42,8 @@ def read(path: Path, options: ReadOptions, array: str = IMAGE) -> Scan:
         raise UsageError(f"--channel picks one of several volumes, but {path} is NPZ and holds one", "leave it out")
     try:
         with zipfile.ZipFile(path) as archive:
+            if f"{array}.npy" not in archive.namelist() and f"{RESULT}.npy" in archive.namelist():
+                array = RESULT
             values = _array(archive, array, path)
             facts = {
                 name: _array(archive, name, path).ravel()
@@ -49,7 +51,10 @@ def read(path: Path, options: ReadOptions, array: str = IMAGE) -> Scan:
                 if f"{name}.npy" in archive.namelist()
             }
             flat = values.ndim == 2 or (
-                values.ndim == 3 and values.shape[2] == 3 and len(_declared(archive, LABEL, path)[0]) == 2
+                array != RESULT
+                and values.ndim == 3
+                and values.shape[2] == 3
+                and len(_declared(archive, LABEL, path)[0]) == 2
             )
     except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError) as error:
         # RuntimeError: encrypted, or packed in a way that zipfile does not know.

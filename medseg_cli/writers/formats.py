@@ -71,6 +71,7 @@ class Format:
 
 MASKS = "medseg_cli.writers.masks:write"
 """Writer of the formats whose values `masks.encoding` describes."""
+_TABLES = "medseg_cli.writers.label_tables"
 
 FORMATS = {
     each.name: each
@@ -79,7 +80,16 @@ FORMATS = {
         Format("nrrd", ".nrrd", MASKS, "any", "NRRD label map", takes=("values",)),
         Format("mha", ".mha", MASKS, "any", "MetaImage label map", takes=("values",)),
         Format("mgz", ".mgz", MASKS, "any", "FreeSurfer label map", takes=("values",), also=(".mgh",)),
+        Format(
+            "seg-nrrd", ".seg.nrrd", MASKS, "any", "3D Slicer segmentation: names, colours, codes", takes=("values",)
+        ),
+        Format("npz", ".npz", "medseg_cli.writers.npz:write", "any", "NumPy archive in MedSAM's layout"),
         Format("png", ".png", MASKS, "picture", "picture of one slice", takes=("values",)),
+        Format(
+            "labels-itksnap", ".label.txt", f"{_TABLES}:write_itk_snap", "any", "ITK-SNAP label descriptions", "table"
+        ),
+        Format("labels-slicer", ".ctbl", f"{_TABLES}:write_slicer", "any", "3D Slicer colour table", "table"),
+        Format("labels-tsv", ".tsv", f"{_TABLES}:write_tsv", "any", "label table as in BIDS", "table"),
     )
 }
 """Name → format."""

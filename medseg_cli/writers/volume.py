@@ -1,4 +1,4 @@
-"""Label maps as volumes: NIfTI, NRRD, MetaImage and MGH, on the input's own grid.
+"""Label maps as volumes: NIfTI, NRRD (also as Slicer's segmentation), MetaImage and MGH, on the input's own grid.
 
 Where input and mask are of one family (NIfTI; NRRD and MetaImage; MGH) the mask carries the geometry that the input
 file states, to the bit, even when reading had to straighten it: viewers read the scan's own header, and the mask must
@@ -19,12 +19,13 @@ from medseg_cli.errors import InputError, UsageError
 from medseg_cli.memory_order import ordered_copy
 from medseg_cli.scan import RAS_TO_LPS
 from medseg_cli.segmentation import RANDOM_WEIGHTS, Segmentation
+from medseg_cli.writers import caret, seg_nrrd
 from medseg_cli.writers.atomic import atomic_output, out_of_space
 
 if TYPE_CHECKING:
     import nibabel as nib
 
-SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mgh", ".mgz")
+SUFFIXES = (".nii", ".nii.gz", ".nrrd", seg_nrrd.SUFFIX, ".mha", ".mgh", ".mgz")
 
 _MGH = (".mgh", ".mgz")
 _INTENT_LABEL = 1002
@@ -49,6 +50,8 @@ def write(segmentation: Segmentation, path: Path, overwrite: bool = False) -> No
     with atomic_output(path, overwrite) as temporary:
         if name.endswith((".nii", ".nii.gz")):
             image = _nifti(segmentation)
+            # In place of the scan's own extensions, which may name the patient.
+            image.header.extensions = caret.extensions(segmentation.labels)
             if segmentation.is_random:
                 image.header["descrip"] = RANDOM_WEIGHTS.encode()
             _store(image, temporary)
@@ -157,6 +160,9 @@ def _write_itk(segmentation: Segmentation, temporary: Path, path: Path) -> None:
     image.SetDirection(header.direction)
     if segmentation.is_random:
         image.SetMetaData("medseg", RANDOM_WEIGHTS)
+    if path.name.lower().endswith(seg_nrrd.SUFFIX):
+        for key, value in seg_nrrd.fields(segmentation).items():
+            image.SetMetaData(key, value)
     try:
         SimpleITK.WriteImage(image, str(temporary), useCompression=True)
     except RuntimeError as error:
