@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,20 +65,16 @@ class Stages:
         """Measure one stage; stages may be nested, and one that raises leaves no record."""
         if self._on_stage:
             self._on_stage(name, None)
-        for outer in self._open:
-            outer.update()
         peak = _Peak("/".join([*(outer.name.rpartition("/")[2] for outer in self._open), name]))
-        _reset_peaks()
         self._open.append(peak)
+        _begin(peak)
         start = time.perf_counter()
         try:
             yield
             _wait_for_cuda()
         finally:
             seconds = time.perf_counter() - start
-            for each in self._open:
-                each.update()
-            self._open.pop()
+            _end(self._open.pop())
         scope: Literal["stage", "process", "unknown"] = "stage" if CAN_RESET else ("process" if peak.rss else "unknown")
         cuda = round(peak.cuda / 2**20, 1) if peak.cuda is not None else None
         rss = round(peak.rss / 2**20, 1) if peak.rss else None
@@ -101,6 +98,27 @@ class _Peak:
         cuda = _peak_cuda()
         if cuda is not None:
             self.cuda = max(self.cuda or 0, cuda)
+
+
+_running: list[_Peak] = []
+"""Open stages of all threads: the system's marks belong to the process."""
+_lock = threading.Lock()
+
+
+def _begin(peak: _Peak) -> None:
+    with _lock:
+        for each in _running:
+            each.update()
+        _reset_peaks()
+        _running.append(peak)
+
+
+def _end(peak: _Peak) -> None:
+    with _lock:
+        for each in _running:
+            each.update()
+        if peak in _running:  # an interruption may have come before it was
+            _running.remove(peak)
 
 
 def peak_rss() -> int:
@@ -140,7 +158,8 @@ def _peak_cuda() -> int | None:
 
 def _wait_for_cuda() -> None:
     torch = _torch_with_cuda()
-    if torch is not None:
+    # A thread that reads or writes must not wait for what the main one computes meanwhile.
+    if torch is not None and threading.current_thread() is threading.main_thread():
         torch.cuda.synchronize()
 
 

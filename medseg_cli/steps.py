@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from medseg_cli.asked import Asked, focus, place
 
 if TYPE_CHECKING:
+    from medseg_cli.measure import Measurement
     from medseg_cli.overrides import Overrides
     from medseg_cli.pipelines import Pipeline
     from medseg_cli.pipelines.compiling import Compiled
@@ -117,25 +118,38 @@ def write(segmentation: Segmentation, run: Run, job: Job) -> dict[str, Any]:
     Raises:
         InputError: an output cannot be written; nothing is left then.
     """
+    from medseg_cli.writers import outputs
+
+    with outputs.staged(job.files, overwrite=job.overwrite) as places:
+        report, _ = make(segmentation, run, job, places)
+    return report
+
+
+def make(
+    segmentation: Segmentation, run: Run, job: Job, places: Outputs
+) -> tuple[dict[str, Any], tuple[Measurement, ...]]:
+    """Write all files to `places`, stand-ins of the job's own; the report as data, and what it measured.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     from medseg_cli.measure import measure
     from medseg_cli.segmentation import RANDOM_WEIGHTS
     from medseg_cli.writers import outputs, preview, sidecar
 
-    scan, files = segmentation.scan, job.files
-    with outputs.staged(files, overwrite=job.overwrite) as places:
-        with run.stages("write"):
-            # Packing runs outside Python's lock: the picture is drawn meanwhile. Both end before the block does.
-            with ThreadPoolExecutor(1) as pool:
-                written = pool.submit(outputs.write, segmentation, places, job.choices)
-                measurements = measure(segmentation)
-                if places.preview:
-                    stamp = RANDOM_WEIGHTS if run.random_weights else ""
-                    middle = focus(run.prompt, scan)
-                    preview.write(segmentation, measurements, places.preview, focus=middle, stamp=stamp)
-            notes = (*run.notes, *files.notes, *written.result())
-        report = sidecar.describe(segmentation, measurements, replace(run, notes=notes))
-        report["output"] = outputs.describe(segmentation, places, job.choices)
-        sidecar.write(report, places.report)
-    return report
+    with run.stages("write"):
+        # Packing runs outside Python's lock: the picture is drawn meanwhile. Both end before the block does.
+        with ThreadPoolExecutor(1) as pool:
+            written = pool.submit(outputs.write, segmentation, places, job.choices)
+            measurements = measure(segmentation)
+            if places.preview:
+                stamp = RANDOM_WEIGHTS if run.random_weights else ""
+                middle = focus(run.prompt, segmentation.scan)
+                preview.write(segmentation, measurements, places.preview, focus=middle, stamp=stamp)
+        notes = (*run.notes, *job.files.notes, *written.result())
+    report = sidecar.describe(segmentation, measurements, replace(run, notes=notes))
+    report["output"] = outputs.describe(segmentation, places, job.choices)
+    sidecar.write(report, places.report)
+    return report, measurements

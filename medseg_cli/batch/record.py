@@ -27,6 +27,7 @@ class Record:
         preset: its name.
         outputs: per file `path` relative to the output folder with "/", `sha256`, `bytes`, and `kind`: a format's name,
             "report" or "preview".
+        left: of a failed case, outputs as above that an earlier run made of other input or settings, still there.
         labels: as in the report beside the mask, statistics included.
         flags: what a person should look at: `code`, `message`, `label`, `value`, `limit`.
         notes: what was repaired, chosen or odd, one sentence each.
@@ -47,6 +48,7 @@ class Record:
     settings_sha256: str = ""
     preset: str = ""
     outputs: tuple[dict[str, Any], ...] = ()
+    left: tuple[dict[str, Any], ...] = ()
     labels: tuple[dict[str, Any], ...] = ()
     flags: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medseg_cli.overrides import Overrides
+from medseg_cli.writers.formats import Choices
 
 if TYPE_CHECKING:
     from medseg_cli.preset import Preset
-    from medseg_cli.writers.masks import Values
 
 UNSEEN = frozenset({"title", "source", "citation", "accuracy", "licence"})
 """Keys of a preset that describe it and change no mask."""
@@ -32,9 +32,10 @@ class Settings:
         overrides: what the user set instead of what the preset says.
         modality: what files are that do not say it; "" leaves them.
         device, precision, seed, deterministic: as `device.select` takes them.
-        formats: names in `writers.formats.FORMATS`; the first is the mask that reports name.
+        formats: names in `writers.formats.FORMATS`, the first the mask that reports name; () is PNG for picture files,
+            NIfTI for all others.
         naming: "case" for `<id>_seg<suffix>`, "bids" for derivatives.
-        values: what PNG masks hold.
+        choices: what users choose about the formats.
         preview: whether a picture is written.
         overwrite: whether files that no record claims may be replaced.
         command: the command line, for reports.
@@ -50,9 +51,9 @@ class Settings:
     precision: str = "auto"
     seed: int = 0
     deterministic: bool = False
-    formats: tuple[str, ...] = ("nifti",)
+    formats: tuple[str, ...] = ()
     naming: Literal["case", "bids"] = "case"
-    values: Values = "auto"
+    choices: Choices = field(default_factory=Choices)
     preview: bool = True
     overwrite: bool = False
     command: tuple[str, ...] = ()
@@ -92,7 +93,7 @@ class Settings:
                 "deterministic": self.deterministic,
                 "formats": self.formats,
                 "naming": self.naming,
-                "values": self.values,
+                "choices": asdict(self.choices),
                 "preview": self.preview,
             }
         )
