@@ -1,14 +1,41 @@
-"""What there is to say about each object of a mask, in voxels and mm. Memory does not grow with the objects."""
+"""What there is to say about each object of a mask: size, place, shape and the values inside.
+
+Every object is looked at in the smallest box that holds it, one after the other, so that many take no more memory.
+Objects that reach the edge of the scan keep their numbers; `touches_border` says that they may be cut off there.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Label, Segmentation
+from medseg_cli.shapes import NO_SHAPE, Shape, shape_of
+
+UNKNOWN_SIZE = "the image does not state its pixel size (give it with --spacing)"
+EMPTY = "the object is empty"
+LENGTHS = ("max_diameter_mm", "min_diameter_mm", "axial_diameter_mm", "axial_short_mm", "axial_slice")
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """The scan's values inside an object, in the scan's own units; voxels that are not finite do not count.
+
+    Args:
+        mean, sd, median, min, max: as they say; `sd` is that of all values (not an estimate from a sample).
+        p05, p95: 5th and 95th percentile, linear between ranks.
+    """
+
+    mean: float
+    sd: float
+    median: float
+    min: float
+    max: float
+    p05: float
+    p95: float
 
 
 @dataclass(frozen=True)
@@ -27,6 +54,9 @@ class Measurement:
         touches_border: whether the object reaches the edge of the scan, so that it may be cut off there; axes of one
             voxel do not count.
         reasons: key of the JSON report → why its value is null.
+        components: connected parts (voxels that share a face, an edge or a corner).
+        shape: surface and diameters.
+        intensity: values inside; None for colours.
     """
 
     label: Label
@@ -38,8 +68,10 @@ class Measurement:
     first_ijk: tuple[int, int, int] | None
     last_ijk: tuple[int, int, int] | None
     touches_border: bool | None
-    reasons: dict[str, str]
+    reasons: dict[str, str] = field(default_factory=dict)
     components: int | None = None
+    shape: Shape = NO_SHAPE
+    intensity: Intensity | None = None
 
     @property
     def empty(self) -> bool:
@@ -47,32 +79,40 @@ class Measurement:
         return self.voxels == 0
 
 
-def measure(segmentation: Segmentation) -> tuple[Measurement, ...]:
-    """One `Measurement` per label, in the order of `segmentation.labels`."""
-    profiles = [_profile(segmentation.mask, axis) for axis in range(3)]
-    return tuple(_measure_label(segmentation, label, profiles) for label in segmentation.labels)
+def measure(segmentation: Segmentation, *, shapes: bool = True) -> tuple[Measurement, ...]:
+    """One `Measurement` per label, in the order of `segmentation.labels`.
+
+    Args:
+        segmentation: any.
+        shapes: False leaves out surface, diameters and values, for who needs sizes and places only.
+    """
+    from scipy import ndimage
+
+    boxes = ndimage.find_objects(segmentation.mask, max((label.value for label in segmentation.labels), default=1))
+    return tuple(_measure_label(segmentation, label, boxes[label.value - 1], shapes) for label in segmentation.labels)
 
 
-def _profile(mask: NDArray[np.unsignedinteger], axis: int) -> NDArray[np.int64]:
-    """(values, size of axis): how many voxels of each value lie in each slice across `axis`."""
-    values = int(mask.max(initial=0)) + 1
-    slices = np.moveaxis(mask, axis, 0)
-    return np.stack([np.bincount(each.ravel(), minlength=values) for each in slices], axis=1)
-
-
-def _measure_label(segmentation: Segmentation, label: Label, profiles: list[NDArray[np.int64]]) -> Measurement:
+def _measure_label(
+    segmentation: Segmentation, label: Label, box: tuple[slice, slice, slice] | None, shapes: bool
+) -> Measurement:
     scan = segmentation.scan
-    if label.value >= len(profiles[0]) or not profiles[0][label.value].any():
-        volume, area, reasons = sizes(scan, 0)
-        undefined = ("centroid_ijk", "centroid_ras_mm", "bounding_box_ijk_inclusive", "touches_border")
-        reasons = {**reasons, **dict.fromkeys(undefined, "the object is empty")}
-        return Measurement(label, 0, volume, area, None, None, None, None, None, reasons)
-    counts = [profile[label.value] for profile in profiles]
+    if box is None:
+        return _empty(label, scan)
+    mask = segmentation.mask[box] == label.value
+    columns = np.count_nonzero(mask, axis=2)
+    counts = (columns.sum(axis=1), columns.sum(axis=0), np.count_nonzero(mask, axis=(0, 1)))
     voxels = int(counts[0].sum())
-    centroid = np.array([float(np.arange(len(count)) @ count) / voxels for count in counts])
-    occupied = [np.flatnonzero(count) for count in counts]
-    border = any(len(count) > 1 and bool(count[0] or count[-1]) for count in counts)
+    first, last = np.array([part.start for part in box]), np.array([part.stop - 1 for part in box])
+    centroid = first + [float(np.arange(len(count)) @ count) / voxels for count in counts]
+    border = any(
+        size > 1 and bool(low == 0 or high == size - 1) for low, high, size in zip(first, last, scan.shape, strict=True)
+    )
     volume, area, reasons = sizes(scan, voxels)
+    shape, intensity = NO_SHAPE, None
+    if shapes:
+        shape = shape_of(mask, scan, first)
+        intensity, why = _intensity(scan, box, mask)
+        reasons |= _reasons(shape, scan) | why
     return Measurement(
         label,
         voxels,
@@ -80,18 +120,62 @@ def _measure_label(segmentation: Segmentation, label: Label, profiles: list[NDAr
         area,
         _triple(centroid),
         _triple(scan.voxel_to_world(centroid, "ras")[0]) if scan.spacing_known else None,
-        (int(occupied[0][0]), int(occupied[1][0]), int(occupied[2][0])),
-        (int(occupied[0][-1]), int(occupied[1][-1]), int(occupied[2][-1])),
+        (int(first[0]), int(first[1]), int(first[2])),
+        (int(last[0]), int(last[1]), int(last[2])),
         border,
         reasons,
+        _components(mask),
+        shape,
+        intensity,
     )
+
+
+def _empty(label: Label, scan: Scan) -> Measurement:
+    volume, area, reasons = sizes(scan, 0)
+    place = ("centroid_ijk", "centroid_ras_mm", "bounding_box_ijk_inclusive", "touches_border", "components")
+    undefined = (*place, "surface_mm2", "perimeter_mm", *LENGTHS, "intensity")
+    reasons = {**reasons, **dict.fromkeys(undefined, EMPTY)}
+    return Measurement(label, 0, volume, area, None, None, None, None, None, reasons)
+
+
+def _components(mask: NDArray[np.bool_]) -> int:
+    import cc3d
+
+    # As bytes, and in a copy: cc3d 4.1 fails on some bool arrays, and reads strides of views as it finds them.
+    return int(cc3d.connected_components(np.ascontiguousarray(mask).view(np.uint8), connectivity=26, return_N=True)[1])
+
+
+def _intensity(
+    scan: Scan, box: tuple[slice, slice, slice], mask: NDArray[np.bool_]
+) -> tuple[Intensity | None, dict[str, str]]:
+    """The values inside, or why there are none."""
+    if scan.voxels.shape[0] > 1:
+        return None, {"intensity": "a scan of several channels has no single value per voxel"}
+    i, j, k = box
+    values = scan.voxels[0, i, j, k][mask]
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return None, {"intensity": "no voxel of the object has a finite value"}
+    low, least, median, most, high = np.percentile(values, [5, 0, 50, 100, 95])
+    mean, deviation = values.mean(dtype=np.float64), values.std(dtype=np.float64)
+    return Intensity(*(float(each) for each in (mean, deviation, median, least, most, low, high))), {}
+
+
+def _reasons(shape: Shape, scan: Scan) -> dict[str, str]:
+    """Why parts of a shape do not exist."""
+    if not scan.spacing_known:
+        return dict.fromkeys(("surface_mm2", "perimeter_mm", *LENGTHS), UNKNOWN_SIZE)
+    if scan.is_picture:
+        unasked = ("surface_mm2", "axial_diameter_mm", "axial_short_mm", "axial_slice")
+        return dict.fromkeys(unasked, "a 2-D image has neither a surface nor slices")
+    return dict.fromkeys(("perimeter_mm", "min_diameter_mm"), "the scan is a volume")
 
 
 def sizes(scan: Scan, voxels: int) -> tuple[float | None, float | None, dict[str, str]]:
     """(mm³, mm², reasons) of so many voxels. None of them are 0 mm³: that is a measurement, not a missing value."""
     if not scan.spacing_known:
-        why = "the image does not state its pixel size (give it with --spacing)"
-        return None, None, {"volume_mm3": why, "volume_ml": why, "area_mm2": why, "centroid_ras_mm": why}
+        keys = ("volume_mm3", "volume_ml", "area_mm2", "centroid_ras_mm")
+        return None, None, dict.fromkeys(keys, UNKNOWN_SIZE)
     if scan.is_picture:
         why = "a 2-D image has no volume"
         area = voxels * scan.spacing[0] * scan.spacing[1]

@@ -232,8 +232,20 @@ def _label(measurement: Measurement) -> dict[str, Any]:
         "centroid_ras_mm": _rounded(measurement.centroid_ras),
         "bounding_box_ijk_inclusive": None if first is None or last is None else [list(first), list(last)],
         "touches_border": measurement.touches_border,
+        "components": measurement.components,
+        **{key: _significant(value) for key, value in asdict(measurement.shape).items()},
+        "intensity": (
+            {key: _significant(value) for key, value in asdict(measurement.intensity).items()}
+            if measurement.intensity
+            else None
+        ),
         "reasons": measurement.reasons,
     }
+
+
+def _significant(value: float | None) -> float | None:
+    """Seven digits: what float32 holds. Whole numbers stay what they are."""
+    return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
 def _rounded(point: Iterable[float] | None) -> list[float] | None:
