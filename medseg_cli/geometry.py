@@ -88,7 +88,9 @@ def _reorder(source: str, target: str) -> tuple[list[int], NDArray[np.float64]]:
     return axes, np.array(flips)
 
 
-def resample(voxels: Tensor, source: Grid, target: Grid, smooth: bool = True) -> tuple[Tensor, Tensor]:
+def resample(
+    voxels: Tensor, source: Grid, target: Grid, smooth: bool = True, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
     """Linear interpolation of `voxels` onto `target`.
 
     Grids with parallel axes, as a scan and its working grid are, take three matrix products; all others go through
@@ -98,6 +100,8 @@ def resample(voxels: Tensor, source: Grid, target: Grid, smooth: bool = True) ->
         voxels: (C, I, J, K) on `source`.
         source, target: any two grids; only the part of `source` under `target` is read.
         smooth: smooth along axes on which the source is much finer than the target (no aliasing).
+        device: where to compute, and where the result lies; that of `voxels` when absent. Only the part of the source
+            under the target goes there.
 
     Returns:
         (C, *target.shape) float32, zero outside the source; and (1, *target.shape) float32, the share of each target
@@ -111,8 +115,9 @@ def resample(voxels: Tensor, source: Grid, target: Grid, smooth: bool = True) ->
     low = np.maximum(np.floor(there.min(0) - margin), 0).astype(int)
     high = np.minimum(np.ceil(there.max(0) + margin) + 1, source.shape).astype(int)
     if np.any(low >= high):
-        return voxels.new_zeros((len(voxels), *target.shape), dtype=torch.float32), torch.zeros((1, *target.shape))
-    part = voxels[:, low[0] : high[0], low[1] : high[1], low[2] : high[2]].float()
+        empty = torch.zeros((len(voxels), *target.shape), device=device or voxels.device)
+        return empty, torch.zeros((1, *target.shape), device=empty.device)
+    part = voxels[:, low[0] : high[0], low[1] : high[1], low[2] : high[2]].to(device or voxels.device).float()
     blur = _blur(part, step if smooth else np.ones(3))
     axes = _parallel(matrix, target.shape)
     window = source.window(low, (int(part.shape[1]), int(part.shape[2]), int(part.shape[3])))
@@ -136,17 +141,47 @@ def _parallel(matrix: NDArray[np.float64], shape: tuple[int, int, int]) -> list[
     return axes if across.max() <= PARALLEL else None
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where the voxels of a target lie in a source whose axes are parallel to its own.
+
+    Args:
+        axes: the target axis that runs along each source axis.
+        origin: continuous source index of the target's first voxel, along each source axis.
+        step: source voxels from one target voxel to the next along them, negative where the axis runs the other way.
+    """
+
+    axes: tuple[int, int, int]
+    origin: tuple[float, float, float]
+    step: tuple[float, float, float]
+
+
+def parallel_places(source: Grid, target: Grid) -> Places:
+    """Where the voxels of `target` lie in `source`.
+
+    Raises:
+        ValueError: their axes are not parallel, as those of a scan and of its working grid are.
+    """
+    matrix = np.linalg.inv(source.affine) @ target.affine
+    axes = _parallel(matrix[:3, :3], target.shape)
+    if axes is None:
+        raise ValueError(f"axes are not parallel: {matrix[:3, :3].round(6).tolist()} source voxels per step")
+    i, j, k = axes
+    steps = (float(matrix[0, i]), float(matrix[1, j]), float(matrix[2, k]))
+    return Places((i, j, k), (float(matrix[0, 3]), float(matrix[1, 3]), float(matrix[2, 3])), steps)
+
+
 def _resample_parallel(
     part: Tensor, source: Grid, target: Grid, axes: list[int], blur: list[NDArray[np.float64] | None]
 ) -> tuple[Tensor, Tensor]:
     """`resample` where source axis a runs along target axis `axes[a]`, in either direction."""
     weights: list[NDArray[np.float64] | None] = []
-    inside = torch.ones((1, 1, 1, 1))
+    inside = part.new_ones((1, 1, 1, 1))
     for axis, along in enumerate(axes):
         index = np.zeros((target.shape[along], 3))
         index[:, along] = np.arange(target.shape[along])
         rows = axis_weights.interpolation(source.shape[axis], source.index_of(index, target)[:, axis])
-        inside = inside * torch.from_numpy(rows.sum(axis=1)).float().reshape(
+        inside = inside * torch.from_numpy(rows.sum(axis=1)).to(part).reshape(
             [-1 if a == axis else 1 for a in range(-1, 3)]
         )
         smoothed = blur[axis]
@@ -224,30 +259,6 @@ def nearest_labels(labels: NDArray[np.integer], source: Grid, target: Grid) -> N
         flat = flat * size + place.clip(0, size - 1)
     moved: NDArray[np.integer] = np.where(inside, labels.ravel()[flat], 0).astype(labels.dtype)
     return moved
-
-
-def resample_classes(scores: Tensor, source: Grid, target: Grid, most: int = 1 << 25) -> NDArray[np.integer]:
-    """The class with the largest interpolated score of each voxel; of equal ones the lowest.
-
-    The interpolated scores exist for a few slices at a time.
-
-    Args:
-        scores: (C, I, J, K) on `source`.
-        source, target: as in `resample`; nothing is smoothed. Voxels outside the source get class 0.
-        most: how many scores may be interpolated at a time.
-
-    Returns:
-        (*target.shape) uint8, uint16 from 257 classes on.
-    """
-    classes = np.zeros(target.shape, np.uint8 if len(scores) <= 256 else np.uint16)
-    step = max(1, most // (len(scores) * target.shape[0] * target.shape[1]))
-    for first in range(0, target.shape[2], step):
-        depth = min(step, target.shape[2] - first)
-        slab = target.window(np.array([0, 0, first]), (target.shape[0], target.shape[1], depth))
-        moved = resample(scores, source, slab, smooth=False)[0]
-        # The same indices as argmax, several times sooner.
-        classes[:, :, first : first + depth] = moved.max(0).indices.numpy()
-    return classes
 
 
 def nearest(labels: NDArray[np.uint16], source: Grid, target: Grid) -> NDArray[np.uint16]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,57 @@ TAILS = (0.005, 0.995)
 """Quantiles to which `zscore` clips first, so that a bright vessel or a metal artefact does not set the scale."""
 SAMPLE = 1_000_000
 """Values that percentiles are taken from."""
+LEAST_SPREAD = 1e-6
+"""By which intensities that hardly differ are divided."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How intensities become a network's input: (clipped value - mean) / std.
+
+    Args:
+        low, high: where values are clipped first.
+        mean, std: in the scan's units.
+        unit: clip to 0..1 at the end instead of to low and high first.
+    """
+
+    low: float
+    high: float
+    mean: float
+    std: float
+    unit: bool = False
+
+    def apply(self, image: Tensor, valid: Tensor) -> Tensor:
+        """Image (C, I, J, K) float32 in the scan's units → normalised; zero where `valid` (1, I, J, K) is False."""
+        if self.unit:
+            return ((image - self.mean) / self.std).clamp_(0, 1).mul_(valid)
+        return image.clamp(self.low, self.high).sub_(self.mean).div_(self.std).mul_(valid)
+
+
+def scale_of(
+    parts: Callable[[], Iterable[Tensor]], count: int, how: ZScore | ClipZScore | Percentile | Window | EightBit
+) -> Scale:
+    """The scale of a scan that comes in parts; whole or in parts, it differs by rounding at most.
+
+    Args:
+        parts: gives the scan's valid values (N,) float32, part by part, the same at every call.
+        count: how many values all parts have.
+        how: the preset's `preprocessing.intensity`. "zscore" clips to the 0.5 and 99.5 percentile first.
+
+    Raises:
+        ModelError: a method that makes pictures ("window", "eight-bit").
+    """
+    if isinstance(how, Window | EightBit):
+        raise ModelError(f"intensity method {how.method} is for 2-D models", "use zscore, clip-zscore or percentile")
+    if isinstance(how, ClipZScore):
+        return Scale(how.low, how.high, how.mean, how.std)
+    if not count:
+        return Scale(0.0, 0.0, 0.0, 1.0)
+    tails = (how.low / 100, how.high / 100) if isinstance(how, Percentile) else TAILS
+    low, high = _quantiles(parts(), count, *tails)
+    if isinstance(how, Percentile):
+        return Scale(low, high, low, max(high - low, LEAST_SPREAD), unit=True)
+    return Scale(low, high, *_moments(part.clamp(low, high) for part in parts()))
 
 
 def normalise(image: Tensor, valid: Tensor, how: ZScore | ClipZScore | Percentile | Window | EightBit) -> Tensor:
@@ -25,38 +77,50 @@ def normalise(image: Tensor, valid: Tensor, how: ZScore | ClipZScore | Percentil
     Args:
         image: (C, I, J, K) float32 in the scan's units.
         valid: (1, I, J, K) bool, True where the scan has data; statistics come from these voxels alone.
-        how: the preset's `preprocessing.intensity`. "zscore" clips to the 0.5 and 99.5 percentile first.
+        how: as for `scale_of`.
 
     Returns:
         (C, I, J, K) float32.
 
     Raises:
-        ModelError: a method that makes pictures ("window", "eight-bit").
+        ModelError: as `scale_of`.
     """
-    if isinstance(how, Window | EightBit):
-        raise ModelError(f"intensity method {how.method} is for 2-D models", "use zscore, clip-zscore or percentile")
     inside = image[valid.expand_as(image)]
-    if inside.numel() == 0:
-        return torch.zeros_like(image)
-    if isinstance(how, ClipZScore):
-        scaled = (image.clamp(how.low, how.high) - how.mean) / how.std
-    elif isinstance(how, Percentile):
-        low, high = _quantiles(inside, how.low / 100, how.high / 100)
-        scaled = ((image - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
-    else:
-        low, high = _quantiles(inside, *TAILS)
-        clipped = inside.clamp(low, high)
-        scaled = (image.clamp(low, high) - clipped.mean()) / clipped.std(correction=0).clamp(min=1e-6)
-    return scaled * valid
+    return scale_of(lambda: (inside,), inside.numel(), how).apply(image, valid)
 
 
-def _quantiles(values: Tensor, low: float, high: float) -> Tensor:
-    """Two quantiles (2,) of values (N,); of `SAMPLE` drawn ones where there are more: torch stops at 16 million."""
-    if values.numel() > SAMPLE:
+def _moments(parts: Iterable[Tensor]) -> tuple[float, float]:
+    """Mean and standard deviation (not below `LEAST_SPREAD`) of values that come in parts."""
+    count, mean, squares = 0, 0.0, 0.0
+    for part in parts:
+        if not part.numel():
+            continue
+        variance, middle = (float(value) for value in torch.var_mean(part, correction=0))
+        apart, both = middle - mean, count + part.numel()
+        squares += variance * part.numel() + apart**2 * count * part.numel() / both
+        mean += apart * part.numel() / both
+        count = both
+    return mean, max((squares / count) ** 0.5, LEAST_SPREAD)
+
+
+def _quantiles(parts: Iterable[Tensor], count: int, low: float, high: float) -> tuple[float, float]:
+    """Two quantiles of `count` values in parts; of `SAMPLE` of them where there are more: torch stops at 16 million."""
+    if count > SAMPLE:
         # Drawn, always alike: every n-th value would be the same slice over and over where n is a multiple of the axis.
-        drawn = torch.randint(values.numel(), (SAMPLE,), generator=torch.Generator().manual_seed(0))
-        values = values[drawn.to(values.device)]
-    return torch.quantile(values.float(), torch.tensor([low, high], dtype=torch.float32, device=values.device))
+        drawn = torch.randint(count, (SAMPLE,), generator=torch.Generator().manual_seed(0)).sort().values
+        parts = _drawn(parts, drawn)
+    values = torch.cat([part.float() for part in parts])
+    found = torch.quantile(values, torch.tensor([low, high], dtype=torch.float32, device=values.device))
+    return float(found[0]), float(found[1])
+
+
+def _drawn(parts: Iterable[Tensor], places: Tensor) -> Iterator[Tensor]:
+    """Of values in parts, those at rising `places` of the whole."""
+    begun = 0
+    for part in parts:
+        first, last = torch.searchsorted(places, torch.tensor([begun, begun + len(part)])).tolist()
+        yield part[(places[first:last] - begun).to(part.device)]
+        begun += len(part)
 
 
 @dataclass(frozen=True)
@@ -112,7 +176,7 @@ def display(scan: Scan, how: ZScore | ClipZScore | Percentile | Window | EightBi
         raise _no_values(scan)
     if isinstance(how, EightBit) and float(finite.min()) >= 0 and 1 < float(finite.max()) <= 255:
         return Display(0.0, 255.0, "eight-bit", why)
-    low, high = (float(value) for value in _quantiles(finite, how.low / 100, how.high / 100))
+    low, high = _quantiles((finite,), finite.numel(), how.low / 100, how.high / 100)
     if high <= low:
         low, high = float(finite.min()), float(finite.max())
     return Display(low, high if high > low else low + 1, "percentile", why)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -12,12 +14,13 @@ import torch
 from monai.networks.nets import DynUNet
 from phantom import ORIENTATIONS, affine, scan, voxels
 from scipy import ndimage
+from torch import nn
 
 from medseg_cli import pipelines, preset
 from medseg_cli.datasets import read_dataset
 from medseg_cli.device import select
 from medseg_cli.errors import InputError, ModelError, UsageError
-from medseg_cli.geometry import Grid, nearest_labels, resample_classes, resample_labels
+from medseg_cli.geometry import Grid, nearest_labels, resample_labels
 from medseg_cli.models.dynunet import DynunetConfig, config_of, random_network
 from medseg_cli.pipelines import dynunet
 from medseg_cli.pipelines.choices import Choices
@@ -239,21 +242,30 @@ def test_a_preset_without_weights_names_the_command(in_process, dataset: Path, t
     assert not (tmp_path / "mask.nii.gz").exists()
 
 
-def thresholding(made: Preset, monkeypatch: pytest.MonkeyPatch, threshold: float = 0.0) -> dynunet.DynunetPipeline:
-    """The pipeline with a network that calls everything brighter than `threshold`, normalised, the second label."""
+class Threshold(nn.Module):
+    """Calls everything brighter than `at`, normalised, the second of two labels."""
 
-    def logits(model, image, patch, share, device):
-        return torch.cat([torch.zeros_like(image), torch.full_like(image, -50.0), 40 * (image - threshold)])
+    config = SimpleNamespace(classes=3)
 
-    monkeypatch.setattr(dynunet, "window_logits", logits)
-    return dynunet.DynunetPipeline.from_preset(made, select("cpu"), random_weights=True)
+    def __init__(self, at: float) -> None:
+        super().__init__()
+        self.at = at
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.cat([torch.zeros_like(image), torch.full_like(image, -50.0), 40 * (image - self.at)], 1)
 
 
-def test_the_mask_lies_on_the_scans_own_grid_in_every_orientation(dataset: Path, monkeypatch) -> None:
+def thresholding(made: Preset, threshold: float = 0.0) -> dynunet.DynunetPipeline:
+    """The pipeline with a network whose answer is known."""
+    pipeline = dynunet.DynunetPipeline.from_preset(made, select("cpu"), random_weights=True)
+    return replace(pipeline, model=Threshold(threshold))
+
+
+def test_the_mask_lies_on_the_scans_own_grid_in_every_orientation(dataset: Path) -> None:
     """At the scan's own spacing nothing may be interpolated: the mask is the threshold, voxel by voxel."""
     made = planned(dataset)
     made = made.model_copy(update={"preprocessing": made.preprocessing.model_copy(update={"spacing": None})})
-    pipeline = thresholding(made, monkeypatch)
+    pipeline = thresholding(made)
     for codes in ORIENTATIONS:
         taken = scan(codes, angles=(0.1, -0.2, 0.3))
         values = voxels().astype(np.float64)
@@ -263,7 +275,7 @@ def test_the_mask_lies_on_the_scans_own_grid_in_every_orientation(dataset: Path,
         assert np.array_equal(found.mask, np.where(values > values.mean(), 3, 0)), codes
 
 
-@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("parts", [1, 12])
 def test_another_spacing_comes_back_in_place(dataset: Path, monkeypatch, parts: int) -> None:
     """A ball of known centre and radius, at a spacing that divides no axis, whole and in parts."""
     matrix = affine("ASR", (0.8, 1.7, 1.1), angles=(0.3, 0.2, -0.4))
@@ -274,24 +286,23 @@ def test_another_spacing_comes_back_in_place(dataset: Path, monkeypatch, parts: 
     made = planned(dataset)
     # Half way between the two values of the normalised ball
     share = ball.mean()
-    pipeline = thresholding(made, monkeypatch, (0.5 - share) / np.sqrt(share * (1 - share)))
+    pipeline = thresholding(made, (0.5 - share) / np.sqrt(share * (1 - share)))
     lattice = dynunet.lattice_of(Grid(matrix, shape), made)
     monkeypatch.setattr(dynunet, "SCORES", 3 * (np.prod(lattice.shape) // parts + 1))
     found = pipeline.segment(taken, Prompt(), Stages())
-    assert found.provenance["parts"] == parts
     mask = found.mask == 3
     assert 2 * np.sum(mask & ball) / (mask.sum() + ball.sum()) > 0.95
     assert ndimage.center_of_mass(mask) == pytest.approx((31, 13, 20), abs=0.1)
 
 
-def test_nothing_found_is_an_empty_mask_that_says_so(dataset: Path, monkeypatch) -> None:
-    found = thresholding(planned(dataset), monkeypatch, threshold=1e6).segment(scan(), Prompt(), Stages())
+def test_nothing_found_is_an_empty_mask_that_says_so(dataset: Path) -> None:
+    found = thresholding(planned(dataset), threshold=1e6).segment(scan(), Prompt(), Stages())
     assert not found.mask.any()
     assert found.notes == ("no ball was found", "no block was found")
 
 
-def test_what_is_no_grey_volume_or_prompted_is_refused(dataset: Path, monkeypatch) -> None:
-    pipeline = thresholding(planned(dataset), monkeypatch)
+def test_what_is_no_grey_volume_or_prompted_is_refused(dataset: Path) -> None:
+    pipeline = thresholding(planned(dataset))
     taken = scan()
     colours = Scan(np.repeat(taken.voxels, 3, axis=0), taken.affine, taken.provenance)
     picture = Scan(taken.voxels[..., :1], taken.affine, Provenance(Path("x.png"), "image", "0" * 64))
@@ -351,17 +362,24 @@ def test_samples_show_what_was_loaded(dataset: Path) -> None:
     assert all(agree)
 
 
-def test_the_score_is_the_mean_dice_of_the_labels_that_are_there(dataset: Path, monkeypatch) -> None:
+def test_the_score_is_the_mean_dice_of_the_labels_that_are_there(dataset: Path) -> None:
     recipe = DynunetRecipe(planned(dataset), None, Choices())
     truth = torch.zeros((1, 8, 8, 8), dtype=torch.int64)
     truth[0, :2], truth[0, 6:] = 1, 2
     found = truth.clone()
     found[0, :1] = 0  # half of label 1 is missed: Dice 2/3; label 2 is whole
-    monkeypatch.setattr(
-        "medseg_cli.pipelines.dynunet_recipe.window_logits",
-        lambda *_: torch.nn.functional.one_hot(found[0], 3).movedim(-1, 0).float(),
-    )
-    (value,) = recipe.score(recipe.model(0).eval(), [Sample(truth.float(), truth)])
+
+    class Known(nn.Module):
+        """Windows of a case's class numbers → these classes."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = nn.Parameter(torch.zeros(1))
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return nn.functional.one_hot(image[:, 0].long(), 3).movedim(-1, 1).float()
+
+    (value,) = recipe.score(Known(), [Sample(found.float(), truth)])
     assert value == pytest.approx((2 / 3 + 1) / 2)
 
 
@@ -398,10 +416,6 @@ def test_labels_move_like_their_voxels() -> None:
     )
     clear = deep & (np.sort(shares, 0)[-1] - np.sort(shares, 0)[-2] > 1e-4)
     assert np.array_equal(resample_labels(labels, source, target)[clear], shares.argmax(0)[clear])
-    scores = torch.from_numpy(np.stack([labels == value for value in range(4)]).astype(np.float32))
-    whole, slabs = (resample_classes(scores, source, target, most=most) for most in (1 << 25, 5000))
-    assert np.array_equal(whole, slabs)
-    assert np.array_equal(whole[clear], shares.argmax(0)[clear])
 
 
 def test_the_pipeline_is_listed() -> None:

@@ -95,7 +95,9 @@ def test_the_operator_is_what_torch_compile_takes_it_for() -> None:
     from medseg_kernels import upsample_argmax_triton
 
     places = ([0.0, 2.5, -1.0], [0.5, -0.5, 1.25])
-    torch.library.opcheck(upsample_argmax_triton.labels_of, (torch.randn(2, 3, 3, 3, device=DEVICE), [4, 5, 6], *places))
+    torch.library.opcheck(
+        upsample_argmax_triton.labels_of, (torch.randn(2, 3, 3, 3, device=DEVICE), [4, 5, 6], *places)
+    )
 
 
 @pytest.mark.gpu

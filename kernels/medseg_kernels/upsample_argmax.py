@@ -34,9 +34,7 @@ LARGEST = 2**31
 """Offsets are 32-bit numbers in the kernel."""
 
 
-def upsample_argmax(
-    logits: Tensor, shape: Shape, origin: Along | None = None, step: Along | None = None
-) -> Tensor:
+def upsample_argmax(logits: Tensor, shape: Shape, origin: Along | None = None, step: Along | None = None) -> Tensor:
     """Classes of the voxels of a grid whose axes are parallel to those of the logits.
 
     Args:
@@ -107,8 +105,8 @@ def label_dtype(classes: int) -> torch.dtype:
 def taps(source: int, target: int, origin: float, step: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """Of each of `target` places: the lower neighbour among `source` places, and the weight (float64) of the upper one.
 
-    The upper neighbour is the next place, or the same at the end. Place i falls at `origin + step i`, but not before the
-    first nor after the last.
+    The upper neighbour is the next place, or the same at the end. Place i falls at `origin + step i`, but not before
+    the first nor after the last.
     """
     place = (origin + step * torch.arange(target, dtype=torch.float64, device=device)).clamp(0, source - 1)
     lower = place.floor()

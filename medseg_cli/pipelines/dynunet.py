@@ -1,34 +1,26 @@
 """Pipeline dynunet: a scan → all labels of the preset, without a prompt.
 
-The whole scan is brought to the preset's spacing and predicted in overlapping windows. The weighted mean
-of their logits goes back to the scan's own grid, and the class with the largest one is a voxel's label, as in nnU-Net.
+The scan is brought to the preset's spacing and predicted in overlapping windows. The weighted mean of their logits
+goes back to the scan's own grid, and the class with the largest one is a voxel's label, as in nnU-Net; but block by
+block, so that neither the image at that spacing nor the logits are ever there as a whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from monai.inferers import sliding_window_inference
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from scipy.ndimage import find_objects
+from torch import Tensor
 
 from medseg_cli.device import Runtime
 from medseg_cli.errors import InputError, ModelError, UsageError
-from medseg_cli.geometry import (
-    FULLY_IN_VIEW,
-    Grid,
-    overlap,
-    resample,
-    resample_classes,
-    scan_grid,
-    working_grid,
-)
-from medseg_cli.intensity import normalise
+from medseg_cli.geometry import Grid, scan_grid, working_grid
+from medseg_cli.label_blocks import label_map
 from medseg_cli.models.dynunet import Dynunet, build, config_of, random_network
 from medseg_cli.pipelines.loading import options_of, weights_of
 from medseg_cli.pipelines.precision import settle
@@ -37,10 +29,12 @@ from medseg_cli.preset import Preset
 from medseg_cli.prompt import Prompt
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Label, Segmentation
+from medseg_cli.sliding import Windows, mean_blocks
 from medseg_cli.stages import Stages
+from medseg_cli.working_scan import working_scan
 
-SCORES = 1 << 27
-"""Scores (classes times voxels at the preset's spacing) that are held at a time, 512 MiB; larger scans go in parts."""
+SCORES = 1 << 28
+"""Scores (classes times voxels at the preset's spacing) that are held at a time, 1 GiB."""
 
 
 class Options(BaseModel):
@@ -124,9 +118,9 @@ class DynunetPipeline:
             )
         check_scan(scan, self.preset)
         with stages("infer"):
-            classes, parts = self._classes(scan)
+            mask = self._labels(scan)
         with stages("postprocess"):
-            mask, cleaning = self._named(classes, scan)
+            cleaning = self._clean(mask, scan)
         labels = tuple(Label(each.value, each.name, _rgb(each.color), each.snomed or "") for each in self.preset.labels)
         found = set(np.unique(mask).tolist())
         notes = [f"no {label.name} was found" for label in labels if label.value not in found]
@@ -140,47 +134,40 @@ class DynunetPipeline:
             "weights": self.weights,
             "working_shape": list(lattice.shape),
             "working_spacing_mm": [round(mm, 6) for mm in lattice.spacing],
-            "parts": parts,
             "cleaning": cleaning,
             "kernels": self.runtime.kernels,
         }
         return Segmentation(mask, labels, scan, provenance, tuple(notes))
 
-    def _classes(self, scan: Scan) -> tuple[NDArray[np.integer], int]:
-        """The class number of each voxel of the scan, and in how many parts the scan went."""
-        image, lattice = on_lattice(scan, self.preset)
+    def _labels(self, scan: Scan) -> NDArray[np.unsignedinteger]:
+        """The preset's label value of each voxel of the scan, as the network has it."""
         grid = scan_grid(scan)
-        patch = patch_of(self.preset, self.options)
-        most = max(1, SCORES // self.model.config.classes)
-        slabs = list(_slabs(grid, int(np.ceil(np.prod(lattice.shape) / most))))
-        classes = []
-        for slab in slabs:
-            under = overlap(lattice, slab)
-            # Half a window of surroundings, so that no voxel of the part is seen at a window's edge alone.
-            low = [max(0, side.start - size // 2) for side, size in zip(under, patch, strict=True)]
-            high = [min(of, side.stop + size // 2) for of, side, size in zip(lattice.shape, under, patch, strict=True)]
-            part = image[:, low[0] : high[0], low[1] : high[1], low[2] : high[2]]
-            with torch.inference_mode(), self.runtime.autocast():
-                logits = window_logits(self.model, part, patch, self.options.overlap, self.runtime.device)
-            window = lattice.window(np.array(low), (part.shape[1], part.shape[2], part.shape[3]))
-            classes.append(resample_classes(logits, window, slab))
-        return classes[0] if len(classes) == 1 else np.concatenate(classes, axis=2), len(slabs)
+        lattice = lattice_of(grid, self.preset)
+        values = np.array([0, *(label.value for label in self.preset.labels)])
+        values = values.astype(np.uint16 if values.max() > 255 else np.uint8)
+        device = self.runtime.device
+        with torch.inference_mode(), self.runtime.autocast():
+            image = working_scan(scan, lattice, self.preset.preprocessing.intensity, device)
+            windows = Windows(lattice.shape, patch_of(self.preset, self.options), self.options.overlap)
+            blocks = mean_blocks(self.model, image.part, windows, self.model.config.classes, device, SCORES)
+            return label_map(blocks, lattice, grid, values)
 
-    def _named(self, classes: NDArray[np.integer], scan: Scan) -> tuple[NDArray[np.unsignedinteger], list[Any]]:
-        """Class numbers (I, J, K) as the preset's label values, cleaned; and what cleaning did, label by label."""
-        wide = max(label.value for label in self.preset.labels) > 255
-        mask = np.zeros(classes.shape, np.uint16 if wide else np.uint8)
-        for number, label in enumerate(self.preset.labels, start=1):
-            mask[classes == number] = label.value
+    def _clean(self, mask: NDArray[np.unsignedinteger], scan: Scan) -> list[Any]:
+        """Clean a mask in place as the preset wants it, label by label; what that did."""
         how, cleaning = self.preset.postprocessing, []
+        if how.keep != "largest" and how.min_mm3 == 0 and not how.fill_holes:
+            return []
+        boxes = find_objects(mask)
         for label in self.preset.labels:
-            if how.keep == "largest" or how.min_mm3 > 0 or how.fill_holes:
-                own = mask == label.value
-                cleaned = clean(own, np.zeros((0, 3)), scan.spacing, how)
-                mask[own & ~cleaned.mask] = 0
-                mask[cleaned.mask & (mask == 0)] = label.value
-                cleaning.append({"id": label.name, "steps": cleaned.steps})
-        return mask, cleaning
+            box = boxes[label.value - 1] if label.value <= len(boxes) else None
+            # No part of a label lies outside its box, nor does any hole of it.
+            inner = mask[box or (slice(0, 0),) * 3]
+            own = inner == label.value
+            cleaned = clean(own, np.zeros((0, 3)), scan.spacing, how)
+            inner[own & ~cleaned.mask] = 0
+            inner[cleaned.mask & (inner == 0)] = label.value
+            cleaning.append({"id": label.name, "steps": cleaned.steps})
+        return cleaning
 
 
 def check_scan(scan: Scan, preset: Preset) -> None:
@@ -208,43 +195,10 @@ def lattice_of(grid: Grid, preset: Preset) -> Grid:
 
 def on_lattice(scan: Scan, preset: Preset) -> tuple[Tensor, Grid]:
     """What the network sees of a scan: normalised intensities (1, I, J, K) on the working lattice, and that lattice."""
-    grid = scan_grid(scan)
-    lattice = lattice_of(grid, preset)
-    image, weight = resample(torch.from_numpy(scan.voxels), grid, lattice)
-    image = image / weight.clamp(min=FULLY_IN_VIEW)
-    return normalise(image, weight > FULLY_IN_VIEW, preset.preprocessing.intensity), lattice
-
-
-def window_logits(
-    model: nn.Module, image: Tensor, patch: tuple[int, int, int], share: float, device: torch.device
-) -> Tensor:
-    """Mean logits (C, I, J, K) float32 on the CPU, of windows that overlap by `share`, weighted by a Gaussian.
-
-    Args:
-        model: (B, 1, *patch) → (B, C, *patch), on `device`, in eval mode.
-        image: (1, I, J, K) normalised; it is continued by zeros where it is smaller than a window.
-        patch: size of a window.
-    """
-    cpu = torch.device("cpu")
-    logits = sliding_window_inference(
-        image[None],
-        patch,
-        sw_batch_size=1,
-        predictor=lambda windows: model(windows).float(),
-        overlap=share,
-        mode="gaussian",
-        sw_device=device,
-        device=cpu,
-    )
-    return torch.as_tensor(logits)[0]
-
-
-def _slabs(grid: Grid, count: int) -> Iterator[Grid]:
-    """A grid in about `count` parts along k."""
-    depth = max(1, -(-grid.shape[2] // max(1, count)))
-    for first in range(0, grid.shape[2], depth):
-        shape = (grid.shape[0], grid.shape[1], min(depth, grid.shape[2] - first))
-        yield grid.window(np.array([0, 0, first]), shape)
+    lattice = lattice_of(scan_grid(scan), preset)
+    how, voxels = preset.preprocessing.intensity, int(np.prod(lattice.shape))
+    image = working_scan(scan, lattice, how, torch.device("cpu"), held=voxels)
+    return image.part((0, 0, 0), lattice.shape), lattice
 
 
 def _rgb(color: str) -> tuple[int, int, int]:

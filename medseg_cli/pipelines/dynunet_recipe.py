@@ -21,13 +21,15 @@ from medseg_cli.augment import crop_grid, random_axes, random_intensity
 from medseg_cli.datasets import Case, load_pair
 from medseg_cli.errors import InputError, UsageError
 from medseg_cli.geometry import Grid, nearest_labels, resample, resample_labels, scan_grid
+from medseg_cli.label_blocks import label_map
 from medseg_cli.models.dynunet import Dynunet, build, config_of, random_network
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.pipelines.defaults import Defaults
-from medseg_cli.pipelines.dynunet import Options, check_scan, on_lattice, patch_of, window_logits
+from medseg_cli.pipelines.dynunet import SCORES, Options, check_scan, on_lattice, patch_of
 from medseg_cli.pipelines.features import refuse_cache
 from medseg_cli.pipelines.loading import options_of
 from medseg_cli.preset import Preset
+from medseg_cli.sliding import Index, Windows, mean_blocks
 
 PLACES = 10_000
 """Voxels of each label that windows are centred on; of a larger one, as many drawn evenly."""
@@ -168,7 +170,7 @@ class DynunetRecipe:
         overlap = min(self._options.overlap, VALIDATION_OVERLAP)
         scores = []
         for sample in samples:
-            found = window_logits(model, sample.image, self._patch, overlap, device).argmax(0)
+            found = self._found(model, sample.image.to(device), overlap)
             truth = sample.classes[0]
             each = [
                 2
@@ -179,6 +181,18 @@ class DynunetRecipe:
             ]
             scores.append(float(np.mean(each)) if each else 0.0)
         return scores
+
+    def _found(self, model: nn.Module, image: Tensor, overlap: float) -> Tensor:
+        """Class numbers (I, J, K) of a case on the working lattice, as the pipeline finds them; on the CPU."""
+        shape = (image.shape[1], image.shape[2], image.shape[3])
+        lattice, windows = Grid(np.eye(4), shape), Windows(shape, self._patch, overlap)
+
+        def part(low: Index, high: Index) -> Tensor:
+            return image[:, low[0] : high[0], low[1] : high[1], low[2] : high[2]]
+
+        classes = np.arange(len(self.preset.labels) + 1, dtype=np.uint16)
+        blocks = mean_blocks(model, part, windows, len(classes), image.device, SCORES)
+        return torch.from_numpy(label_map(blocks, lattice, lattice, classes).astype(np.int64))
 
     @property
     def _options(self) -> Options:
