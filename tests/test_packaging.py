@@ -22,6 +22,7 @@ DISTRIBUTIONS = {
     "open_clip": "open_clip_torch",
     "pydantic_core": "pydantic",
     "yaml": "pyyaml",
+    "skimage": "scikit-image",
 }
 # segment-anything imports it without declaring it; no code of ours does.
 INDIRECT = {"torchvision"}

@@ -72,6 +72,7 @@ class Format:
 MASKS = "medseg_cli.writers.masks:write"
 """Writer of the formats whose values `masks.encoding` describes."""
 _TABLES = "medseg_cli.writers.label_tables"
+_MESHES, _MESH = "medseg_cli.writers.meshes", ("mesh_frame", "mesh_smooth")
 
 FORMATS = {
     each.name: each
@@ -90,6 +91,14 @@ FORMATS = {
         ),
         Format("labels-slicer", ".ctbl", f"{_TABLES}:write_slicer", "any", "3D Slicer colour table", "table"),
         Format("labels-tsv", ".tsv", f"{_TABLES}:write_tsv", "any", "label table as in BIDS", "table"),
+        Format(
+            "stl", "_stl", f"{_MESHES}:write_stl", "volume", "surface per object, in a folder", "shapes", ".stl", _MESH
+        ),
+        Format("ply", "_ply", f"{_MESHES}:write_ply", "volume", "the same with colours", "shapes", ".ply", _MESH),
+        Format("obj", "_obj", f"{_MESHES}:write_obj", "volume", "the same with colours", "shapes", ".obj", _MESH),
+        Format(
+            "glb", ".glb", f"{_MESHES}:write_glb", "volume", "surfaces of all objects, one scene", "shapes", "", _MESH
+        ),
     )
 }
 """Name → format."""
