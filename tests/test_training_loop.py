@@ -18,13 +18,14 @@ from toy_recipe import CASES, SPLIT, Toy
 
 from medseg_cli.datasets import Case
 from medseg_cli.errors import DeviceError, InputError, ModelError, UsageError
+from medseg_cli.machine import free_memory
 from medseg_cli.pipelines.defaults import Defaults
 from medseg_cli.training import checkpoints, data
 from medseg_cli.training.average import learned
 from medseg_cli.training.batch_probe import largest_batch
 from medseg_cli.training.data import Draws, Order, batches, case_at
 from medseg_cli.training.loop import Fitted, fit
-from medseg_cli.training.memory import free_memory, size_of
+from medseg_cli.training.memory import size_of
 from medseg_cli.training.plan import Plan, Resources, Stepped, Wishes
 from medseg_cli.training.processes import check_batch, fabric_of
 from medseg_cli.training.recipe import optimizer_of

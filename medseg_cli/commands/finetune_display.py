@@ -10,8 +10,8 @@ from types import TracebackType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from medseg_cli.logs import LEVELS, Talk
+from medseg_cli.machine import resident
 from medseg_cli.report import note, stderr
-from medseg_cli.training.memory import resident
 from medseg_cli.training.plan import Progress as Validated
 from medseg_cli.training.plan import Stepped
 

@@ -11,8 +11,8 @@ import torch
 from lightning_fabric import Fabric
 
 from medseg_cli.errors import DeviceError
+from medseg_cli.machine import free_memory, resident
 from medseg_cli.training.average import learned
-from medseg_cli.training.memory import free_memory, resident
 from medseg_cli.training.recipe import Recipe
 from medseg_cli.training.step import is_out_of_memory
 

@@ -28,7 +28,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from medseg_cli.datasets import Case, Split
 from medseg_cli.errors import DeviceError, MedsegError
-from medseg_cli.training.memory import cores, free_memory, size_of
+from medseg_cli.machine import cores, free_memory
+from medseg_cli.training.memory import size_of
 from medseg_cli.training.recipe import Recipe
 
 LOGGER = logging.getLogger("medseg.training")
