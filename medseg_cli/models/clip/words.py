@@ -1,0 +1,149 @@
+"""Texts as tokens: a WordPiece vocabulary in a file, or the one that an open_clip model comes with."""
+
+from __future__ import annotations
+
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medseg_cli.errors import InputError, ModelError
+from medseg_cli.models.clip.config import ClipConfig
+
+NAMES = ("tokenizer.json", "vocab.txt")
+"""How vocabularies are called beside weights: Hugging Face's file, or one word a line."""
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+LARGEST = 10_000
+"""Characters of a text that are looked at."""
+
+
+@dataclass(frozen=True, eq=False)
+class Words:
+    """Texts → tokens.
+
+    Args:
+        context: most tokens of a text.
+        encode: text → its tokens with the first and last one, of any length.
+        last: token that ends a text.
+    """
+
+    context: int
+    encode: Callable[[str], list[int]]
+    last: int
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, tuple[int, ...]]:
+        """Tokens (T, L) int64, padded with 0 to the longest; and how many tokens of each text were cut off.
+
+        Raises:
+            InputError: an empty text.
+        """
+        rows, cut = [], []
+        for text in texts:
+            if not text.strip():
+                raise InputError("an empty text describes nothing", 'say what to look for: --text "the lungs"')
+            # What lies behind cannot reach the network; encoding megabytes to see that takes minutes.
+            row = self.encode(text[:LARGEST])
+            cut.append(max(0, len(row) - self.context))
+            rows.append(row if len(row) <= self.context else [*row[: self.context - 1], self.last])
+        longest = max(map(len, rows), default=0)
+        padded = [row + [0] * (longest - len(row)) for row in rows]
+        return torch.tensor(padded, dtype=torch.int64).reshape(len(rows), longest), tuple(cut)
+
+
+def words_of(config: ClipConfig, file: Path | None) -> Words:
+    """The vocabulary of a network.
+
+    Args:
+        config: its sizes; an open_clip model brings its own vocabulary.
+        file: `tokenizer.json` or `vocab.txt`; None only where open_clip has it.
+
+    Raises:
+        ModelError: no file, one that is no vocabulary, or one of another size than the network's.
+    """
+    if config.open_clip:
+        return _of_open_clip(config.open_clip)
+    if file is None or not file.is_file():
+        raise ModelError(
+            f"no vocabulary{f' {file}' if file else ''}: the text tower does not know its words",
+            f"put the {' or '.join(NAMES)} that comes with the weights beside them",
+        )
+    return _of_file(file, config)
+
+
+def _of_open_clip(name: str) -> Words:
+    import open_clip
+
+    tokenizer: Any = open_clip.get_tokenizer(name)
+    first, last = getattr(tokenizer, "sot_token_id", None), getattr(tokenizer, "eot_token_id", None)
+    if first is None or last is None:
+        raise ModelError(
+            f"the vocabulary of open_clip's {name} is not part of open_clip", "choose a model of CLIP's own vocabulary"
+        )
+    return Words(int(tokenizer.context_length), lambda text: [first, *tokenizer.encode(text), last], int(last))
+
+
+def _of_file(file: Path, config: ClipConfig) -> Words:
+    import tokenizers
+
+    try:
+        made = tokenizers.Tokenizer.from_file(str(file)) if file.suffix == ".json" else _wordpiece(_lines(file))
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise ModelError(f"{file} is no vocabulary: {error}", f"expected is {' or '.join(NAMES)}") from error
+    made.no_truncation()
+    made.no_padding()
+    size = made.get_vocab_size(with_added_tokens=True)
+    ids = {name: made.token_to_id(name) for name in SPECIAL[:4]}
+    missing = [name for name, value in ids.items() if value is None]
+    if size > config.vocabulary or missing or ids["[PAD]"] != 0:
+        raise ModelError(
+            f"{file} has {size} words{f' without {missing[0]}' if missing else ''}, "
+            f"the network {config.vocabulary} with [PAD] first",
+            "use the vocabulary that these weights were trained with",
+        )
+    return Words(config.context, lambda text: list(made.encode(text).ids), int(ids["[SEP]"] or 0))
+
+
+def _lines(file: Path) -> dict[str, int]:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return {word: number for number, word in enumerate(lines)}
+
+
+def _wordpiece(vocabulary: dict[str, int]) -> Any:
+    """BERT's uncased way: lower case, accents stripped, punctuation apart, words in known pieces."""
+    from tokenizers import BertWordPieceTokenizer
+
+    return BertWordPieceTokenizer(vocab=vocabulary, lowercase=True)._tokenizer
+
+
+def learn_vocabulary(texts: Sequence[str], most: int, file: Path) -> int:
+    """Write a vocabulary (`vocab.txt`) of the words in `texts` and of all their letters; returns how many entries.
+
+    Words that it does not hold are spelt letter by letter. The same texts give the same file.
+
+    Args:
+        texts: captions.
+        most: entries; rare words stay out.
+        file: where to.
+
+    Raises:
+        ValueError: not even the letters fit.
+    """
+    from tokenizers import normalizers, pre_tokenizers
+
+    normal, split = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    counts = Counter(
+        word for text in set(texts) for word, _ in split.pre_tokenize_str(normal.normalize_str(text)) if len(word) > 1
+    )
+    letters = sorted({*string.ascii_lowercase, *string.digits, *string.punctuation, *"".join(counts)})
+    known = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters)]
+    if len(known) > most:
+        raise ValueError(f"{most} entries hold no {len(known)} letters")
+    words = sorted(counts, key=lambda word: (-counts[word], word))
+    known += [word for word in words if word not in letters][: most - len(known)]
+    file.write_text("\n".join(known) + "\n", encoding="utf-8")
+    return len(known)
