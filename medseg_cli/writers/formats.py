@@ -85,6 +85,25 @@ FORMATS = {
             "seg-nrrd", ".seg.nrrd", MASKS, "any", "3D Slicer segmentation: names, colours, codes", takes=("values",)
         ),
         Format("npz", ".npz", "medseg_cli.writers.npz:write", "any", "NumPy archive in MedSAM's layout"),
+        Format(
+            "dicom-seg",
+            "_seg.dcm",
+            "medseg_cli.writers.dicom_seg:write",
+            "dicom",
+            "DICOM Segmentation of the series, coded in SNOMED CT",
+            takes=("seg_type",),
+            check="medseg_cli.writers.dicom_seg:check",
+            also=(".dcm",),
+        ),
+        Format(
+            "rtstruct",
+            "_rtstruct.dcm",
+            "medseg_cli.writers.rtstruct:write",
+            "dicom",
+            "DICOM RT structure set: contours on the series' slices",
+            "shapes",
+            check="medseg_cli.writers.rtstruct:check",
+        ),
         Format("png", ".png", MASKS, "picture", "picture of one slice", takes=("values",)),
         Format(
             "labels-itksnap", ".label.txt", f"{_TABLES}:write_itk_snap", "any", "ITK-SNAP label descriptions", "table"

@@ -17,7 +17,7 @@ class DicomHeader:
     """The pictures that a scan was made of.
 
     Args:
-        frames: one per picture, in slice order, k ascending. Where `regridded` is empty, frame k is slice k of the scan.
+        frames: one per picture, in slice order, k ascending; frame k is slice k of the scan where `regridded` is empty.
         first: pydicom dataset of the first frame's file (patient, study, series), without pixels and private elements.
         regridded: why the scan's grid is not that of the pictures, with the numbers; empty where it is.
     """
