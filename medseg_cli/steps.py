@@ -137,7 +137,7 @@ def make(
 
     from medseg_cli.measure import measure
     from medseg_cli.segmentation import RANDOM_WEIGHTS
-    from medseg_cli.writers import outputs, preview, sidecar
+    from medseg_cli.writers import bids, outputs, preview, sidecar
 
     with run.stages("write"):
         # Packing runs outside Python's lock: the picture is drawn meanwhile. Both end before the block does.
@@ -151,5 +151,7 @@ def make(
         notes = (*run.notes, *job.files.notes, *written.result())
     report = sidecar.describe(segmentation, measurements, replace(run, notes=notes))
     report["output"] = outputs.describe(segmentation, places, job.choices)
+    if job.files.bids:
+        report |= bids.facts(segmentation)
     sidecar.write(report, places.report)
     return report, measurements

@@ -9,7 +9,7 @@ from typing import Literal
 
 from medseg_cli.errors import InputError, UsageError
 from medseg_cli.readers import detect
-from medseg_cli.writers import formats
+from medseg_cli.writers import bids, formats
 from medseg_cli.writers.formats import Format
 
 SCAN_SUFFIXES = (".nii.gz", ".img.gz", ".tar.gz")
@@ -33,12 +33,14 @@ class Outputs:
         report: JSON beside them.
         preview: PNG beside them; None if none is wanted.
         notes: what the user should know about the names, one sentence each.
+        bids: folder of the BIDS derivatives that they belong to; None where the names are no BIDS names.
     """
 
     written: tuple[Output, ...]
     report: Path
     preview: Path | None
     notes: tuple[str, ...] = ()
+    bids: Path | None = None
 
     @property
     def mask(self) -> Path:
@@ -103,9 +105,10 @@ def plan(
     """
     named = Path(output).expanduser()
     if output.endswith(("/", os.sep)) or named.is_dir():
-        return plan_case(
-            named, case_name(scan), preview=preview, wanted=wanted, naming=naming, picture=_is_picture(scan)
-        )
+        case = case_name(scan)
+        if scan.absolute().parent.name in bids.DATATYPES:
+            case = f"{scan.absolute().parent.name}/{case}" if naming == "bids" else case
+        return plan_case(named, case, preview=preview, wanted=wanted, naming=naming, picture=_is_picture(scan))
     if naming == "bids":
         raise UsageError(f"--naming bids names the files itself, but -o names {named.name}", "give a folder: -o OUT/")
     own, suffix = formats.of_file(named)
@@ -136,17 +139,26 @@ def plan_case(
         wanted: names of formats; () is NIfTI, or PNG where the scan is a picture file.
         naming: "case" for `<case>_seg<suffix>`, "bids" for derivatives.
         picture: whether the scan is a picture file.
+
+    Raises:
+        UsageError: BIDS names in a folder of raw data.
     """
-    stem = folder / f"{case}_seg"
-    written = _outputs(stem.parent, stem.name, wanted or ("png" if picture else "nifti",))
-    return _beside(written, stem, preview=preview)
+    wanted = wanted or ("png" if picture else "nifti",)
+    if naming == "case":
+        stem = folder / f"{case}_seg"
+        return _beside(_outputs(stem.parent, stem.name, wanted), stem, preview=preview)
+    bids.check_root(folder)
+    derived = bids.derive(case)
+    stem = folder / derived.path
+    written = _outputs(stem.parent, stem.name, tuple(dict.fromkeys((*wanted, "labels-tsv"))))
+    return replace(_beside(written, stem, preview=preview), notes=derived.notes, bids=folder)
 
 
 def _outputs(folder: Path, stem: str, names: tuple[str, ...]) -> tuple[Output, ...]:
     """Where each format goes. A suffix that begins with "_" says what the file is: "_seg" then is said already."""
     found = []
     for each in (formats.FORMATS[name] for name in names):
-        begin = stem.removesuffix("_seg") if each.suffix.startswith("_") else stem
+        begin = stem.removesuffix("_seg").removesuffix(bids.SUFFIX) if each.suffix.startswith("_") else stem
         found.append(Output(each, folder / f"{begin}{each.suffix}"))
     return tuple(found)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from medseg_cli.errors import InputError
 from medseg_cli.segmentation import Segmentation
-from medseg_cli.writers import formats, masks, preview, sidecar
+from medseg_cli.writers import bids, formats, masks, preview, sidecar
 from medseg_cli.writers.formats import Choices
 from medseg_cli.writers.names import Output, Outputs, case_name, plan, plan_case
 
@@ -142,6 +142,8 @@ def staged(outputs: Outputs, *, overwrite: bool) -> Iterator[Outputs]:
         yield stand_ins
         check(outputs, (), overwrite=overwrite)
         absent = {each.path for each in stand_ins.written if each.format.content == "shapes" and not each.path.exists()}
+        if outputs.bids:
+            bids.describe(outputs.bids)
         with _signals_wait():
             for source, target in zip(stand_ins.files, outputs.files, strict=True):
                 if target.is_dir() or (source in absent and target.exists()):
