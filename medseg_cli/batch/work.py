@@ -130,6 +130,7 @@ def finish(predicted: Predicted, settings: Settings) -> Record:
         MedsegError: something cannot be written; no output has appeared then.
     """
     from medseg_cli import steps
+    from medseg_cli.writers import bids
 
     loaded, run = predicted.loaded, predicted.run
     out, record = settings.out, loaded.record
@@ -146,6 +147,8 @@ def finish(predicted: Predicted, settings: Settings) -> Record:
             for place, stand_in in zip(loaded.job.files.files, places.files, strict=True)
             for each in _made(stand_in, place, loaded.job)
         ]
+        if loaded.job.files.bids:
+            bids.describe(out)
         return publish.publish(out, record, made, overwrite=settings.overwrite)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
