@@ -84,6 +84,14 @@ FORMATS = {
         Format(
             "seg-nrrd", ".seg.nrrd", MASKS, "any", "3D Slicer segmentation: names, colours, codes", takes=("values",)
         ),
+        Format(
+            "nifti-split",
+            "_labels",
+            "medseg_cli.writers.split:write",
+            "any",
+            "a 0/1 NIfTI per structure, in a folder",
+            members=".nii.gz",
+        ),
         Format("npz", ".npz", "medseg_cli.writers.npz:write", "any", "NumPy archive in MedSAM's layout"),
         Format(
             "dicom-seg",

@@ -91,11 +91,12 @@ def describe(segmentation: Segmentation, outputs: Outputs, choices: Choices) -> 
         outputs: where it lies now.
         choices: as given to `write`.
     """
-    mask = next((each for each in outputs.written if each.format.content == "voxels"), None)
+    whole = (each for each in outputs.written if each.format.content == "voxels" and not each.format.members)
+    mask = next(whole, None)
     stored = _stored(segmentation, mask, choices) if mask else None
     return {
         "mask": mask.path.name if mask else None,
-        "mask_sha256": sidecar.sha256(mask.path) if mask and not mask.format.members else None,
+        "mask_sha256": sidecar.sha256(mask.path) if mask else None,
         "mask_dtype": stored.dtype if stored else None,
         "mask_values": stored.values if stored else None,
         "preview": outputs.preview.name if outputs.preview else None,

@@ -5,17 +5,20 @@ Source: 3D Slicer, developer guide, "Segmentations: file format" (fields `Segmen
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from scipy.ndimage import find_objects
 
 from medseg_cli.segmentation import Label, Segmentation
+from medseg_cli.writers.dicom_codes import codes_of
+
+if TYPE_CHECKING:
+    from pydicom.sr.coding import Code
 
 SUFFIX = ".seg.nrrd"
 
 _CATEGORIES = "Segmentation category and type - 3D Slicer General Anatomy list"
 _REGIONS = "Anatomic codes - DICOM master list"
-_ANATOMY = "SCT^123037004^Anatomical Structure"
-_TISSUE = "SCT^85756007^Tissue~SCT^85756007^Tissue"
-"""What Slicer itself gives a segment of which nobody said what it is."""
 _NO_EXTENT = "0 -1 0 -1 0 -1"
 
 
@@ -52,6 +55,10 @@ def fields(segmentation: Segmentation) -> dict[str, str]:
 
 def _terminology(label: Label) -> str:
     """The code in Slicer's form: category, type, modifier and region, parted by "~"."""
-    name = "".join(letter for letter in label.name if letter not in "~^|\n\r").strip()
-    what = f"{_ANATOMY}~SCT^{label.snomed}^{name}" if label.snomed else _TISSUE
-    return f"{_CATEGORIES}~{what}~^^~{_REGIONS}~^^~^^"
+    category, kind = (_coded(each) for each in codes_of(label))
+    return f"{_CATEGORIES}~{category}~{kind}~^^~{_REGIONS}~^^~^^"
+
+
+def _coded(code: Code) -> str:
+    meaning = "".join(letter for letter in code.meaning if letter not in "~^|")
+    return f"{code.scheme_designator}^{code.value}^{meaning.strip()}"
