@@ -58,7 +58,7 @@ class Quality(Section):
 
     Attributes:
         labels: label value → what its mask is expected to be like.
-        spacing_mm: voxel size from right to left, back to front and feet to head; of pictures along rows, columns, any.
+        spacing_mm: voxel size from right to left, back to front and feet to head; of pictures along i and j.
         intensity: values of the scan.
         predicted_iou: least score that the network gives its own masks, 0 to 1.
         presence: least probability that what was asked for is in the scan, 0 to 1.
@@ -67,7 +67,7 @@ class Quality(Section):
     """
 
     labels: dict[int, ObjectLimits] = Field(default_factory=dict)
-    spacing_mm: tuple[Limits, Limits, Limits] | None = None
+    spacing_mm: Annotated[tuple[Limits, ...], Field(min_length=2, max_length=3)] | None = None
     intensity: IntensityLimits | None = None
     predicted_iou: Share | None = None
     presence: Share | None = None

@@ -148,7 +148,10 @@ def _scan(scan: Scan, measurements: Sequence[Measurement], preset: Preset, quali
     if scan.modality and "any" not in preset.modality and scan.modality not in preset.modality:
         yield Flag("modality", f"the scan is {scan.modality}, the preset is made for {', '.join(preset.modality)}")
     if quality.spacing_mm is not None and scan.spacing_known:
-        yield from _spacing(patient_spacing(scan), quality.spacing_mm)
+        spacing = patient_spacing(scan)
+        # Limits of pictures say nothing of a volume's slices.
+        if len(spacing) == len(quality.spacing_mm):
+            yield from _spacing(spacing, quality.spacing_mm)
     if quality.intensity is not None:
         percentiles = intensity_percentiles(scan, measurements, quality.intensity.units)
         if percentiles is not None:
@@ -158,12 +161,12 @@ def _scan(scan: Scan, measurements: Sequence[Measurement], preset: Preset, quali
 def _spacing(spacing: tuple[float, ...], limits: tuple[tuple[float, float], ...]) -> Iterator[Flag]:
     """At most one flag: the axis that is farthest off gives the number."""
     # In factors, because 0.1 mm more is much for a fine axis and nothing for a coarse one.
-    off = [max(low / size, size / high) for size, (low, high) in zip(spacing, limits, strict=False)]
+    off = [max(low / size, size / high) for size, (low, high) in zip(spacing, limits, strict=True)]
     worst = int(np.argmax(off))
     if off[worst] > 1:
         told, usual = (
             " x ".join(f"{size:.3g}" for size in spacing),
-            " x ".join(f"{low:.3g}..{high:.3g}" for low, high in limits[: len(spacing)]),
+            " x ".join(f"{low:.3g}..{high:.3g}" for low, high in limits),
         )
         yield Flag("spacing", f"voxels of {told} mm lie outside {usual} mm", None, spacing[worst], limits[worst])
 
@@ -183,7 +186,7 @@ def _intensity(
 
 
 def patient_spacing(scan: Scan) -> tuple[float, ...]:
-    """Voxel size in mm from right to left, back to front and feet to head; of a picture along rows and columns."""
+    """Voxel size in mm from right to left, back to front and feet to head; of a picture along i and j."""
     if scan.is_picture:
         return scan.spacing[:2]
     axis = {letter: index for index, letter in enumerate(scan.orientation)}

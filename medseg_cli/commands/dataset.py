@@ -1,4 +1,4 @@
-"""`medseg dataset`: look through a dataset before training on it, split it by patient, bring it into another layout."""
+"""`medseg dataset`: look through a dataset, split it by patient, measure what is usual in it, change its layout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from medseg_cli.datasets.case import Finding
     from medseg_cli.datasets.check import CaseFacts
 
-app = typer.Typer(no_args_is_help=True, help="Datasets: check one, split it by patient, convert its layout.")
+app = typer.Typer(
+    no_args_is_help=True, help="Datasets: check one, split it by patient, measure what is usual, convert its layout."
+)
 
 DatasetPath = Annotated[
     Path, typer.Argument(metavar="DATASET", help="Folder, or a JSON, CSV or task.yaml; docs/datasets.md lists layouts.")
@@ -112,6 +114,40 @@ def split(
             name = f"fold {number}: " if len(made) > 1 else ""
             typer.echo(f"{name}{len(each.train)} train, {len(each.validation)} validate{held}", err=True)
         typer.echo(f"{_of(found)}; wrote {output}", err=True)
+
+
+@app.command("quality")
+def quality(
+    path: DatasetPath,
+    preset: Annotated[str, typer.Option("--preset", "-p", help="Whose labels, modality and split count.")],
+    part: Annotated[
+        Literal["train", "all"], typer.Option("--cases", help="The training cases of the preset's split, or all.")
+    ] = "train",
+    split_seed: Annotated[int, typer.Option(min=0, help="Of the split, where the preset brings none.")] = 0,
+    objects: Annotated[
+        Literal["together", "apart"] | None,
+        typer.Option(help="All label values of a case are one object, or each; as the preset says if not given."),
+    ] = None,
+    channel: Channel = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Measure what masks and scans are usually like, and print it as a preset's section of limits (docs/quality.md).
+
+    $ medseg dataset quality hippocampus-mr/ --preset hippocampus-mr
+    """
+    from medseg_cli import preset as presets
+    from medseg_cli.datasets import read_dataset
+    from medseg_cli.datasets.limits import as_yaml, quality_of
+    from medseg_cli.training.run import split_of
+
+    chosen = presets.find(preset)
+    found = read_dataset(path, channel)
+    cases = found.cases if part == "all" else split_of(found.cases, chosen, split_seed).train
+    seed = f" --split-seed {split_seed}" if part == "train" and split_seed else ""
+    how = f"medseg dataset quality {path.resolve().name} --preset {chosen.name} --cases {part}{seed}"
+    with _progress("measuring", len(cases), quiet) as tell:
+        measured = quality_of(cases, chosen, objects or chosen.prompts.objects, how, tell)
+    typer.echo(as_yaml(measured), nl=False)
 
 
 @app.command("convert")

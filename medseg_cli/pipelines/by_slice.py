@@ -26,7 +26,7 @@ from medseg_cli.pipelines.objects import empty_targets, labels_of
 from medseg_cli.pipelines.precision import probe, settle
 from medseg_cli.pipelines.slice_compose import compose
 from medseg_cli.pipelines.slice_prompts import plan_slices, unused_minus, unused_regions, whole_image
-from medseg_cli.pipelines.slice_run import Network, SliceRun
+from medseg_cli.pipelines.slice_run import Network, SliceRun, own_scores
 from medseg_cli.preset import Preset
 from medseg_cli.prompt import Prompt
 from medseg_cli.propagation import Rules
@@ -170,6 +170,7 @@ class SlicePipeline:
                 "id": target.id,
                 "slices_prompted": sorted(plan.slices),
                 "slices_with_mask": sum(not answer.empty for answer in found.values()),
+                "predicted_iou": own_scores(found),
                 "propagation": way,
                 "cleaning": steps,
             }

@@ -280,6 +280,16 @@ class SliceRun:
         }
 
 
+def own_scores(found: dict[int, Answer]) -> dict[str, Any] | None:
+    """What the network thinks of its masks of one object: mean and least score, and the slice of that; None without."""
+    scores = {index: each.score for index, each in found.items() if each.score is not None and not each.empty}
+    if not scores:
+        return None
+    worst = min(scores, key=lambda index: scores[index])
+    mean = sum(scores.values()) / len(scores)
+    return {"mean": round(mean, 4), "least": round(scores[worst], 4), "slice": worst}
+
+
 def _parts(prompt: SlicePrompt) -> list[SlicePrompt]:
     """Prompts with at most one box each: a box takes the clicks inside it, clicks in no box stand for themselves."""
     if len(prompt.boxes) < 2:

@@ -15,6 +15,7 @@ from medseg_cli.models import STARTS
 from medseg_cli.models.tuned_file import difference_of
 from medseg_cli.preset import Preset
 from medseg_cli.preset_format import BaseWeights, ShippedWeights
+from medseg_cli.preset_quality import Quality
 from medseg_cli.training.facts import RunFacts
 from medseg_cli.versions import version
 from medseg_cli.weights.store import sha256_of
@@ -24,7 +25,7 @@ from medseg_cli.writers.tensor_file import save_tensors
 WEIGHTS = "weights.safetensors"
 
 
-def export(network: nn.Module, base: Preset, facts: RunFacts, run: Path) -> Path:
+def export(network: nn.Module, base: Preset, facts: RunFacts, run: Path, quality: Quality | None = None) -> Path:
     """Write the weights as safetensors and a preset that uses them; returns the preset's path.
 
     Where a training kept a part of the weights it began with, the file holds the others alone.
@@ -34,6 +35,7 @@ def export(network: nn.Module, base: Preset, facts: RunFacts, run: Path) -> Path
         base: the preset that was trained.
         facts: where they come from.
         run: the run's folder.
+        quality: limits of the preset's flags, measured on the training cases; None where they could not be.
     """
     tensors, metadata, began = _tensors(network, base)
     metadata |= {
@@ -57,6 +59,7 @@ def export(network: nn.Module, base: Preset, facts: RunFacts, run: Path) -> Path
             "prompts": base.prompts if base.prompts.automatic else base.prompts.model_copy(update={"objects": objects}),
             "accuracy": (),
             "bf16": None,
+            "quality": quality,
             "source": source,
             "licence": "not stated",
         }

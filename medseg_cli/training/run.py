@@ -14,9 +14,11 @@ from lightning_fabric import Fabric
 
 from medseg_cli import pipelines, preset
 from medseg_cli.datasets import Case, Split, read_dataset, read_splits, split_cases
-from medseg_cli.errors import InputError, ModelError
+from medseg_cli.datasets.limits import quality_of
+from medseg_cli.errors import InputError, MedsegError, ModelError
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.preset import Preset
+from medseg_cli.preset_quality import Quality
 from medseg_cli.training import checkpoints, record
 from medseg_cli.training.batch_probe import largest_batch
 from medseg_cli.training.card import write_card
@@ -167,7 +169,7 @@ def _finish(fitted: Fitted, base: Preset, begun: Record, split: Split, run: Path
         tuple(state.history),
         begun.command,
     )
-    export(fitted.network, base, facts, run)
+    export(fitted.network, base, facts, run, _quality(base, facts, split))
     draw(run, facts)
     write_card(run, base, facts, begun, machine, state.seconds)
     if facts.start and facts.dice < facts.before:
@@ -176,6 +178,16 @@ def _finish(fitted: Fitted, base: Preset, begun: Record, split: Split, run: Path
             facts.dice,
             facts.before,
         )
+
+
+def _quality(base: Preset, facts: RunFacts, split: Split) -> Quality | None:
+    """Limits of the flags from the training cases; training is not lost where the cases are gone by now."""
+    try:
+        source = f"training cases of {facts.dataset}, medseg finetune"
+        return quality_of(split.train, base, facts.choices.objects, source)
+    except MedsegError as error:
+        LOGGER.warning("the preset flags less, for its limits could not be measured: %s", error.message)
+        return None
 
 
 def split_of(cases: tuple[Case, ...], of: Preset, seed: int) -> Split:
