@@ -112,6 +112,9 @@ def summary(report: dict[str, Any], files: list[str], talk: Talk) -> None:
         from medseg_cli.segmentation import RANDOM_WEIGHTS
 
         console.print(RANDOM_WEIGHTS, style="bold red")
+    for flag in report["flags"]:
+        if flag["code"] != "empty":
+            console.print(Text.assemble(("look at it: ", "bold yellow"), _one_line(flag["message"])))
     empty = [label["name"] for label in report["labels"] if label["empty"]]
     if empty:
         console.print(f"EMPTY: nothing was segmented for {', '.join(empty)}", style="bold yellow")
