@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from medseg_cli.readers.options import ReadOptions
 
 if TYPE_CHECKING:
+    from medseg_cli.readers.header import Header
     from medseg_cli.scan import Scan
 
-__all__ = ["ReadOptions", "begin_scan", "check_image", "load_labels", "load_scan", "looks_like_mask"]
+__all__ = ["ReadOptions", "begin_scan", "check_image", "load_labels", "load_scan", "looks_like_mask", "read_header"]
 
 
 def load_scan(path: str | Path, options: ReadOptions | None = None) -> Scan:
@@ -45,6 +46,17 @@ def load_labels(path: str | Path) -> Scan:
     from medseg_cli.readers.files import read_labels
 
     return read_labels(Path(path))
+
+
+def read_header(path: str | Path, options: ReadOptions | None = None) -> Header:
+    """Size, spacing and kind of the scan at `path`, without its voxels and without MONAI.
+
+    Raises:
+        InputError, UsageError, DeviceError: as `load_scan`, but for what only the voxels show.
+    """
+    from medseg_cli.readers import files
+
+    return files.read_header(Path(path), options or ReadOptions())
 
 
 def begin_scan(path: str | Path, options: ReadOptions | None = None) -> Callable[[], Scan]:

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from medseg_cli.errors import InputError, UsageError
 from medseg_cli.readers import detect
+from medseg_cli.readers.header import Header
 from medseg_cli.readers.options import ReadOptions
 from medseg_cli.scan import Scan
 
 
 def read_file(path: Path, options: ReadOptions) -> Scan:
     """Read one scan without MONAI; see `readers.load_scan` for what is raised."""
+    with _explained(path) as found:
+        return _read(found, detect.detect(found), options)
+
+
+def read_header(path: Path, options: ReadOptions) -> Header:
+    """What a scan's header says; see `readers.read_header`."""
+    with _explained(path) as found:
+        return _describe(found, detect.detect(found), options)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[Path]:
+    """The path with `~` expanded; what the system says about it becomes an error that people can read."""
     path = path.expanduser()
     try:
-        kind = detect.detect(path)
-        return _read(path, kind, options)
+        yield path
     except FileNotFoundError as error:
         raise InputError(f"{error.filename or path} does not exist", "check the spelling of the path") from error
     except OSError as error:
@@ -26,16 +41,11 @@ def read_labels(path: Path) -> Scan:
     """The labels of a file that holds scan and labels; see `readers.load_labels`."""
     from medseg_cli.readers import npz
 
-    path = path.expanduser()
-    try:
-        kind = detect.detect(path)
+    with _explained(path) as found:
+        kind = detect.detect(found)
         if kind.format != "npz":
-            raise InputError(f"{path} is {kind}, which cannot hold scan and labels in one", "name the label file")
-        return npz.read(path, ReadOptions(), npz.LABEL)
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename or path} does not exist", "check the spelling of the path") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}", "check its permissions") from error
+            raise InputError(f"{found} is {kind}, which cannot hold scan and labels in one", "name the label file")
+        return npz.read(found, ReadOptions(), npz.LABEL)
 
 
 def _read(path: Path, kind: detect.Kind, options: ReadOptions) -> Scan:
@@ -65,6 +75,35 @@ def _read(path: Path, kind: detect.Kind, options: ReadOptions) -> Scan:
     from medseg_cli.readers import itk
 
     return itk.read(path, kind.format, options)
+
+
+def _describe(path: Path, kind: detect.Kind, options: ReadOptions) -> Header:
+    if kind.format == "dicom":
+        from medseg_cli.readers import dicom
+
+        return dicom.describe(path, options)
+    if options.series is not None:
+        raise UsageError(f"--series picks a DICOM series, but {path} is {kind}", "leave --series out")
+    if kind.format == "image":
+        from medseg_cli.readers import image2d
+
+        return image2d.describe(path, options)
+    if kind.format == "npz":
+        from medseg_cli.readers import npz
+
+        return npz.describe(path, options)
+    _refuse_spacing(path, options, str(kind))
+    if kind.format == "nifti":
+        from medseg_cli.readers import nifti
+
+        return nifti.describe(path, options)
+    if kind.format == "mgh":
+        from medseg_cli.readers import mgh
+
+        return mgh.describe(path, options)
+    from medseg_cli.readers import itk
+
+    return itk.describe(path, kind.format, options)
 
 
 def _refuse_spacing(path: Path, options: ReadOptions, kind: str) -> None:

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from medseg_cli.errors import InputError
 from medseg_cli.readers import payload
 from medseg_cli.readers.grid import checked_affine
+from medseg_cli.readers.header import Header
 from medseg_cli.readers.options import ReadOptions
 from medseg_cli.readers.values import pick_volume, scaled
 from medseg_cli.scan import RAS_TO_LPS, Provenance, Scan
@@ -69,6 +70,26 @@ def read(path: Path, options: ReadOptions) -> Scan:
     affine, _ = checked_affine(RAS_TO_LPS @ np.diag([*spacing, 1.0]), voxels.shape[1:], f"{path} (--spacing)")
     provenance = Provenance(path, "image", payload.sha256_of([path]), notes=notes + value_notes)
     return Scan(voxels, affine, provenance, spacing_known=options.spacing is not None)
+
+
+def describe(path: Path, options: ReadOptions) -> Header:
+    """What the header says; a colour image whose colours are equal is read as grey, which only its pixels show."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with path.open("rb") as file, Image.open(file) as image:
+                pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+                turned = image.getexif().get(_EXIF_ORIENTATION, 1) in range(5, 9)
+                (columns, rows), mode = image.size, image.mode
+    except (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be decoded as an image: {error}", "copy or export it again") from error
+    if pages > 1:
+        pick_volume(path, pages, options.channel, "picture")
+    grey = mode in _GREY or mode == "LA" or options.channel is not None
+    i, j = (rows, columns) if turned else (columns, rows)
+    spacing = options.spacing or (1.0, 1.0, 1.0)
+    known = options.spacing is not None
+    return Header("image", (i, j, 1), spacing, known, channels=1 if grey else 3, volumes=pages, item_bytes=1)
 
 
 def _pixels(path: Path, channel: int | None) -> tuple[NDArray[np.generic], tuple[str, ...]]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from medseg_cli.errors import InputError
 from medseg_cli.readers import itk_header, payload
 from medseg_cli.readers.grid import checked_affine
+from medseg_cli.readers.header import Header, spacing_of
 from medseg_cli.readers.options import ReadOptions
 from medseg_cli.readers.values import pick_volume, scaled
 from medseg_cli.scan import RAS_TO_LPS, Provenance, Scan
@@ -61,10 +62,7 @@ def read(path: Path, fmt: str, options: ReadOptions) -> Scan:
         InputError: damaged, truncated, complex, several volumes and none chosen, or bad geometry.
         DeviceError: not enough memory.
     """
-    facts = itk_header.inspect(path, fmt)
-    reader = SimpleITK.ImageFileReader()
-    reader.SetImageIO(_IMAGE_IO[fmt])
-    reader.SetFileName(str(path))
+    facts, reader = _open(path, fmt)
     try:
         reader.ReadImageInformation()
         size, components = reader.GetSize(), max(reader.GetNumberOfComponents(), 1)
@@ -82,6 +80,33 @@ def read(path: Path, fmt: str, options: ReadOptions) -> Scan:
         path, fmt, payload.sha256_of(facts.files), notes=notes + facts.notes + value_notes + affine_notes
     )
     return Scan(voxels[np.newaxis], affine, provenance, header=header)
+
+
+def describe(path: Path, fmt: str, options: ReadOptions) -> Header:
+    """What the header says; raises as `read` does, but for what only the voxels show."""
+    facts, reader = _open(path, fmt)
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputError(f"{path} cannot be decoded: {_reason(error)}", "copy or export it again") from error
+    size, components = reader.GetSize(), max(reader.GetNumberOfComponents(), 1)
+    item_bytes = _item_bytes(reader.GetPixelID(), path)
+    if len(facts.files) <= 2:
+        offset = facts.offset + facts.packed_header
+        payload.check_declared(facts.files[-1], (*size, components), item_bytes, offset, facts.packing)
+    i, j, k, times = (*size, 1, 1, 1)[:4]
+    volumes = times if times > 1 else components
+    pick_volume(path, volumes, options.channel)
+    affine, _ = checked_affine(RAS_TO_LPS @ _geometry(reader, path).affine_lps, (i, j, k), str(path))
+    return Header(fmt, (i, j, k), spacing_of(affine), volumes=volumes, item_bytes=item_bytes)
+
+
+def _open(path: Path, fmt: str) -> tuple[itk_header.Facts, SimpleITK.ImageFileReader]:
+    facts = itk_header.inspect(path, fmt)
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO(_IMAGE_IO[fmt])
+    reader.SetFileName(str(path))
+    return facts, reader
 
 
 def _check_data(facts: itk_header.Facts, shape: tuple[int, ...], item_bytes: int) -> None:
@@ -125,7 +150,7 @@ def _volume(image: SimpleITK.Image, path: Path, channel: int | None) -> tuple[ND
     return values[:, :, :, index], notes
 
 
-def _geometry(image: SimpleITK.Image, path: Path) -> ItkHeader:
+def _geometry(image: SimpleITK.Image | SimpleITK.ImageFileReader, path: Path) -> ItkHeader:
     """Geometry of the first three axes; a 2-D image lies in the plane z = 0 with 1 mm slices."""
     dims = image.GetDimension()
     direction = np.array(image.GetDirection(), dtype=np.float64).reshape(dims, dims)

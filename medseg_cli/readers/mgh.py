@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from medseg_cli.errors import InputError
 from medseg_cli.readers import payload
 from medseg_cli.readers.grid import checked_affine
+from medseg_cli.readers.header import Header, spacing_of
 from medseg_cli.readers.options import ReadOptions
 from medseg_cli.readers.values import pick_volume, scaled_slabs
 from medseg_cli.scan import Provenance, Scan
@@ -28,17 +29,10 @@ def read(path: Path, options: ReadOptions) -> Scan:
         InputError: damaged, truncated, several frames and none chosen, or bad geometry.
         DeviceError: not enough memory.
     """
-    raw = payload.unpack(path, limit=DATA_OFFSET)
-    if len(raw) < DATA_OFFSET:
-        raise InputError(f"{path} is truncated: {len(raw)} bytes hold no MGH header", "copy or download it again")
-    stored = MGHHeader(raw, check=False)
+    stored, raw, dtype = _open(path)
     notes: tuple[str, ...] = ()
     if struct.unpack(">h", raw[_GOOD_RAS : _GOOD_RAS + 2])[0] != 1:
         notes = ("the file states no orientation (goodRASFlag 0): FreeSurfer's default, coronal slices, is assumed",)
-    try:
-        dtype = np.dtype(stored.get_data_dtype()).newbyteorder(">")
-    except KeyError as error:
-        raise InputError(f"{path}: unknown data type code {int(stored['type'])}", _EXPORT) from error
     i, j, k, frames = (int(size) for size in stored["dims"])
     volume = pick_volume(path, max(frames, 1), options.channel)
     slabs = payload.read_values(path, dtype, (i, j, k, frames), DATA_OFFSET, volume)
@@ -49,6 +43,30 @@ def read(path: Path, options: ReadOptions) -> Scan:
         notes = (f"volume {volume} of {frames} (--channel, counted from 0)", *notes)
     provenance = Provenance(path, "mgh", sha256(), notes=notes + value_notes + affine_notes)
     return Scan(voxels[np.newaxis], affine, provenance, header=stored)
+
+
+def describe(path: Path, options: ReadOptions) -> Header:
+    """What the header says; raises as `read` does, but for what only the voxels show."""
+    stored, _, dtype = _open(path)
+    i, j, k, frames = (int(size) for size in stored["dims"])
+    pick_volume(path, max(frames, 1), options.channel)
+    with path.open("rb") as file:
+        packing = "deflate" if file.read(2) == b"\x1f\x8b" else ""
+    payload.check_declared(path, (i, j, k, frames), dtype.itemsize, DATA_OFFSET, packing)
+    affine, _ = checked_affine(_affine(stored), (i, j, k), str(path))
+    return Header("mgh", (i, j, k), spacing_of(affine), volumes=max(frames, 1), item_bytes=dtype.itemsize)
+
+
+def _open(path: Path) -> tuple[MGHHeader, bytes, np.dtype]:
+    """The header, its bytes, and the type of the values."""
+    raw = payload.unpack(path, limit=DATA_OFFSET)
+    if len(raw) < DATA_OFFSET:
+        raise InputError(f"{path} is truncated: {len(raw)} bytes hold no MGH header", "copy or download it again")
+    stored = MGHHeader(raw, check=False)
+    try:
+        return stored, raw, np.dtype(stored.get_data_dtype()).newbyteorder(">")
+    except KeyError as error:
+        raise InputError(f"{path}: unknown data type code {int(stored['type'])}", _EXPORT) from error
 
 
 def _affine(stored: MGHHeader) -> NDArray[np.float64]:

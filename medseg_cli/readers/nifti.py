@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from medseg_cli.errors import InputError
 from medseg_cli.readers import payload
 from medseg_cli.readers.grid import checked_affine, matrix_text
+from medseg_cli.readers.header import Header as ScanHeader
+from medseg_cli.readers.header import spacing_of
 from medseg_cli.readers.options import ReadOptions
 from medseg_cli.readers.values import pick_volume, scaled_slabs
 from medseg_cli.scan import Provenance, Scan
@@ -40,9 +42,7 @@ def read(path: Path, options: ReadOptions) -> Scan:
         InputError: damaged, truncated, colour, complex, more than 4-D, several volumes and none chosen, bad geometry.
         DeviceError: not enough memory.
     """
-    header_path = path.with_suffix(".hdr") if path.suffix.lower() == ".img" else path
-    header, single = _header(header_path)
-    files = [path] if single else [header_path, _data_file(header_path)]
+    header, files, single = _open(path)
     shape = _shape(header, path)
     dtype = _dtype(header, path)
     try:
@@ -62,6 +62,26 @@ def read(path: Path, options: ReadOptions) -> Scan:
         notes = (f"volume {volume} of {shape[3]} (--channel, counted from 0)", *notes)
     provenance = Provenance(path, "nifti", sha256(), notes=notes)
     return Scan(voxels[np.newaxis], affine, provenance, header=header)
+
+
+def describe(path: Path, options: ReadOptions) -> ScanHeader:
+    """What the header says; raises as `read` does, but for what only the voxels show."""
+    header, files, single = _open(path)
+    shape, dtype = _shape(header, path), _dtype(header, path)
+    pick_volume(path, shape[3], options.channel)
+    with files[-1].open("rb") as file:
+        packing = "deflate" if file.read(2) == b"\x1f\x8b" else ""
+    payload.check_declared(files[-1], shape, dtype.itemsize, _offset(header, single, path), packing)
+    with np.errstate(all="ignore"):
+        affine, _ = _affine(header, shape[:3], path)
+    return ScanHeader("nifti", shape[:3], spacing_of(affine), volumes=shape[3], item_bytes=dtype.itemsize)
+
+
+def _open(path: Path) -> tuple[Header, list[Path], bool]:
+    """The header, the files of the scan, and whether that is one file."""
+    header_path = path.with_suffix(".hdr") if path.suffix.lower() == ".img" else path
+    header, single = _header(header_path)
+    return header, [path] if single else [header_path, _data_file(header_path)], single
 
 
 def _header(path: Path) -> tuple[Header, bool]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from medseg_cli.errors import InputError, UsageError
 from medseg_cli.readers import payload
 from medseg_cli.readers.grid import checked_affine
+from medseg_cli.readers.header import Header, spacing_of
 from medseg_cli.readers.options import ReadOptions
 from medseg_cli.readers.values import scaled
 from medseg_cli.scan import RAS_TO_LPS, Provenance, Scan
@@ -71,6 +72,26 @@ def read(path: Path, options: ReadOptions, array: str = IMAGE) -> Scan:
     affine, known, more = _affine(facts, options, voxels.shape[1:], path)
     provenance = Provenance(path, "npz", payload.sha256_of([path]), notes=notes + more)
     return Scan(voxels, affine, provenance, spacing_known=known, position_known=not flat)
+
+
+def describe(path: Path, options: ReadOptions) -> Header:
+    """What the header says; raises as `read` does, but for what only the voxels show."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            shape, dtype = _declared(archive, IMAGE, path)
+            spacing = _array(archive, "spacing", path).ravel() if "spacing.npy" in archive.namelist() else None
+            flat = len(shape) == 2 or (
+                len(shape) == 3 and shape[2] == 3 and len(_declared(archive, LABEL, path)[0]) == 2
+            )
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError) as error:
+        raise InputError(f"{path} is damaged: {error}", _REPAIR) from error
+    if len(shape) not in (2, 3) or dtype.kind not in "buif":
+        raise InputError(f"{path}: {IMAGE} is {shape} of {dtype}, no scan", _REPAIR)
+    facts = {} if spacing is None else {"spacing": spacing}
+    size = (shape[1], shape[0], 1) if flat else (shape[2], shape[1], shape[0])
+    affine, known, _ = _affine(facts, options, size, path)
+    channels = 3 if flat and len(shape) == 3 else 1
+    return Header("npz", size, spacing_of(affine), known, channels, item_bytes=dtype.itemsize)
 
 
 def _array(archive: zipfile.ZipFile, name: str, path: Path) -> NDArray[np.generic]:

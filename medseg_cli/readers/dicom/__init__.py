@@ -10,9 +10,10 @@ from medseg_cli.readers.options import ReadOptions
 
 if TYPE_CHECKING:
     from medseg_cli.readers.dicom.series import SeriesInfo
+    from medseg_cli.readers.header import Header
     from medseg_cli.scan import Scan
 
-__all__ = ["is_dicom", "list_series", "read"]
+__all__ = ["describe", "is_dicom", "list_series", "read"]
 
 
 def read(path: Path, options: ReadOptions | None = None) -> Scan:
@@ -20,6 +21,13 @@ def read(path: Path, options: ReadOptions | None = None) -> Scan:
     from medseg_cli.readers.dicom import reader
 
     return reader.read(path, options)
+
+
+def describe(path: Path, options: ReadOptions | None = None) -> Header:
+    """See `reader.describe`."""
+    from medseg_cli.readers.dicom import reader
+
+    return reader.describe(path, options)
 
 
 def list_series(path: Path) -> list[SeriesInfo]:

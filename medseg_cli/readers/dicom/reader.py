@@ -19,9 +19,13 @@ from medseg_cli.readers.dicom.frames import Frame, quiet_pydicom, read_dataset, 
 from medseg_cli.readers.dicom.header import files_of, header_of
 from medseg_cli.readers.dicom.selection import pick_frame, refuse_spacing, without_copies
 from medseg_cli.readers.dicom.series import SeriesInfo, Stack
+from medseg_cli.readers.header import Header, spacing_of
 from medseg_cli.readers.options import ReadOptions
 from medseg_cli.readers.values import pick_volume
 from medseg_cli.scan import RAS_TO_LPS, Provenance, Scan
+
+STORED_BYTES = 2
+"""Of a pixel as stored: nearly all are 16 bits, and nothing hangs on the others."""
 
 
 @dataclass(frozen=True)
@@ -99,19 +103,9 @@ def read(path: Path, options: ReadOptions | None = None) -> Scan:
     """
     path, options = Path(path), options or ReadOptions()
     with catalogue(path, options.files) as found, quiet_pydicom():
-        refuse_broken(path, found)
-        stack = series.choose(path, found.stacks, options)
-        notes = []
+        layout, notes = chosen(path, found, options)
         if found.single:
-            notes += single_file_notes(path, stack.frames[0])
-        if stack.kind == "localizer":
-            notes.append("this is a localizer (scout), not a diagnostic scan")
-        stack, dropped = without_copies(stack)
-        refuse_spacing(path, stack, options)
-        stack, picked = pick_frame(path, stack, options)
-        if not picked and not stack.by_tag:
-            pick_volume(path, 1, options.channel)
-        layout = geometry.arrange(stack.frames, options, str(path))
+            notes = [*single_file_notes(path, layout.frames[0]), *notes]
         voxels, digest, value_notes = load(layout)
         voxels, affine = onto_grid(voxels, layout)
         header = header_of(layout, voxels.shape[1:])
@@ -121,11 +115,43 @@ def read(path: Path, options: ReadOptions | None = None) -> Scan:
         format="dicom",
         sha256=digest,
         series_uid=first.series_uid,
-        notes=tuple(dict.fromkeys([*notes, *dropped, *picked, *layout.notes, *value_notes])),
+        notes=tuple(dict.fromkeys([*notes, *layout.notes, *value_notes])),
         files=files_of(layout.frames, path),
     )
     known = (layout.spacing_known, layout.position_known)
     return Scan(voxels, RAS_TO_LPS @ affine, provenance, first.modality, *known, header)
+
+
+def describe(path: Path, options: ReadOptions | None = None) -> Header:
+    """What the headers say; raises as `read` does, but for what only the pixels show."""
+    path, options = Path(path), options or ReadOptions()
+    with catalogue(path, options.files) as found, quiet_pydicom():
+        layout, _ = chosen(path, found, options)
+    first, spacing = layout.frames[0], spacing_of(layout.affine)
+    count = len(layout.frames)
+    if layout.depths is not None:
+        count = round(float(np.ptp(layout.depths)) / spacing[2]) + 1
+    shape = (first.size[0], first.size[1], count)
+    return Header(
+        "dicom", shape, spacing, layout.spacing_known, first.samples, item_bytes=STORED_BYTES, modality=first.modality
+    )
+
+
+def chosen(path: Path, found: Catalogue, options: ReadOptions) -> tuple[geometry.Layout, list[str]]:
+    """The one scan that is meant, arranged in space, and notes on how it was chosen.
+
+    Raises:
+        InputError: no scan, an ambiguous choice, or doubtful geometry.
+    """
+    refuse_broken(path, found)
+    stack = series.choose(path, found.stacks, options)
+    notes = ["this is a localizer (scout), not a diagnostic scan"] if stack.kind == "localizer" else []
+    stack, dropped = without_copies(stack)
+    refuse_spacing(path, stack, options)
+    stack, picked = pick_frame(path, stack, options)
+    if not picked and not stack.by_tag:
+        pick_volume(path, 1, options.channel)
+    return geometry.arrange(stack.frames, options, str(path)), [*notes, *dropped, *picked]
 
 
 def single_file_notes(path: Path, frame: Frame) -> list[str]:
