@@ -6,6 +6,9 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -23,6 +26,25 @@ LEVELS: dict[Talk, int] = {
 }
 
 
+_case: ContextVar[str] = ContextVar("case", default="")
+
+
+@contextmanager
+def case_of_log(case: str) -> Iterator[None]:
+    """What this thread logs in the block is about a case of many."""
+    token = _case.set(case)
+    try:
+        yield
+    finally:
+        _case.reset(token)
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """The values of a record, the case it is about among them."""
+    case = _case.get()
+    return {**({"case": case} if case else {}), **getattr(record, "fields", {})}
+
+
 class JsonLines(logging.Formatter):
     """One JSON object per record: time, level, logger, message, the record's fields, a traceback if any."""
 
@@ -32,7 +54,7 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **getattr(record, "fields", {}),
+            **fields_of(record),
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)

@@ -13,7 +13,7 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from medseg_cli.logs import LEVELS, Talk
+from medseg_cli.logs import LEVELS, Talk, fields_of
 from medseg_cli.stages import Stage
 
 WAYS_SHOWN = 4
@@ -37,8 +37,13 @@ class ConsoleLog(logging.Handler):
                 console.print("".join(traceback.format_exception(*record.exc_info)), style="dim", end="")
             if record.name.split(".")[0] != "medseg" and self.level > logging.INFO:
                 return
-            console.print(Text.assemble((f"{word}: ", style), _one_line(record.getMessage())))
-            hint = getattr(record, "fields", {}).get("hint")
+            fields = fields_of(record)
+            if self.level <= logging.DEBUG and "traceback" in fields:  # of another process
+                console.print(fields["traceback"], style="dim")
+            message, case = _one_line(record.getMessage()), fields.get("case", "")
+            about = f"{case}: " if case and case not in message else ""
+            console.print(Text.assemble((f"{word}: ", style), about, message))
+            hint = fields.get("hint")
             if hint:
                 console.print(Text.assemble(("hint: ", "bold"), hint))
         except OSError:

@@ -73,3 +73,9 @@ def clear_cuda() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+
+
+def spoilt(error: Exception) -> bool:
+    """Whether the process cannot use its CUDA device any more: after such errors every call fails."""
+    text = str(error)
+    return "CUDA error" in text and "out of memory" not in text
