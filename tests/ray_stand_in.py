@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from medseg_cli.batch import records
 from medseg_cli.batch.case import BatchCase
+from medseg_cli.batch.outcome import now
+from medseg_cli.batch.ray_worker import Loop
 from medseg_cli.batch.record import Record
 from medseg_cli.batch.settings import Settings
 from medseg_cli.errors import ModelError
@@ -24,26 +28,30 @@ def cases(folder: Path, *names: str) -> list[BatchCase]:
     return [BatchCase(name, folder / name, ReadOptions(), Asked((), (), "ijk", "", None, None, None)) for name in names]
 
 
-def begin(settings: Settings) -> Callable[[BatchCase], Record]:
+def begin(settings: Settings) -> Loop:
     """Cases "dies..." kill their process each time, "once..." the first time only; each leaves a trace per try."""
 
-    def run(case: BatchCase) -> Record:
-        tries = settings.out / f"{case.id}.tries"
-        with tries.open("a") as file:
-            file.write(f"{os.getpid()}\n")
-        if case.id.startswith("dies") or (case.id.startswith("once") and len(tries.read_text().splitlines()) == 1):
-            os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(0.1)
-        threads = os.environ.get("OMP_NUM_THREADS", "")
-        return Record(case.id, "ok", worker={"pid": os.getpid(), "threads": threads})
+    def loop(cases: Iterable[BatchCase], on_record: Callable[[Record], None]) -> None:
+        for case in cases:
+            tries = settings.out / f"{case.id}.tries"
+            with tries.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            if case.id.startswith("dies") or (case.id.startswith("once") and len(tries.read_text().split()) == 1):
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(0.1)
+            worker = {"pid": os.getpid(), "threads": os.environ.get("OMP_NUM_THREADS", "")}
+            logging.getLogger("medseg.test").warning("%s is done", case.id)
+            record = Record(case.id, "ok", worker=worker, finished=now())
+            records.write(settings.out, record)
+            on_record(record)
 
-    return run
+    return loop
 
 
-def begin_without_a_model(settings: Settings) -> Callable[[BatchCase], Record]:
+def begin_without_a_model(settings: Settings) -> Loop:
     raise ModelError("the model is missing", "fetch it")
 
 
-def begin_and_die(settings: Settings) -> Callable[[BatchCase], Record]:
+def begin_and_die(settings: Settings) -> Loop:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("dead")

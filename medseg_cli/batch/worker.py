@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
 from typing import Any
@@ -44,12 +44,16 @@ class _Line:
         return case
 
 
-class _Forward(logging.Handler):
-    """Log records for the other process; tracebacks as text, because they do not travel."""
+class Forward(logging.Handler):
+    """Log records for the other process; tracebacks as text, because they do not travel.
 
-    def __init__(self, line: _Line) -> None:
+    Args:
+        say: called with "log" and the record.
+    """
+
+    def __init__(self, say: Callable[[str, logging.LogRecord], None]) -> None:
         super().__init__()
-        self._line = line
+        self._say = say
 
     def emit(self, record: logging.LogRecord) -> None:
         fields = logs.fields_of(record)
@@ -58,7 +62,7 @@ class _Forward(logging.Handler):
         plain = logging.makeLogRecord({**record.__dict__, "msg": record.getMessage(), "args": (), "exc_info": None})
         plain.__dict__["fields"] = fields
         try:
-            self._line.say("log", plain)
+            self._say("log", plain)
         except (OSError, ValueError, TypeError):
             self.handleError(record)
 
@@ -78,7 +82,7 @@ def main(pipe: Connection, settings: Settings, threads: int) -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
     threading.Thread(target=_end_with_parent, name="medseg-parent", daemon=True).start()
     line = _Line(pipe)
-    forward = _Forward(line)
+    forward = Forward(line.say)
     logging.getLogger().addHandler(forward)
     logging.getLogger().setLevel(logging.WARNING)
     logs.LOGGER.setLevel(logging.DEBUG)
