@@ -33,7 +33,7 @@ class Display:
         self._console = stderr()
         self._quiet = LEVELS[talk] >= logging.ERROR
         self._steps: deque[Stepped] = deque(maxlen=RECENT)
-        self._dice = "-"
+        self._score = "Dice -"
         self._live: Progress | None = None
         self._task = TaskID(0)
         if self._console.is_terminal and not self._quiet:
@@ -72,16 +72,16 @@ class Display:
         seconds = sum(each.seconds for each in self._steps)
         loss = sum(each.loss for each in self._steps) / len(self._steps)
         speed = sum(each.samples for each in self._steps) / seconds if seconds else 0.0
-        facts = f"loss {loss:.4f}  Dice {self._dice}  {speed:.1f} samples/s  {_memory()}"
+        facts = f"loss {loss:.4f}  {self._score}  {speed:.1f} samples/s  {_memory()}"
         self._live.update(self._task, completed=step.step, total=step.steps, facts=facts)
 
     def validated(self, line: Validated) -> None:
         """One validation: a line, and a log record."""
         LOGGER.info("step %d", line.step, extra={"fields": asdict(line)})
-        self._dice = f"{line.dice:.4f}"
+        self._score = f"{line.metric} {line.dice:.4f}"
         if not self._quiet:
             self._console.print(
-                f"step {line.step}: loss {line.loss:.4f}, validation Dice {line.dice:.4f}, "
+                f"step {line.step}: loss {line.loss:.4f}, validation {self._score}, "
                 f"learning rate {line.learning_rate:.2e}, {line.seconds:.0f} s"
             )
 

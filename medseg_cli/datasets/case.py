@@ -13,12 +13,13 @@ Part = Literal["", "train", "validation", "test"]
 
 @dataclass(frozen=True)
 class Case:
-    """One scan with one label file.
+    """One scan with one label file, or one picture with a caption and no labels.
 
     Args:
         id: names the case among all of its dataset: the image's file name without suffixes, the mask's in layouts where
             an image has several masks.
-        image, label: the two files, on the same grid; one and the same file where it holds both (npz).
+        image, label: the two files, on the same grid; one and the same file where it holds both (npz), and where
+            there is a caption alone.
         group: cases of one group show the same patient or image and stay on the same side of every split; "" = `id`.
         part: what the dataset itself uses the case for, "" where it leaves that to us.
         modality: DICOM code that the dataset states for files which do not say it themselves; "" = none.
@@ -26,7 +27,7 @@ class Case:
             read; () = one file.
         channel: the volume of a 4-D `image` that is read (0-based); None = the image is no 4-D file.
         fold: number of the fold that the dataset puts the case into (0-based); None = it names no folds.
-        caption: what the dataset says about the case in words.
+        caption: what the dataset says about the case in words; several phrasings of it stand in lines of their own.
         spacing: voxel size in mm along i, j, k that the dataset states for a picture, whose file does not; None = it
             does not say.
         ignore: label value of voxels that nobody labelled; None = there is none.
@@ -51,6 +52,16 @@ class Case:
     def patient(self) -> str:
         """What stays together in a split: the group, or the case alone."""
         return self.group or self.id
+
+    @property
+    def captioned(self) -> bool:
+        """Whether words are all that the dataset says about the image: there is no mask."""
+        return bool(self.caption) and self.label == self.image and self.image.suffix.lower() != ".npz"
+
+    @property
+    def phrasings(self) -> tuple[str, ...]:
+        """The caption's phrasings."""
+        return tuple(line.strip() for line in self.caption.splitlines() if line.strip())
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,23 @@ def check(
     return facts, findings
 
 
+def _examine_label(case: Case, scan: Scan, dataset: Dataset, findings: list[Finding]) -> tuple[dict[int, int], str]:
+    """Voxels of each class in a case's mask, and a hash of them; what is wrong with it goes to `findings`."""
+    try:
+        label = pairs.open_label(case, read_file)
+    except (InputError, UsageError, DeviceError) as error:
+        findings.append(Finding("unreadable", error.message, error.hint or "export it again", case.label))
+        return {}, ""
+    wrong = list(pairs.problems(case, scan, label))
+    findings += wrong
+    if {"colour", "float"} & {each.kind for each in wrong}:
+        return {}, ""
+    values = pairs.label_values(case, label)
+    classes = pairs.count_values(values)
+    findings += _values(case, classes, dataset)
+    return classes, _hash(values) if classes else ""
+
+
 def _examine(case: Case, scan: Scan, dataset: Dataset) -> tuple[CaseFacts, list[Finding]]:
     """The facts of a case whose scan could be read, and what is wrong with it."""
     findings: list[Finding] = []
@@ -105,20 +122,7 @@ def _examine(case: Case, scan: Scan, dataset: Dataset) -> tuple[CaseFacts, list[
         check_image(scan)
     except InputError as error:
         findings.append(Finding("image", error.message, error.hint, case.image))
-    classes: dict[int, int] = {}
-    label_hash = ""
-    try:
-        label = pairs.open_label(case, read_file)
-    except (InputError, UsageError, DeviceError) as error:
-        findings.append(Finding("unreadable", error.message, error.hint or "export it again", case.label))
-    else:
-        wrong = list(pairs.problems(case, scan, label))
-        findings += wrong
-        if not {"colour", "float"} & {each.kind for each in wrong}:
-            values = pairs.label_values(case, label)
-            classes = pairs.count_values(values)
-            findings += _values(case, classes, dataset)
-            label_hash = _hash(values) if classes else ""
+    classes, label_hash = ({}, "") if case.captioned else _examine_label(case, scan, dataset, findings)
     small = scan.voxel_volume / 1000 if scan.spacing_known and not scan.is_picture else None
     return CaseFacts(
         case.id,

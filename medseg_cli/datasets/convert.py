@@ -90,6 +90,8 @@ def convert(
         InputError: an unreadable case, what the layout cannot hold, or an output that may not or cannot be written.
     """
     _check_output(output, source, dataset, overwrite)
+    if any(case.captioned for case in dataset.cases):
+        raise InputError(f"{source} holds captions and no masks", "the layouts to convert to are for masks")
     if to not in ("nnunet", "monai") and any(case.channels for case in dataset.cases):
         raise InputError(
             f"{source} has images of several files, one per channel, and {to} knows one file per image",

@@ -17,7 +17,7 @@ COLUMNS = {
     "group": ("group", "patient", "patient_id", "subject", "subject_id"),
     "fold": ("fold",),
     "part": ("part", "split", "set"),
-    "caption": ("caption", "text", "report"),
+    "caption": ("caption", "captions", "text", "report"),
     "spacing": ("spacing", "spacing_mm", "pixel_size", "pixel size(mm)", "pixel size (mm)"),
     "modality": ("modality",),
 }

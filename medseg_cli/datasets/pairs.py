@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg_cli.datasets.case import Case, Finding
+from medseg_cli.errors import InputError
 from medseg_cli.readers import ReadOptions, load_labels, load_scan
 from medseg_cli.readers.detect import detect
 from medseg_cli.scan import Scan
@@ -67,6 +68,10 @@ def open_image(case: Case, load: Callable[[Path, ReadOptions], Scan]) -> Scan:
 
 def open_label(case: Case, load: Callable[[Path, ReadOptions], Scan]) -> Scan:
     """The label file of a case as if it were a scan; for `load` and errors see `open_case`."""
+    if case.captioned:
+        raise InputError(
+            f"{case.image} has a caption and no mask", "captions train presets that take text (medseg presets list)"
+        )
     both = case.label == case.image and detect(case.label).format == "npz"
     return load_labels(case.label) if both else load(case.label, ReadOptions())
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from medseg_cli.datasets import entries, folders, medsam, nnunet, sa_med2d, samus, table
+from medseg_cli.datasets import captions, entries, folders, medsam, nnunet, sa_med2d, samus, table
 from medseg_cli.datasets.case import Case, Dataset, Finding
 from medseg_cli.datasets.files import LAYOUTS, read_json
 from medseg_cli.errors import InputError
@@ -72,6 +72,7 @@ def _read_folder(folder: Path, channel: int) -> Dataset:
         (folders.has_two_folders, folders.two_folders),
         (medsam.is_there, medsam.read),
         (folders.has_side_by_side, folders.side_by_side),
+        (captions.is_there, captions.beside),
     )
     reader = next((read for test, read in layouts if test(folder)), None)
     if reader is None:
@@ -95,7 +96,9 @@ def _lists(folder: Path) -> list[Path]:
         return tasks
     tables = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in table.SUFFIXES]
     jsons = [path for path in sorted(folder.glob("*.json")) if _is_datalist(path)]
-    return [*jsons, *(path for path in tables if table.is_list(path) and table.names_files(path))]
+    lines = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in captions.LINES]
+    listed = [path for path in tables if table.is_list(path) and table.names_files(path)]
+    return [*jsons, *listed, *(path for path in tables if table.is_caption_list(path)), *lines]
 
 
 def _is_datalist(path: Path) -> bool:
@@ -115,9 +118,11 @@ def _read_file(path: Path, channel: int) -> Dataset:
         return entries.read_task(path, channel)
     if suffix in table.SUFFIXES:
         return table.read(path)
+    if suffix in captions.LINES:
+        return captions.lines(path)
     if suffix == medsam.SUFFIX:
         return medsam.read_file(path)
-    raise InputError(f"{path} is no list of cases: known are .json, .csv, .tsv, task.yaml and .npz", LAYOUTS)
+    raise InputError(f"{path} is no list of cases: known are .json, .jsonl, .csv, .tsv, task.yaml and .npz", LAYOUTS)
 
 
 def _read_json(listing: Path, channel: int) -> Dataset:

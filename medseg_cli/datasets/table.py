@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from medseg_cli.datasets import captions
 from medseg_cli.datasets.case import Case, Dataset, Finding
 from medseg_cli.datasets.facts import COLUMNS, Facts, facts_of, value_of
 from medseg_cli.datasets.files import anywhere, stem
@@ -28,6 +29,16 @@ def is_list(path: Path) -> bool:
     return all(columns & set(COLUMNS[fact]) for fact in ("image", "label"))
 
 
+def is_caption_list(path: Path) -> bool:
+    """Whether a table's columns name images and captions, and no labels."""
+    try:
+        columns = set(_columns(path))
+    except (OSError, InputError):
+        return False
+    named = [bool(columns & set(COLUMNS[fact])) for fact in ("image", "caption", "label")]
+    return named == [True, True, False]
+
+
 def names_files(path: Path) -> bool:
     """Whether any of its labels is a file: a table of diagnoses may have columns image and label, too."""
     labels = (value_of(row, "label") for _, row in _rows(path))
@@ -41,6 +52,8 @@ def read(path: Path) -> Dataset:
         InputError: no UTF-8, no such columns, or a value that cannot be one.
     """
     rows = _rows(path)
+    if is_caption_list(path):
+        return captions.of_rows(rows, path)
     if not is_list(path):
         raise InputError(f"{path} has the columns {', '.join(_columns(path)) or 'none'}", NEEDED)
     cases: list[Case] = []

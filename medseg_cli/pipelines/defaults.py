@@ -19,6 +19,8 @@ class Defaults:
         floor: learning rate at the end, as a share of its peak.
         clip: largest norm of all gradients together.
         validate_every: epochs between validations.
+        metric: what a validation measures, from 0 to 1, the more the better.
+        together: validation samples that are scored together.
     """
 
     learning_rate: float = 2e-4
@@ -30,3 +32,5 @@ class Defaults:
     floor: float = 0.01
     clip: float = 1.0
     validate_every: int = 5
+    metric: str = "Dice"
+    together: int = 1

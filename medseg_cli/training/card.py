@@ -59,11 +59,11 @@ weight decay {plan.weight_decay:g}, {plan.precision}, seed {plan.seed}; weights 
 
 ## Validation
 
-The exported weights are those after step {facts.step}, the best of {len(facts.history)} validations: Dice
+The exported weights are those after step {facts.step}, the best of {len(facts.history)} validations: {facts.metric}
 {facts.dice:.4f}; the weights it began with had {facts.before:.4f}. They were chosen by these cases, so the figure
 flatters them: measure on the test cases with `medseg evaluate DATASET --preset RUN`.
 
-| step | training loss | validation Dice |
+| step | training loss | validation {facts.metric} |
 |---|---|---|
 {_table(facts)}
 

@@ -1,4 +1,4 @@
-"""Loss and validation Dice of a run as one picture."""
+"""Loss and validation of a run as one picture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FILE = "curves.png"
 
 
 def draw(run: Path, facts: RunFacts) -> Path:
-    """Write `curves.png`: mean training loss between validations, and validation Dice from the start on."""
+    """Write `curves.png`: mean training loss between validations, and what validations measured from the start on."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -26,8 +26,10 @@ def draw(run: Path, facts: RunFacts) -> Path:
     right.plot([0, *steps], [facts.before, *(line.dice for line in facts.history)], color="tab:orange", marker=".")
     right.axvline(facts.step, color="grey", linewidth=0.8, linestyle=":")
     right.set_ylim(0, 1)
-    right.set_ylabel("validation Dice", color="tab:orange")
-    left.set_title(f"{facts.dataset}: validation Dice {facts.before:.3f} before, {facts.dice:.3f} at step {facts.step}")
+    right.set_ylabel(f"validation {facts.metric}", color="tab:orange")
+    left.set_title(
+        f"{facts.dataset}: validation {facts.metric} {facts.before:.3f} before, {facts.dice:.3f} at step {facts.step}"
+    )
     with atomic_output(run / FILE, overwrite=True) as part:
         figure.savefig(part, format="png")
     return run / FILE

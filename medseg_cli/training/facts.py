@@ -19,9 +19,10 @@ class RunFacts:
         start: SHA-256 of the weights it began with; "" = random ones.
         cases: cases of each part of the split.
         step: optimiser steps behind the exported weights.
-        dice: their validation Dice; `before` is that of the weights it began with.
+        dice: what their validation measured; `before` is that of the weights it began with.
         history: every validation.
         command: the command line.
+        metric: what validations measure.
     """
 
     dataset: str
@@ -34,3 +35,4 @@ class RunFacts:
     before: float
     history: tuple[Progress, ...] = ()
     command: str = ""
+    metric: str = "Dice"

@@ -38,7 +38,7 @@ from medseg_cli.training.step import (
     is_out_of_memory,
 )
 from medseg_cli.training.stopping import Stop, StoppedError
-from medseg_cli.training.validation import mean_dice
+from medseg_cli.training.validation import mean_score
 
 LOGGER = logging.getLogger("medseg.training")
 
@@ -220,18 +220,19 @@ class Training:
         )
 
     def dice(self, stop: Stop) -> float:
-        """Validation Dice of the averaged weights."""
+        """What a validation measures of the averaged weights."""
         # Of the batches' statistics each process has its own; what is scored everywhere is what the first one keeps.
         share(self.fabric, self.average.values.values())
         with self.average.applied():
-            return mean_dice(self.fabric, self.recipe, self.network, self.held, self.plan.seed, stop)
+            return mean_score(self.fabric, self.recipe, self.network, self.held, self.plan.seed, stop)
 
     def validate(self, stop: Stop) -> Progress:
         """Validate, keep the weights if they are the best, write checkpoint and log."""
         state, plan = self.state, self.plan
         dice = self.dice(stop)
         rate = plan.learning_rate * plan.rate(state.step - 1)
-        line = Progress(state.step, float(np.mean(state.losses)), dice, rate, round(state.seconds, 3))
+        seconds, metric = round(state.seconds, 3), self.recipe.defaults.metric
+        line = Progress(state.step, float(np.mean(state.losses)), dice, rate, seconds, metric)
         state.validated_with(line, {name: value.cpu().clone() for name, value in self.average.values.items()})
         self.save()
         if self.fabric.is_global_zero:

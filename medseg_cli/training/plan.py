@@ -132,13 +132,17 @@ class Resources:
 
 @dataclass(frozen=True)
 class Progress:
-    """One validation: the mean loss since the one before, and the seconds of training up to here."""
+    """One validation: the mean loss since the one before, and the seconds of training up to here.
+
+    `dice` is what `metric` names; most recipes measure Dice.
+    """
 
     step: int
     loss: float
     dice: float
     learning_rate: float
     seconds: float
+    metric: str = "Dice"
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Recipe(Protocol):
         ...
 
     def score(self, model: nn.Module, samples: list[Any]) -> list[float]:
-        """Dice of each sample, 0 to 1."""
+        """What a validation measures of each sample, 0 to 1: Dice, if `defaults.metric` says nothing else."""
         ...
 
 

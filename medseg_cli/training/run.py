@@ -140,7 +140,7 @@ def train(
         with tracker_of(setup.tracker if fabric.is_global_zero else "none", run, begun) as tracker:
 
             def validated(line: Progress) -> None:
-                tracker(line.step, {"loss/train": line.loss, "dice/validation": line.dice})
+                tracker(line.step, {"loss/train": line.loss, f"{line.metric.lower()}/validation": line.dice})
                 report(line)
 
             def stepped(step: Stepped) -> None:
@@ -149,12 +149,12 @@ def train(
 
             fitted = fit(recipe, split, settled, run, validated, setup.resources, stepped, fabric, setup.tell)
         if fabric.is_global_zero:
-            _finish(fitted, base, begun, split, run, machine(fabric))
+            _finish(fitted, recipe, base, begun, split, run, machine(fabric))
         fabric.barrier()
     return run / preset.RUN_FILE
 
 
-def _finish(fitted: Fitted, base: Preset, begun: Record, split: Split, run: Path, machine: str) -> None:
+def _finish(fitted: Fitted, recipe: Recipe, base: Preset, begun: Record, split: Split, run: Path, machine: str) -> None:
     """Weights, preset, curves and model card."""
     state = fitted.state
     facts = RunFacts(
@@ -168,13 +168,15 @@ def _finish(fitted: Fitted, base: Preset, begun: Record, split: Split, run: Path
         -1.0 if state.before is None else state.before,
         tuple(state.history),
         begun.command,
+        recipe.defaults.metric,
     )
     export(fitted.network, base, facts, run, _quality(base, facts, split))
     draw(run, facts)
     write_card(run, base, facts, begun, machine, state.seconds)
     if facts.start and facts.dice < facts.before:
         LOGGER.warning(
-            "the best validation Dice, %.4f, is lower than that of the weights it began with, %.4f",
+            "the best validation %s, %.4f, is lower than that of the weights it began with, %.4f",
+            facts.metric,
             facts.dice,
             facts.before,
         )
@@ -182,6 +184,8 @@ def _finish(fitted: Fitted, base: Preset, begun: Record, split: Split, run: Path
 
 def _quality(base: Preset, facts: RunFacts, split: Split) -> Quality | None:
     """Limits of the flags from the training cases; training is not lost where the cases are gone by now."""
+    if any(case.captioned for case in split.train):
+        return None  # what is segmented with it has no sizes yet
     try:
         source = f"training cases of {facts.dataset}, medseg finetune"
         return quality_of(split.train, base, facts.choices.objects, source)

@@ -1,4 +1,4 @@
-"""The validation Dice of a network, its cases shared out among the processes."""
+"""What a validation measures of a network (most often Dice), its cases shared out among the processes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from medseg_cli.training.recipe import Recipe
 from medseg_cli.training.stopping import Stop, StoppedError
 
 
-def mean_dice(fabric: Fabric, recipe: Recipe, network: nn.Module, held: Sequence[Any], seed: int, stop: Stop) -> float:
-    """Mean Dice over the held-back cases, each prompted at the same place every time.
+def mean_score(fabric: Fabric, recipe: Recipe, network: nn.Module, held: Sequence[Any], seed: int, stop: Stop) -> float:
+    """Mean of the recipe's measure over the held-back cases, each prompted at the same place every time.
 
     Raises:
         StoppedError: the run is to stop; the validation counts for nothing.
@@ -25,11 +25,13 @@ def mean_dice(fabric: Fabric, recipe: Recipe, network: nn.Module, held: Sequence
     was_training = network.training
     network.eval()
     with torch.inference_mode(), fabric.autocast():
-        for index in range(fabric.global_rank, len(held), fabric.world_size):
+        together = recipe.defaults.together
+        for first in range(fabric.global_rank * together, len(held), fabric.world_size * together):
             if stop.asked:
                 break
-            sample = recipe.fixed_sample(held[index], np.random.default_rng([seed, index]))
-            scores += recipe.score(network, [sample])
+            chosen = range(first, min(first + together, len(held)))
+            samples = [recipe.fixed_sample(held[index], np.random.default_rng([seed, index])) for index in chosen]
+            scores += recipe.score(network, samples)
     network.train(was_training)
     summed, count, asked = total(fabric, [float(np.sum(scores)), len(scores), stop.asked])
     if asked:
