@@ -30,6 +30,8 @@ BESIDE = 0.5
 PLANES = {"S": "axial", "I": "axial", "A": "coronal", "P": "coronal", "R": "sagittal", "L": "sagittal"}
 """Where the one voxel of a flat scan's thin axis points → the plane that shows it."""
 
+_ENDS = {"scan": "scan.nii.gz", "mask": "mask.nii.gz", "picture": "picture.webp", "thumbnail": "thumbnail.webp"}
+
 
 def write_view(
     segmentation: Segmentation,
@@ -63,7 +65,7 @@ def write_view(
     window = scene.window(segmentation, measurements, center)
     files = {kind: path.with_name(f"{path.name}.{end}") for kind, end in _ENDS.items()}
     _write_scan(scan, box, step, affine, window, files["scan"])
-    view_file.write_nifti(shrink.labels(segmentation.mask[box], step), affine, files["mask"])
+    view_file.write_nifti(shrink.labels(segmentation.mask[box], step), affine, files["mask"], labels=True)
     view_file.write_pictures(segmentation, measurements, files["picture"], files["thumbnail"], focus=focus, stamp=stamp)
     facts = {
         "schema": SCHEMA,
@@ -83,7 +85,10 @@ def write_view(
     return files["thumbnail"]
 
 
-_ENDS = {"scan": "scan.nii.gz", "mask": "mask.nii.gz", "picture": "picture.webp", "thumbnail": "thumbnail.webp"}
+def path_of(thumbnail: Path) -> Path | None:
+    """The `path` of `write_view`, given the thumbnail that it returned; None if it did not write that."""
+    end = f".{_ENDS['thumbnail']}"
+    return thumbnail.with_name(thumbnail.name.removesuffix(end)) if thumbnail.name.endswith(end) else None
 
 
 def read_view(path: Path) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from medseg_cli.writers.atomic import atomic_output
 
 LEVEL = 6
 """zlib's: these files travel inside a page, where every byte counts a third more."""
+_INTENT_LABEL = 1002
 THUMBNAIL = 144
 """Longer side of the picture in the table, in pixels."""
 QUALITY, SMALL_QUALITY = 70, 60
@@ -30,6 +31,7 @@ def write_nifti(
     *,
     slope: float = 1.0,
     inter: float = 0.0,
+    labels: bool = False,
 ) -> None:
     """Write a packed NIfTI that replaces what was there.
 
@@ -38,6 +40,7 @@ def write_nifti(
         affine: (4, 4) voxel index → RAS mm.
         path: ends in .nii.gz.
         slope, inter: a value is `slope` times what is stored, plus `inter`.
+        labels: whether the values are labels, which viewers must not interpolate.
 
     Raises:
         InputError: it cannot be written.
@@ -53,6 +56,7 @@ def write_nifti(
     header = image.header.copy()
     header["vox_offset"], header["magic"] = header.single_vox_offset, b"n+1"
     header["scl_slope"], header["scl_inter"] = slope, inter
+    header["intent_code"] = _INTENT_LABEL if labels else 0
     padding = bytes(header.single_vox_offset - header.sizeof_hdr)
     with atomic_output(path, overwrite=True) as part:
         part.write_bytes(gzip.compress(header.binaryblock + padding + stored.tobytes(order="F"), LEVEL, mtime=0))
