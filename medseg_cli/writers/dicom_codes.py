@@ -47,7 +47,10 @@ def codes_of(label: Label) -> tuple[Code, Code]:
     return Code(BODY_STRUCTURE[0], "SCT", BODY_STRUCTURE[1]), Code(label.snomed, "SCT", name)
 
 
-def long_string(text: str, length: int = 64) -> str:
-    """Text as a DICOM long string (LO) or short one (SH, 16): one line, without backslashes, cut to its length."""
+def long_string(text: str, length: int = 63) -> str:
+    """Text as a DICOM long string (LO, 64 characters): one line, without backslashes, cut to its length.
+
+    One less than the 64, for readers that count the blank which pads a value to an even number of bytes.
+    """
     line = " ".join("".join(each if each.isprintable() else " " for each in text).replace("\\", "/").split())
     return line if len(line) <= length else f"{line[: length - 3].rstrip()}..."
