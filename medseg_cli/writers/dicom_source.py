@@ -28,11 +28,6 @@ _STATED = (
     "StudyTime", "ReferringPhysicianName",
 )  # fmt: skip
 """Elements that every object must have, if only empty."""
-_ALSO = (
-    "StudyDescription", "PositionReferenceIndicator", "LossyImageCompression", "LossyImageCompressionRatio",
-    "LossyImageCompressionMethod",
-)  # fmt: skip
-"""Elements that are carried over where they are."""
 
 
 @dataclass(frozen=True)
@@ -167,13 +162,8 @@ def identify(dataset: Dataset, header: DicomHeader) -> None:
 
     Elements are carried over as they are, odd ones too: no library sees them, and none can complain of them aloud.
     """
-    first = header.first
-    for group in (0x0010, 0x0012):
-        for element in first.group_dataset(group):
-            dataset.add(element)
-    for keyword in (*_STATED, *_ALSO):
-        if keyword in first:
-            dataset.add(first[keyword])
+    for element in header.first:
+        dataset.add(element)
 
 
 def _empty() -> Dataset:

@@ -8,8 +8,14 @@ from typing import Any
 
 from medseg_cli.readers.dicom.frames import Frame, read_dataset
 from medseg_cli.readers.dicom.geometry import Layout
+from medseg_cli.readers.dicom.values import MALFORMED
 
-_FUNCTIONAL_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+_KEPT = frozenset({
+    "AccessionNumber", "StudyID", "StudyDate", "StudyTime", "StudyDescription", "ReferringPhysicianName",
+    "PositionReferenceIndicator", "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
+})  # fmt: skip
+_PATIENT_GROUPS = (0x0010, 0x0012)
+"""Patient and clinical trial: kept whole."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +24,7 @@ class DicomHeader:
 
     Args:
         frames: one per picture, in slice order, k ascending; frame k is slice k of the scan where `regridded` is empty.
-        first: pydicom dataset of the first frame's file (patient, study, series), without pixels and private elements.
+        first: pydicom dataset with what the first frame's file says of patient and study, as far as it can be read.
         regridded: why the scan's grid is not that of the pictures, with the numbers; empty where it is.
     """
 
@@ -36,11 +42,22 @@ def header_of(layout: Layout, shape: tuple[int, int, int]) -> DicomHeader:
     frames = layout.frames
     source = frames[0].source
     dataset = read_dataset(source.path, source.name, stop_before_pixels=True)
-    for keyword in _FUNCTIONAL_GROUPS:
-        if keyword in dataset:
-            del dataset[keyword]
-    dataset.remove_private_tags()
-    return DicomHeader(frames, dataset, _regridded(layout, shape))
+    return DicomHeader(frames, _kept(dataset), _regridded(layout, shape))
+
+
+def _kept(dataset: Any) -> Any:
+    """Decoded here and now, while pydicom is kept from quoting odd values in warnings."""
+    from pydicom.datadict import keyword_for_tag
+    from pydicom.dataset import Dataset
+
+    kept = Dataset()
+    for tag in dataset.keys():  # noqa: SIM118 - iterating a dataset decodes every element
+        if tag.group in _PATIENT_GROUPS or keyword_for_tag(tag) in _KEPT:
+            try:
+                kept.add(dataset[tag])
+            except MALFORMED:
+                continue
+    return kept
 
 
 def _regridded(layout: Layout, shape: tuple[int, int, int]) -> str:
