@@ -53,7 +53,8 @@ Formats = Annotated[
     typer.Option(
         "--format",
         metavar="NAME,...",
-        help="What to write, all at once: nifti, nrrd, seg-nrrd, mha, dicom-seg, stl... (docs/outputs.md lists them).",
+        help="What to write, several at once: nifti, nrrd, seg-nrrd, mha, mgz, npz, png, nifti-split, dicom-seg, "
+        "rtstruct, stl, ply, obj, glb, labels-itksnap, labels-slicer, labels-tsv.",
         show_default="nifti; png for pictures",
         rich_help_panel=WRITING,
     ),

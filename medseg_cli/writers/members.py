@@ -23,7 +23,9 @@ def names(labels: Sequence[Label]) -> dict[int, str]:
     for label in labels:
         kept = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in label.name.strip())
         name = kept.strip("._")[:_LONGEST] or f"label_{label.value}"
-        if name.lower().partition(".")[0] in _RESERVED or name.lower() in taken:
+        if name.lower().partition(".")[0] in _RESERVED:
+            name = f"_{name}"
+        if name.lower() in taken:
             name = f"{name}_{label.value}"
         while name.lower() in taken:
             name = f"{name}_"
