@@ -161,6 +161,26 @@ def test_the_loss_follows_its_formula(size: int, seed: int) -> None:
     assert float(dhn_nce(images, texts)) == pytest.approx(expected, abs=1e-5)
 
 
+def test_pairs_that_are_the_same_are_no_negatives() -> None:
+    same = torch.tensor([[False, True, False], [True, False, False], [False, False, False]])
+    scores = SCORES.clone().requires_grad_(True)
+
+    loss = dhn_nce_of_scores(scores, same=same)
+    (gradient,) = torch.autograd.grad(loss, scores)
+
+    # Rows 0 and 1 have one negative each, whose weight is 1: -s_ii + s_ij.
+    rows = [-1.0 - 0.4, -0.8 + 0.3, float(_row(SCORES[2], 2))]
+    columns = [-1.0 - 0.2, -0.8 + 0.5, float(_row(SCORES[:, 2], 2))]
+    assert float(loss) == pytest.approx((sum(rows) + sum(columns)) / 3, abs=1e-9)
+    assert gradient[0, 1] == gradient[1, 0] == 0
+
+
+def _row(scores: Tensor, own: int) -> Tensor:
+    others = [value for index, value in enumerate(scores.tolist()) if index != own]
+    weights = torch.tensor([0.15 * value for value in others], dtype=torch.float64).softmax(0) * len(others)
+    return -scores[own] + torch.log((weights * torch.tensor(others, dtype=torch.float64).exp()).sum())
+
+
 def test_one_pair_has_no_negatives() -> None:
     with pytest.raises(ValueError, match="no negatives"):
         dhn_nce(torch.randn(1, 4), torch.randn(1, 4))

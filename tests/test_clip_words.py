@@ -8,7 +8,7 @@ import pytest
 
 from medseg_cli.errors import InputError, ModelError
 from medseg_cli.models.clip.config import ClipConfig
-from medseg_cli.models.clip.words import learn_vocabulary, words_of
+from medseg_cli.models.clip.words import learn_words, words_of
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "lung", "##s", "in", "an", "x", "-", "ray", "."]
 SIZES = {"vocabulary": 14, "context": 8, "positions": 8, "text_width": 12, "text_heads": 2}
@@ -85,18 +85,16 @@ def test_open_clip_brings_its_own_vocabulary() -> None:
     assert cut == (0, 0)
 
 
-def test_a_learnt_vocabulary_is_the_same_again_and_knows_its_words(tmp_path: Path) -> None:
+def test_a_learnt_vocabulary_is_the_same_again_and_knows_its_words() -> None:
     texts = ["the lungs in a chest radiograph", "a fetal head in an ultrasound picture", "nuclei"]
-    count = learn_vocabulary(texts, 200, tmp_path / "vocab.txt")
-    learn_vocabulary([*reversed(texts), texts[0]], 200, tmp_path / "again.txt")
+    learnt = learn_words(texts, 200)
 
-    words = words_of(
-        ClipConfig(**{**SIZES, "vocabulary": count, "context": 32, "positions": 32}), tmp_path / "vocab.txt"
-    )
+    words = words_of(ClipConfig(**{**SIZES, "vocabulary": len(learnt), "context": 32, "positions": 32}), learnt)
     tokens, _ = words(texts)
 
-    assert (tmp_path / "again.txt").read_bytes() == (tmp_path / "vocab.txt").read_bytes()
+    assert learn_words([*reversed(texts), texts[0]], 200) == learnt
     assert 1 not in tokens  # no unknown word
     assert tokens.shape[1] == 9  # each of the seven words of the longest is one token
-    assert 1 not in words(["a kidney"])[0]  # spelt
     assert tokens[:, 0].tolist() == [2, 2, 2]
+    assert 1 not in words(["a kidney"])[0]  # spelt
+    assert len(learn_words(texts, 150)) == 150

@@ -17,6 +17,7 @@ def dhn_nce(
     temperature: float = TEMPERATURE,
     hardness: tuple[float, float] = (HARDNESS, HARDNESS),
     *,
+    same: Tensor | None = None,
     released_code: bool = False,
 ) -> Tensor:
     """The loss of a batch of pairs.
@@ -25,18 +26,22 @@ def dhn_nce(
         images, texts: (B, E) features, row i of one belongs to row i of the other; brought to unit length here.
         temperature: by which cosines are divided.
         hardness: of negatives for images looking for texts, and for texts looking for images.
-        released_code: see `dhn_nce_of_scores`.
+        same, released_code: see `dhn_nce_of_scores`.
 
     Raises:
         ValueError: fewer than two pairs: there are no negatives then.
     """
     unit = torch.nn.functional.normalize
     scores = unit(images.float(), dim=-1) @ unit(texts.float(), dim=-1).T / temperature
-    return dhn_nce_of_scores(scores, hardness, released_code=released_code)
+    return dhn_nce_of_scores(scores, hardness, same=same, released_code=released_code)
 
 
 def dhn_nce_of_scores(
-    scores: Tensor, hardness: tuple[float, float] = (HARDNESS, HARDNESS), *, released_code: bool = False
+    scores: Tensor,
+    hardness: tuple[float, float] = (HARDNESS, HARDNESS),
+    *,
+    same: Tensor | None = None,
+    released_code: bool = False,
 ) -> Tensor:
     """The loss of similarities that are divided by the temperature already.
 
@@ -47,20 +52,31 @@ def dhn_nce_of_scores(
     Args:
         scores: (B, B), rows are images.
         hardness: b of the two directions.
+        same: (B, B) bool, symmetric: pairs that show the same thing in other words, which are no negatives of each
+            other. A row without negatives has no part in the loss. Not of the paper, where no two captions are alike.
         released_code: what the published code computes instead (spec section 2.2). Its gradient pulls hard negatives
             together; it is here to reproduce published runs.
     """
     size = len(scores)
     if size < 2:
         raise ValueError(f"{size} pairs hold no negatives")
-    one = _released if released_code else _paper
-    return one(scores, hardness[0]) + one(scores.T, hardness[1])
+    if released_code:
+        if same is not None:
+            raise ValueError("the released code knows no pairs that are the same")
+        return _released(scores, hardness[0]) + _released(scores.T, hardness[1])
+    own = torch.eye(size, dtype=torch.bool, device=scores.device)
+    own = own if same is None else own | same.to(scores.device)
+    return _paper(scores, hardness[0], own) + _paper(scores.T, hardness[1], own.T)
 
 
-def _paper(scores: Tensor, hardness: float) -> Tensor:
-    negatives = scores.masked_fill(torch.eye(len(scores), dtype=torch.bool, device=scores.device), -torch.inf)
+def _paper(scores: Tensor, hardness: float, own: Tensor) -> Tensor:
+    count = (~own).sum(dim=1)
+    rows = count > 0
+    if not rows.any():
+        return scores.sum() * 0.0
+    negatives, positives = scores[rows].masked_fill(own[rows], -torch.inf), scores.diagonal()[rows]
     weighted = torch.logsumexp((1 + hardness) * negatives, dim=1) - torch.logsumexp(hardness * negatives, dim=1)
-    return (-scores.diagonal() + math.log(len(scores) - 1) + weighted).mean()
+    return (count[rows].to(scores.dtype).log() - positives + weighted).mean()
 
 
 def _released(scores: Tensor, hardness: float) -> Tensor:

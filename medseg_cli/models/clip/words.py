@@ -55,24 +55,24 @@ class Words:
         return torch.tensor(padded, dtype=torch.int64).reshape(len(rows), longest), tuple(cut)
 
 
-def words_of(config: ClipConfig, file: Path | None) -> Words:
+def words_of(config: ClipConfig, source: Path | Sequence[str] | None) -> Words:
     """The vocabulary of a network.
 
     Args:
         config: its sizes; an open_clip model brings its own vocabulary.
-        file: `tokenizer.json` or `vocab.txt`; None only where open_clip has it.
+        source: `tokenizer.json` or `vocab.txt`, or the words themselves; None only where open_clip has them.
 
     Raises:
         ModelError: no file, one that is no vocabulary, or one of another size than the network's.
     """
     if config.open_clip:
         return _of_open_clip(config.open_clip)
-    if file is None or not file.is_file():
+    if source is None or (isinstance(source, Path) and not source.is_file()):
         raise ModelError(
-            f"no vocabulary{f' {file}' if file else ''}: the text tower does not know its words",
+            f"no vocabulary{f' {source}' if source else ''}: the text tower does not know its words",
             f"put the {' or '.join(NAMES)} that comes with the weights beside them",
         )
-    return _of_file(file, config)
+    return _of_words(source, config)
 
 
 def _of_open_clip(name: str) -> Words:
@@ -87,11 +87,16 @@ def _of_open_clip(name: str) -> Words:
     return Words(int(tokenizer.context_length), lambda text: [first, *tokenizer.encode(text), last], int(last))
 
 
-def _of_file(file: Path, config: ClipConfig) -> Words:
+def _of_words(source: Path | Sequence[str], config: ClipConfig) -> Words:
     import tokenizers
 
+    file = source if isinstance(source, Path) else "the preset's list of words"
     try:
-        made = tokenizers.Tokenizer.from_file(str(file)) if file.suffix == ".json" else _wordpiece(_lines(file))
+        if isinstance(source, Path) and source.suffix == ".json":
+            made = tokenizers.Tokenizer.from_file(str(source))
+        else:
+            listed = source.read_text(encoding="utf-8").splitlines() if isinstance(source, Path) else source
+            made = _wordpiece({word: number for number, word in enumerate(listed)})
     except Exception as error:  # tokenizers raises bare Exceptions
         raise ModelError(f"{file} is no vocabulary: {error}", f"expected is {' or '.join(NAMES)}") from error
     made.no_truncation()
@@ -108,11 +113,6 @@ def _of_file(file: Path, config: ClipConfig) -> Words:
     return Words(config.context, lambda text: list(made.encode(text).ids), int(ids["[SEP]"] or 0))
 
 
-def _lines(file: Path) -> dict[str, int]:
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return {word: number for number, word in enumerate(lines)}
-
-
 def _wordpiece(vocabulary: dict[str, int]) -> Any:
     """BERT's uncased way: lower case, accents stripped, punctuation apart, words in known pieces."""
     from tokenizers import BertWordPieceTokenizer
@@ -120,15 +120,14 @@ def _wordpiece(vocabulary: dict[str, int]) -> Any:
     return BertWordPieceTokenizer(vocab=vocabulary, lowercase=True)._tokenizer
 
 
-def learn_vocabulary(texts: Sequence[str], most: int, file: Path) -> int:
-    """Write a vocabulary (`vocab.txt`) of the words in `texts` and of all their letters; returns how many entries.
+def learn_words(texts: Sequence[str], most: int) -> list[str]:
+    """A vocabulary of the words in `texts` and of all their letters; `words_of` takes it.
 
-    Words that it does not hold are spelt letter by letter. The same texts give the same file.
+    Words that it does not hold are spelt letter by letter. The same texts give the same vocabulary.
 
     Args:
         texts: captions.
         most: entries; rare words stay out.
-        file: where to.
 
     Raises:
         ValueError: not even the letters fit.
@@ -144,6 +143,4 @@ def learn_vocabulary(texts: Sequence[str], most: int, file: Path) -> int:
     if len(known) > most:
         raise ValueError(f"{most} entries hold no {len(known)} letters")
     words = sorted(counts, key=lambda word: (-counts[word], word))
-    known += [word for word in words if word not in letters][: most - len(known)]
-    file.write_text("\n".join(known) + "\n", encoding="utf-8")
-    return len(known)
+    return [*known, *[word for word in words if word not in letters][: most - len(known)]]
