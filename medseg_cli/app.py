@@ -15,7 +15,7 @@ import typer
 
 from medseg_cli.errors import explained
 
-COMMANDS = ("segment", "info", "finetune", "evaluate", "doctor")
+COMMANDS = ("segment", "batch", "info", "finetune", "evaluate", "report", "doctor")
 """Functions of that name in `commands/<name>.py`, in the order of `medseg --help`."""
 GROUPS = ("dataset", "presets", "weights")
 """Typer apps called `app` in `commands/<name>.py`."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import sys
 
+SOME_FAILED = 8
+"""Exit code where some cases of many failed and the others are done."""
 REPORT_BUG = "this is a bug in medseg: please report it with the command line and the traceback that --debug prints"
 SYSTEM_HINTS = {
     errno.ENAMETOOLONG: "use a shorter path",
@@ -59,6 +61,12 @@ class DeviceError(MedsegError):
     """No such device, or not enough memory on it (exit 5)."""
 
     exit_code = 5
+
+
+def with_code(code: int, message: str, hint: str = "") -> MedsegError:
+    """The error that ends with this exit code, for reasons that come from another process or a file."""
+    kinds = {kind.exit_code: kind for kind in (UsageError, InputError, ModelError, DeviceError)}
+    return kinds.get(code, MedsegError)(message, hint)
 
 
 def explained(error: Exception) -> MedsegError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Sequence
 from decimal import Decimal
 from types import TracebackType
 from typing import Any
@@ -18,6 +19,9 @@ from medseg_cli.stages import Stage
 
 WAYS_SHOWN = 4
 """Ends of propagation that the summary names for each object; the report has all."""
+
+CASES_SHOWN = 20
+"""Failed and flagged cases of a batch that its summary names; the tables have all."""
 
 
 def stderr() -> Console:
@@ -125,17 +129,47 @@ def summary(report: dict[str, Any], files: list[str], talk: Talk) -> None:
         console.print(f"EMPTY: nothing was segmented for {', '.join(empty)}", style="bold yellow")
 
 
-def _cells(label: dict[str, Any]) -> tuple[str, str, str, str, str]:
+def batch_summary(summary: dict[str, Any], records: Sequence[Any], out: str, talk: Talk) -> None:
+    """What a batch has left: how many cases of each status, those that need a look, and where the files are.
+
+    Args:
+        summary: as in `run.json`.
+        records: of all its cases.
+        out: folder of the outputs.
+        talk: "quiet" says nothing.
+    """
+    if LEVELS[talk] >= logging.ERROR:
+        return
+    console = stderr()
+    for status, style in (("failed", "bold red"), ("absent", "yellow"), ("flagged", "yellow")):
+        found = [each for each in records if each.status == status]
+        if found and console.is_terminal:
+            table = Table(status, "reason", header_style=style)
+            for each in found[:CASES_SHOWN]:
+                table.add_row(Text(each.id), Text(_one_line(each.reason)))
+            console.print(table)
+        if len(found) > CASES_SHOWN and console.is_terminal:
+            console.print(f"... and {len(found) - CASES_SHOWN} more {status}")
+    counts = ", ".join(f"{count} {status}" for status, count in summary["status"].items() if count)
+    left = summary["cases"] - sum(summary["status"].values())
+    console.print(f"{summary['cases']} cases: {counts or 'none run'}{f', {left} not run' if left else ''}")
+    console.print(
+        f"{summary['run']} run in {summary['seconds']:.1f} s; wrote {out}: cases.csv, cases.jsonl, report.html"
+    )
+
+
+def size(label: dict[str, Any]) -> str:
+    """Of an object, as its report has it: a volume, a picture's area, or that it is unknown."""
     if label["volume_ml"] is not None:
-        size = f"{label['volume_ml']:.3f} mL"
-    elif label["area_mm2"] is not None:
-        size = f"{label['area_mm2']:.1f} mm²"
-    else:
-        size = "size unknown"
+        return f"{label['volume_ml']:.3f} mL"
+    return "size unknown" if label["area_mm2"] is None else f"{label['area_mm2']:.1f} mm²"
+
+
+def _cells(label: dict[str, Any]) -> tuple[str, str, str, str, str]:
     centroid = label["centroid_ras_mm"]
     remarks = "EMPTY" if label["empty"] else "touches the edge of the scan" if label["touches_border"] else ""
     where = ", ".join(f"{value:.1f}" for value in centroid) if centroid else "-"
-    return label["name"], size, str(label["voxels"]), where, remarks
+    return label["name"], size(label), str(label["voxels"]), where, remarks
 
 
 def _how(report: dict[str, Any]) -> list[str]:

@@ -29,7 +29,7 @@ def check(case: BatchCase, needs: Needs, most: int) -> DeviceError | None:
         return None
     return DeviceError(
         f"{case.scan} is predicted to need {need / GIB:.1f} GiB of memory, and {most / GIB:.1f} GiB may be used",
-        "close other programs, run it on a larger machine, or allow more with --memory",
+        "allow more with --memory, or run it on a larger machine; then add --retry-failed",
     )
 
 

@@ -18,7 +18,7 @@ from medseg_cli.batch.crew import Turn, Worker, start
 from medseg_cli.batch.outcome import failed
 from medseg_cli.batch.record import Record
 from medseg_cli.batch.settings import Settings
-from medseg_cli.errors import DeviceError, MedsegError
+from medseg_cli.errors import DeviceError, with_code
 
 logger = logging.getLogger("medseg.batch")
 
@@ -158,7 +158,7 @@ class _Crew:
             self._done(worker, record)
         elif word == "broken":
             message, hint, code = rest
-            raise _error(str(message), str(hint), int(str(code)))
+            raise with_code(int(str(code)), str(message), str(hint))
 
     def _done(self, worker: Worker, record: Record) -> None:
         worker.turns.pop(record.id, None)
@@ -205,13 +205,6 @@ class _Crew:
         else:
             error = DeviceError(f"{case.scan}: the worker {how} at this case, twice", OUT_OF_MEMORY)
             self._on_record(failed(case, self._settings, error, turn.since))
-
-
-def _error(message: str, hint: str, code: int) -> MedsegError:
-    from medseg_cli import errors
-
-    kinds = {each.exit_code: each for each in (errors.UsageError, errors.InputError, errors.ModelError, DeviceError)}
-    return kinds.get(code, MedsegError)(message, hint)
 
 
 def _log(record: object) -> None:

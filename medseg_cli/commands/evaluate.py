@@ -12,9 +12,6 @@ from medseg_cli.commands import options
 if TYPE_CHECKING:
     from medseg_cli.evaluation import CaseResult, Evaluation
 
-SOME_FAILED = 8
-"""Exit code where some cases have scores and some have not."""
-
 
 def evaluate(
     first: own.First,
@@ -166,7 +163,7 @@ def _end(found: Evaluation) -> None:
             raise kind(first.failure, first.hint)
         raise kind(f"none of {len(found.failed)} cases could be scored; {first.id}: {first.failure}", first.hint)
     if found.failed:
-        raise typer.Exit(SOME_FAILED)
+        raise typer.Exit(errors.SOME_FAILED)
 
 
 def _tolerances(text: str) -> tuple[float, ...]:

@@ -1,0 +1,198 @@
+"""`medseg batch`: a folder of scans, or a list of them, without watching."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from medseg_cli.commands import batch_options as own
+from medseg_cli.commands import options
+from medseg_cli.commands import segment_options as shared
+
+if TYPE_CHECKING:
+    from medseg_cli.batch.run import Engine, Result
+    from medseg_cli.batch.settings import Settings
+    from medseg_cli.logs import Talk
+
+
+def batch(
+    source: own.Input,
+    output: own.Output = None,
+    preset: options.PresetName = "",
+    include: own.Include = None,
+    exclude: own.Exclude = None,
+    shard: own.Shard = "",
+    limit: own.Limit = None,
+    retry_failed: own.RetryFailed = False,
+    fail_fast: own.FailFast = False,
+    engine: own.Engine = "local",
+    ray_address: own.RayAddress = "",
+    slices: shared.Slices = None,
+    window: shared.WindowText = None,
+    propagate: shared.Propagate = None,
+    max_slices: shared.MaxSlices = None,
+    batch_slices: shared.BatchSlices = None,
+    embedding_cache: shared.EmbeddingCache = None,
+    keep: shared.Keep = None,
+    min_mm3: shared.MinMm3 = None,
+    fill_holes: shared.FillHoles = None,
+    channel: options.Channel = None,
+    spacing: options.Spacing = None,
+    modality: shared.Modality = "",
+    on_gap: options.OnGap = "error",
+    on_tilt: options.OnTilt = "error",
+    on_duplicate: options.OnDuplicate = "error",
+    weights: shared.Weights = None,
+    random_weights: shared.RandomWeights = False,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    seed: options.Seed = 0,
+    deterministic: options.Deterministic = False,
+    jobs: own.Jobs = None,
+    memory: own.Memory = None,
+    overwrite: own.OverwriteUnclaimed = False,
+    preview: shared.Preview = True,
+    format_: options.Formats = None,
+    naming: options.Naming = "case",
+    ml: options.LabelValues = None,
+    mesh_frame: options.MeshFrame = "lps",
+    mesh_smooth: options.MeshSmooth = 10,
+    seg_type: options.SegType = "binary",
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+    log_json: options.LogJson = "",
+) -> None:
+    """Segment every scan of a folder or a list; run it again and it goes on where it was.
+
+    medseg batch scans/ -o out/ --preset chest-xray-lungs
+
+    medseg batch manifest.csv -o out/ --preset hippocampus-mr --format nifti,dicom-seg
+
+    medseg batch scans/ -o out/ --preset chest-xray-lungs --shard 2/8 --jobs 4
+    """
+    talk = options.start_talking(quiet, verbose, debug, log_json)
+    from medseg_cli import report
+    from medseg_cli.batch import budget, plan, run
+    from medseg_cli.batch.listing import list_cases
+    from medseg_cli.batch.models import Models
+    from medseg_cli.batch.settings import Settings
+    from medseg_cli.commands.batch_display import Display
+    from medseg_cli.errors import UsageError
+    from medseg_cli.overrides import Overrides
+    from medseg_cli.readers.modality import parse_modality
+    from medseg_cli.writers import formats
+
+    if output is None:
+        raise UsageError("no output folder given", "medseg batch INPUT -o OUT --preset NAME")
+    settings = Settings(
+        out=output.expanduser().absolute(),
+        preset=preset,
+        weights=weights,
+        random_weights=random_weights,
+        overrides=Overrides(
+            slices, window, propagate, max_slices, embedding_cache, batch_slices, keep, min_mm3, fill_holes
+        ),
+        modality=parse_modality(modality) if modality else "",
+        device=device,
+        precision=precision,
+        seed=seed,
+        deterministic=deterministic,
+        formats=formats.parse(format_ or ()),
+        naming=naming,
+        choices=options.format_choices(ml, mesh_frame, mesh_smooth, seg_type),
+        preview=preview,
+        overwrite=overwrite,
+        command=("medseg", *sys.argv[1:]),
+    )
+    reading = options.read_options(None, channel, spacing, on_gap, on_tilt, on_duplicate)
+    cases = list_cases(
+        source,
+        out=settings.out,
+        reading=reading,
+        modality=settings.modality,
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+    )
+    for note in cases.notes:
+        report.note(note, talk)
+    most = budget.limit(memory)
+    needs = _needs(settings)
+    run.prepare(settings.out)
+    planned = plan.sort(
+        plan.shard(cases.cases, shard), Models(settings), needs, most, limit=limit, retry_failed=retry_failed
+    )
+    display = Display(talk)
+    facts = {"input": str(source), "preset": preset, "command": " ".join(settings.command), "notes": list(cases.notes)}
+    chosen = _engine(engine, settings, jobs, ray_address, budget.Budget(needs, most))
+    try:
+        result = run.run(
+            planned, settings, chosen, run.Watch(display.begin, display.record), fail_fast=fail_fast, facts=facts
+        )
+    finally:
+        display.end()
+    _tell(result, settings, talk, as_json=as_json)
+    _end(result)
+
+
+def _engine(name: str, settings: Settings, jobs: int | None, ray_address: str, memory: Any) -> Engine:
+    """What runs the cases.
+
+    Raises:
+        UsageError: options that do not go together.
+    """
+    from medseg_cli.batch import devices, local
+    from medseg_cli.errors import UsageError
+
+    if name == "ray":
+        from medseg_cli.batch import ray_engine
+
+        return lambda cases, tell: ray_engine.run(cases, settings, tell, address=ray_address, jobs=jobs or 0)
+    if ray_address:
+        raise UsageError("--ray-address goes with --engine ray", "add it, or leave the address out")
+    workers = devices.of_workers(settings.device, jobs)
+    threads = devices.threads_of_worker(len(workers))
+
+    def run(cases: Any, tell: Any) -> None:
+        local.run(cases, settings, tell, devices=workers, threads=threads, budget=memory)
+
+    return run
+
+
+def _needs(settings: Settings) -> Any:
+    return lambda case: 0
+
+
+def _tell(result: Result, settings: Settings, talk: Talk, *, as_json: bool) -> None:
+    import json
+
+    from medseg_cli import report
+
+    report.batch_summary(result.summary, result.records, str(settings.out), talk)
+    if as_json:
+        typer.echo(json.dumps(result.summary, indent=2, ensure_ascii=False))
+
+
+def _end(result: Result) -> None:
+    """End as `docs/exit-codes.md` has it.
+
+    Raises:
+        KeyboardInterrupt: somebody stopped the run; what there was has been written.
+        MedsegError: all cases failed, for one reason.
+        typer.Exit: some failed.
+    """
+    from medseg_cli import errors
+
+    failed = result.failed
+    if result.interrupted:
+        raise KeyboardInterrupt
+    if not failed:
+        return
+    reasons = {(each.error or {}).get("message") for each in failed}
+    if len(failed) == len(result.records) and len(reasons) == 1:
+        told = failed[0].error or {}
+        raise errors.with_code(told["code"], told["message"], told["hint"])
+    raise typer.Exit(errors.SOME_FAILED)

@@ -1,0 +1,90 @@
+"""Option types that `medseg batch` alone has. No heavy import: `medseg batch --help` loads this file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from medseg_cli.commands.options import COMPUTING, WRITING
+
+CASES, RUN = "Cases", "Running"
+
+Input = Annotated[
+    Path,
+    typer.Argument(
+        metavar="INPUT",
+        help="Folder with all below it, BIDS dataset, DICOM tree or zip, manifest (CSV, JSON, YAML), dataset's list.",
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FOLDER", help="Folder of masks, cases.csv, cases.jsonl and report.html."),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Only paths or cases like this; may be repeated.", rich_help_panel=CASES),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Not these; may be repeated.", rich_help_panel=CASES),
+]
+Shard = Annotated[
+    str,
+    typer.Option(metavar="I/N", help="The I-th of N equal parts, I from 1: for job arrays.", rich_help_panel=CASES),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Run N cases at most; those that are finished do not count.", rich_help_panel=CASES
+    ),
+]
+RetryFailed = Annotated[
+    bool,
+    typer.Option(
+        "--retry-failed", help="Try failed cases again though nothing has changed since.", rich_help_panel=CASES
+    ),
+]
+FailFast = Annotated[bool, typer.Option("--fail-fast", help="End with the first failed case.", rich_help_panel=RUN)]
+Engine = Annotated[
+    Literal["local", "ray"],
+    typer.Option(help="Where: on this machine, or over a Ray cluster.", rich_help_panel=RUN),
+]
+RayAddress = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST:PORT|auto",
+        help="Cluster of --engine ray.",
+        show_default="a Ray of its own on this machine",
+        rich_help_panel=RUN,
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Worker processes, each with its own model; 0 works in this process.",
+        show_default="one per GPU; one without",
+        rich_help_panel=COMPUTING,
+    ),
+]
+Memory = Annotated[
+    float | None,
+    typer.Option(
+        min=0.1,
+        metavar="GIB",
+        help="What all cases in flight may need together.",
+        show_default="80 % of what is free",
+        rich_help_panel=COMPUTING,
+    ),
+]
+OverwriteUnclaimed = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite/--no-overwrite",
+        help="Replace files in the output folder that are not from a batch, too.",
+        rich_help_panel=WRITING,
+    ),
+]
