@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from medseg_cli.batch_page import views
 
@@ -22,12 +24,14 @@ class Case:
     """One row of the page.
 
     Args:
+        out: the output folder that paths in the record are relative to.
         record: as the run wrote it.
         report: the JSON beside the mask; {} where there is none.
         view: of `views.read_view`; None where there is none.
         thumbnail: picture for the table; None where there is none.
     """
 
+    out: Path
     record: Mapping[str, Any]
     report: Mapping[str, Any]
     view: dict[str, Any] | None
@@ -49,32 +53,48 @@ class Case:
         return bool(self.report.get("random_weights"))
 
 
-def gather(out: Path, records: Sequence[Mapping[str, Any]]) -> list[Case]:
-    """The cases in the table's order.
+def gather(out: Path, records: Sequence[Mapping[str, Any]], prefix: str = "") -> list[Case]:
+    """The cases of one output folder.
 
     Args:
-        out: the batch's output folder, that paths in records are relative to.
+        out: the folder, that paths in records are relative to.
         records: of all cases.
+        prefix: put before their ids, where the page is about several folders.
     """
-    return sorted(
-        (_case(out, each) for each in records), key=lambda each: (ORDER.index(each.status), _natural(each.id))
-    )
+    return [_case(out, {**each, "id": f"{prefix}{each['id']}"}) for each in records]
 
 
-def to_script(case: Case, no_view: str) -> str:
+def in_order(cases: Sequence[Case]) -> list[Case]:
+    """As the table lists them at first."""
+    return sorted(cases, key=lambda each: (ORDER.index(each.status), _natural(each.id)))
+
+
+def to_script(case: Case, no_view: str, beside: Path) -> str:
     """The case as JSON that may stand in a script element of HTML, whatever its strings hold.
 
     Args:
         case: to be shown.
         no_view: why it has no viewer; "" where it has one.
+        beside: folder of the page, that links to the outputs are relative to.
     """
     view = None
     if case.view is not None and not no_view:
         view = {key: value for key, value in case.view.items() if key != "files"}
     rest = {key: value for key, value in case.report.items() if key not in SAID_BY_RECORD}
-    text = json.dumps({**case.record, "report": rest, "view": view, "no_view": no_view}, separators=(",", ":"))
-    # As JSON the same string, as HTML neither a tag nor a comment. A file name may hold bytes that are no UTF-8.
+    outputs = [{**each, "link": _link(case.out / each["path"], beside)} for each in case.record.get("outputs", ())]
+    data = {**case.record, "outputs": outputs, "report": rest, "view": view, "no_view": no_view}
+    text = json.dumps(data, separators=(",", ":"))
+    # As JSON the same string, as HTML neither a tag nor a comment.
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _link(path: Path, beside: Path) -> str:
+    """A relative address; it begins with a dot, so that no file name can be taken for a scheme."""
+    try:
+        relative = Path(os.path.relpath(path, beside)).as_posix()
+    except ValueError:  # another drive of Windows
+        return ""
+    return "./" + quote(relative, errors="backslashreplace")
 
 
 def _case(out: Path, record: Mapping[str, Any]) -> Case:
@@ -82,7 +102,7 @@ def _case(out: Path, record: Mapping[str, Any]) -> Case:
     if thumbnail is not None and not thumbnail.is_file():
         thumbnail = None
     begin = views.path_of(thumbnail) if thumbnail is not None else None
-    return Case(record, _report(out, record), views.read_view(begin) if begin is not None else None, thumbnail)
+    return Case(out, record, _report(out, record), views.read_view(begin) if begin is not None else None, thumbnail)
 
 
 def _report(out: Path, record: Mapping[str, Any]) -> Mapping[str, Any]:

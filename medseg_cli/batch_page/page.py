@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg_cli.batch_page import embed, table
-from medseg_cli.batch_page.case_data import ORDER, Case, gather, to_script
+from medseg_cli.batch_page.case_data import ORDER, Case, gather, in_order, to_script
 from medseg_cli.batch_page.embed import BUDGET_MIB, MIB
 from medseg_cli.batch_page.style import CSS
 from medseg_cli.segmentation import RANDOM_WEIGHTS
@@ -36,18 +36,14 @@ def write_page(
     records: Sequence[Mapping[str, Any]],
     facts: Mapping[str, Any],
     budget_mib: float = BUDGET_MIB,
-    path: Path | None = None,
 ) -> Path:
-    """Write the page; it appears whole, and replaces an earlier one.
+    """Write the page of one output folder into it, see `write_cases`.
 
     Args:
         out: the batch's output folder, which records' paths are relative to.
         records: of all cases, as `Record.to_json` gives them.
-        facts: of the run: `title`, `warnings` (a list of sentences, shown as such), and anything else, which is listed
-            by its key.
-        budget_mib: size that the page may have; what it costs are viewers of the last cases. 0 leaves out all of them
-            and pictures too, for a run that is not finished.
-        path: where to; None is `report.html` in `out`.
+        facts: of the run.
+        budget_mib: size that the page may have.
 
     Returns:
         Where the page is.
@@ -55,26 +51,41 @@ def write_page(
     Raises:
         InputError: it cannot be written.
     """
-    path = path or out / NAME
-    cases = gather(out, records)
-    with (
-        atomic_output(path, overwrite=True) as part,
-        part.open("w", encoding="utf-8", errors="backslashreplace") as file,
-    ):
-        file.writelines(_page(out, cases, facts, int(budget_mib * MIB)))
+    return write_cases(gather(out, records), out / NAME, facts, budget_mib)
+
+
+def write_cases(cases: Sequence[Case], path: Path, facts: Mapping[str, Any], budget_mib: float = BUDGET_MIB) -> Path:
+    """Write a page; it appears whole, and replaces an earlier one.
+
+    Args:
+        cases: of `gather`.
+        path: where to.
+        facts: of the run: `title`, `warnings` (a list of sentences, shown as such), and anything else, which is listed
+            by its key.
+        budget_mib: size that the page may have. What it costs are viewers, those of the last cases of the table first.
+
+    Returns:
+        `path`.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    pieces = _page(in_order(cases), path.resolve().parent, facts, int(budget_mib * MIB))
+    with atomic_output(path, overwrite=True) as part, part.open("wb") as file:
+        file.writelines(piece.encode("utf-8", "backslashreplace") for piece in pieces)
     return path
 
 
-def _page(out: Path, cases: Sequence[Case], facts: Mapping[str, Any], budget: int) -> Iterator[str]:
+def _page(cases: Sequence[Case], beside: Path, facts: Mapping[str, Any], budget: int) -> Iterator[str]:
     niivue = _read("niivue/niivue.umd.js")
     script = '(() => {\n"use strict";\n' + "\n".join(_read(f"script/{name}") for name in SCRIPTS) + "\n})();\n"
     rows = list(table.table(cases))
     plain = len(niivue) + len(script) + len(CSS) + sum(len(row) for row in rows)
-    records = [to_script(case, "") for case in cases]
+    records = [to_script(case, "", beside) for case in cases]
     room = budget - plain - sum(len(text) for text in records) - ROW_BYTES * len(cases)
     shown = embed.choose(cases, room, budget)
     has_viewer = any(each.viewer for each in shown)
-    title = str(facts.get("title") or f"Batch {out.resolve().name}")
+    title = str(facts.get("title") or f"Batch {beside.name}")
     yield _head(title, [script, niivue] if has_viewer else [script])
     yield "<body><main>\n"
     yield _top(title, cases, facts)
@@ -82,7 +93,7 @@ def _page(out: Path, cases: Sequence[Case], facts: Mapping[str, Any], budget: in
     yield _below(cases, shown, budget)
     yield f"</main>\n{_read(f'script/{SKELETON}')}\n"
     for number, (case, each) in enumerate(zip(cases, shown, strict=True)):
-        yield f'<script type="application/json" id="case-{number}">{to_script(case, each.why_not)}</script>\n'
+        yield f'<script type="application/json" id="case-{number}">{to_script(case, each.why_not, beside)}</script>\n'
         yield from embed.scripts(number, case, each)
     if has_viewer:
         yield f'<script type="text/plain">{_read("niivue/LICENSES.txt")}</script>\n<script>{niivue}</script>\n'

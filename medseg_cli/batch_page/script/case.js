@@ -66,8 +66,7 @@ const caseWindow = (() => {
   };
 
   const output = (each) => {
-    const path = each.path.split("/").map(encodeURIComponent).join("/");
-    const link = make("a", { href: `./${path}`, target: "_blank", rel: "noopener" }, each.path);
+    const link = each.link ? make("a", { href: each.link, target: "_blank", rel: "noopener" }, each.path) : each.path;
     return make("div", {}, link, make("div", { className: "soft" }, `${each.bytes ?? "?"} bytes, SHA-256 `, make("code", {}, each.sha256 ?? "?")));
   };
 
