@@ -170,14 +170,9 @@ def counts(found: Sequence[Record]) -> dict[str, int]:
 
 def write_page(out: Path, found: Sequence[Record], summary: dict[str, Any]) -> Path:
     """Write `report.html` about all records of an output folder."""
-    from medseg_cli.batch_page.page import write_page as write
+    from medseg_cli.batch_page import page, run_facts
 
-    shown = {
-        key: summary[key]
-        for key in ("preset", "input", "started", "finished", "ended", "cases", "command")
-        if summary.get(key) is not None
-    }
-    return write(out, [each.to_json() for each in found], {"title": f"Batch {out.resolve().name}", **shown})
+    return page.write_page(out, [each.to_json() for each in found], run_facts.of_run(out, summary))
 
 
 def prepare(out: Path) -> None:
