@@ -120,9 +120,10 @@ def test_a_slicer_segmentation_as_pynrrd_and_simpleitk_read_it(tmp_path: Path, d
         assert header[f"Segment{number}_Extent"] == expected
     color = [float(part) * 255 for part in header["Segment0_Color"].split()]
     np.testing.assert_allclose(color, (221, 130, 101), atol=1e-3)
-    assert "~SCT^123037004^Anatomical Structure~SCT^10200004^Liver~" in header["Segment0_Tags"].replace(
-        "SCT^91723000^Anatomical Structure", "SCT^123037004^Anatomical Structure"
-    )
+    # As Slicer's own list of terms has them.
+    assert "~SCT^123037004^Anatomical Structure~SCT^10200004^Liver~" in header["Segment0_Tags"]
+    assert "~SCT^49755003^Morphologically Altered Structure~SCT^4147007^Mass~" in header["Segment1_Tags"]
+    assert "~SCT^85756007^Tissue~SCT^85756007^Tissue~" in header["Segment2_Tags"]
     for number in range(3):
         tags = dict(part.partition(":")[::2] for part in header[f"Segment{number}_Tags"].split("|") if part)
         assert len(tags["TerminologyEntry"].split("~")) == 7, "category, type, modifier, region... of Slicer's form"

@@ -165,7 +165,7 @@ def _tell(result: dict[str, Any], files: Outputs, talk: Talk, *, as_json: bool) 
     from medseg_cli import logs, report
     from medseg_cli.writers import sidecar
 
-    written = [str(path) for path in reversed(files.files)]
+    written = [str(path) for path in reversed(files.files) if path.exists()]
     for text in result["notes"]:
         report.note(text, talk)
     report.summary(result, written, talk)

@@ -151,6 +151,6 @@ def _linear(label: Label) -> tuple[int, int, int, int]:
 
 def _without(segmentation: Segmentation) -> tuple[str, ...]:
     """What is said of objects that have no surface."""
-    there = set(np.unique(segmentation.mask).tolist())
-    empty = [label.name for label in segmentation.labels if label.value not in there]
+    places = find_objects(segmentation.mask)
+    empty = [each.name for each in segmentation.labels if each.value > len(places) or places[each.value - 1] is None]
     return (f"no surface of {', '.join(empty)}: nothing was found of it",) if empty else ()

@@ -17,8 +17,14 @@ if TYPE_CHECKING:
 
 SUFFIX = ".seg.nrrd"
 
-_CATEGORIES = "Segmentation category and type - 3D Slicer General Anatomy list"
+_CATEGORIES = "Segmentation category and type - DICOM master list"
 _REGIONS = "Anatomic codes - DICOM master list"
+_IN_SLICER = {
+    "91723000": "SCT^123037004^Anatomical Structure",
+    "123037004": "SCT^123037004^Anatomical Structure",
+    "49755003": "SCT^49755003^Morphologically Altered Structure",
+}
+"""Categories that Slicer's own list of terms codes or words otherwise than DICOM does now."""
 _NO_EXTENT = "0 -1 0 -1 0 -1"
 
 
@@ -55,8 +61,9 @@ def fields(segmentation: Segmentation) -> dict[str, str]:
 
 def _terminology(label: Label) -> str:
     """The code in Slicer's form: category, type, modifier and region, parted by "~"."""
-    category, kind = (_coded(each) for each in codes_of(label))
-    return f"{_CATEGORIES}~{category}~{kind}~^^~{_REGIONS}~^^~^^"
+    category, kind = codes_of(label)
+    group = _IN_SLICER.get(category.value, _coded(category))
+    return f"{_CATEGORIES}~{group}~{_coded(kind)}~^^~{_REGIONS}~^^~^^"
 
 
 def _coded(code: Code) -> str:
