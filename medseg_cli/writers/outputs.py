@@ -115,11 +115,11 @@ def describe(segmentation: Segmentation, outputs: Outputs, choices: Choices) -> 
 
 
 def _stored(segmentation: Segmentation, mask: Output, choices: Choices) -> masks.Encoding | None:
-    """How the values lie in the mask's file; None where a format of its own says it."""
+    """How the values lie in the mask's file; None in DICOM, which says it itself."""
     if mask.format.target == formats.MASKS:
         picture = mask.format.needs == "picture"
         return masks.encoding(segmentation, mask.path, choices.values if picture else "auto")
-    return None
+    return None if mask.format.needs == "dicom" else masks.Encoding("labels", str(segmentation.mask.dtype))
 
 
 @contextmanager
