@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 from medseg_cli.batch.ray_nodes import last_line
 from medseg_cli.errors import DeviceError, UsageError
@@ -57,7 +57,7 @@ def connected(address: str, jobs: int) -> Iterator[Any]:
         ENVIRONMENT if address else {**ENVIRONMENT, **LOCAL_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     )
     folder = tempfile.TemporaryDirectory(prefix="medseg-ray-", dir=_short(), ignore_cleanup_errors=True)
-    with contextlib.redirect_stdout(_Notices()), folder as place:
+    with contextlib.redirect_stdout(_Notices(sys.stdout)), folder as place:
         try:
             with _own_sigterm():
                 if address:
@@ -120,16 +120,25 @@ def _own_sigterm() -> Iterator[None]:
 
 
 class _Notices(io.TextIOBase):
-    """What Ray prints to stdout, line by line into the log."""
+    """A stdout that sends what Ray's threads print into the log; what our own thread says goes where it went."""
+
+    def __init__(self, ours: TextIO) -> None:
+        self._ours = ours
+        self._thread = threading.get_ident()
 
     def writable(self) -> bool:
         return True
 
     def write(self, text: str) -> int:
+        if threading.get_ident() == self._thread:
+            return self._ours.write(text)
         for line in text.splitlines():
             if line.strip():
                 logger.info("ray: %s", line.strip())
         return len(text)
+
+    def flush(self) -> None:
+        self._ours.flush()
 
 
 def _cpus() -> int:

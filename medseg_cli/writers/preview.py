@@ -73,7 +73,8 @@ def write(
     words = PngImagePlugin.PngInfo()
     words.add_text(*MARK)
     picture = draw(segmentation, measurements, focus=focus, stamp=stamp)
-    picture.save(path, format="PNG", optimize=True, pnginfo=words)
+    # A tenth larger than the smallest file, in a twentieth of the time, which a batch spends on every case.
+    picture.save(path, format="PNG", compress_level=3, pnginfo=words)
 
 
 def is_preview(path: Path) -> bool:
