@@ -46,11 +46,12 @@ def decide(
         if record is None or record.status == "skipped":
             yield Decided(case)
             continue
-        why = _why_again(case, record, settings, fingerprint(case), retry_failed=retry_failed)
+        why = why_again(case, record, settings, fingerprint(case), retry_failed=retry_failed)
         yield Decided(case, None, why) if why else Decided(case, record)
 
 
-def _why_again(case: BatchCase, record: Record, settings: Settings, preset: str, *, retry_failed: bool) -> str:
+def why_again(case: BatchCase, record: Record, settings: Settings, preset: str, *, retry_failed: bool) -> str:
+    """Why a case with a record is run again, in words; "" where its record is kept."""
     if record.settings_sha256 != (inputs.asked(case, preset) if preset else ""):
         return "other settings"
     if record.status == "failed":

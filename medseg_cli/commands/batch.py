@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ def batch(
     exclude: own.Exclude = None,
     shard: own.Shard = "",
     limit: own.Limit = None,
+    dry_run: own.DryRun = False,
     retry_failed: own.RetryFailed = False,
     fail_fast: own.FailFast = False,
     engine: own.Engine = "local",
@@ -76,10 +78,12 @@ def batch(
     """
     talk = options.start_talking(quiet, verbose, debug, log_json)
     from medseg_cli import report
-    from medseg_cli.batch import budget, plan, run
+    from medseg_cli.batch import budget, estimate, plan, run
+    from medseg_cli.batch import dry_run as trial
     from medseg_cli.batch.listing import list_cases
     from medseg_cli.batch.models import Models
     from medseg_cli.batch.settings import Settings
+    from medseg_cli.commands import batch_dry_run
     from medseg_cli.commands.batch_display import Display
     from medseg_cli.errors import UsageError
     from medseg_cli.overrides import Overrides
@@ -119,8 +123,12 @@ def batch(
     )
     for note in cases.notes:
         report.note(note, talk)
-    most = budget.limit(memory)
-    needs = _needs(settings)
+    most, needs = budget.limit(memory), estimate.needs()
+    if dry_run:
+        mine = plan.shard(cases.cases, shard)
+        told = trial.describe(mine, Models(settings), needs, most, limit=limit, retry_failed=retry_failed)
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False) if as_json else batch_dry_run.text_of(told))
+        return
     run.prepare(settings.out)
     planned = plan.sort(
         plan.shard(cases.cases, shard), Models(settings), needs, most, limit=limit, retry_failed=retry_failed
@@ -162,13 +170,7 @@ def _engine(name: str, settings: Settings, jobs: int | None, ray_address: str, m
     return run
 
 
-def _needs(settings: Settings) -> Any:
-    return lambda case: 0
-
-
 def _tell(result: Result, settings: Settings, talk: Talk, *, as_json: bool) -> None:
-    import json
-
     from medseg_cli import report
 
     report.batch_summary(result.summary, result.records, str(settings.out), talk)

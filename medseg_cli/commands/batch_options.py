@@ -46,6 +46,14 @@ RetryFailed = Annotated[
         "--retry-failed", help="Try failed cases again though nothing has changed since.", rich_help_panel=CASES
     ),
 ]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="List cases, sizes, expected time and memory; read headers alone, write nothing.",
+        rich_help_panel=CASES,
+    ),
+]
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="End with the first failed case.", rich_help_panel=RUN)]
 Engine = Annotated[
     Literal["local", "ray"],
