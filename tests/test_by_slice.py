@@ -120,6 +120,7 @@ def test_one_box_finds_an_object_in_a_ct_of_122_101_112(tmp_path: Path) -> None:
             "id": "1",
             "slices_prompted": [55],
             "slices_with_mask": 60,
+            "predicted_iou": None,
             "propagation": [
                 {"from": 55, "to": 26, "because": "nothing found"},
                 {"from": 55, "to": 85, "because": "nothing found"},

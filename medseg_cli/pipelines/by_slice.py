@@ -7,7 +7,7 @@ on the scan's own grid happens here: plane, grey values, which slices are prompt
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,20 +19,21 @@ from torch import Tensor
 
 from medseg_cli.device import Runtime
 from medseg_cli.embeddings import EmbeddingCache
-from medseg_cli.errors import InputError
+from medseg_cli.errors import InputError, MedsegError
 from medseg_cli.intensity import Display, display
 from medseg_cli.pipelines.loading import options_of, weights_of
 from medseg_cli.pipelines.objects import empty_targets, labels_of
 from medseg_cli.pipelines.precision import probe, settle
+from medseg_cli.pipelines.slice_batches import answer_together
 from medseg_cli.pipelines.slice_compose import compose
-from medseg_cli.pipelines.slice_prompts import plan_slices, unused_minus, unused_regions, whole_image
-from medseg_cli.pipelines.slice_run import Network, SliceRun, own_scores
+from medseg_cli.pipelines.slice_prompts import Plan, plan_slices, unused_minus, unused_regions, whole_image
+from medseg_cli.pipelines.slice_run import Network, SliceRun, Ways, own_scores
 from medseg_cli.preset import Preset
 from medseg_cli.prompt import Prompt
 from medseg_cli.propagation import Rules
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Segmentation
-from medseg_cli.slices import PlaneName, plane_of
+from medseg_cli.slices import Plane, PlaneName, plane_of
 from medseg_cli.stages import Stages
 
 AIR_HU = -900.0
@@ -103,6 +104,16 @@ class Options(BaseModel):
 
 
 @dataclass(frozen=True, eq=False)
+class _Begun:
+    """A job before its slices are looked at: its prompt, and whether that is the user's."""
+
+    prompt: Prompt
+    prompted: bool
+    plans: list[Plan]
+    run: SliceRun
+
+
+@dataclass(frozen=True, eq=False)
 class SlicePipeline:
     """A network on its device, with the preset that says how to feed it and the embeddings it has made."""
 
@@ -147,24 +158,54 @@ class SlicePipeline:
             InputError: a prompt outside the scan, or a scan of other than 1 or 3 channels.
             UsageError: no prompt, or one that this preset does not take.
         """
-        if scan.voxels.shape[0] not in (1, 3):
-            raise InputError(
-                f"{scan.provenance.path} has {scan.voxels.shape[0]} channels", "grey and RGB scans are understood"
-            )
-        plane = plane_of(scan, self.options.slices)
-        prompted = bool(prompt.targets)
-        if not prompted and self.preset.prompts.whole_image and plane.count == 1:
-            prompt = whole_image(scan)
-        plans = plan_slices(prompt, scan, plane, self.preset)
-        shown = self._display(scan)
-        noted = len(self.cache.notes)
-        run = SliceRun(self._network, scan, plane, shown, self.cache, self.options.batch)
+        (result,) = self.segment_together([(scan, prompt)], stages)
+        if isinstance(result, MedsegError):
+            raise result
+        return result
+
+    def segment_together(self, jobs: Sequence[tuple[Scan, Prompt]], stages: Stages) -> list[Segmentation | MedsegError]:
+        """What `segment` makes of each job, or the error it raises; slices of different scans share batches.
+
+        A network's sums may round otherwise in another batch, so that masks agree to rounding.
+        """
+        begun = [self._begin(scan, prompt) for scan, prompt in jobs]
+        good = [each for each in begun if isinstance(each, _Begun)]
+        if not good:
+            return [each for each in begun if isinstance(each, MedsegError)]
         with stages("infer"):
-            run.start(plans)
-            follow = self.options.propagate and plane.count > 1
-            ways = run.propagate(plans, self.options.propagation) if follow else [[] for _ in plans]
+            rules = [self.options.propagation if self._follows(each.run.plane) else None for each in good]
+            looks = [(each.run, each.run.answers(each.plans, how)) for each, how in zip(good, rules, strict=True)]
+            ways = iter(answer_together(looks))
         with stages("postprocess"):
-            mask, cleaning = compose(run.found, plans, plane, self.preset.postprocessing)
+            return [each if isinstance(each, MedsegError) else self._end(each, next(ways)) for each in begun]
+
+    def _follows(self, plane: Plane) -> bool:
+        return self.options.propagate and plane.count > 1
+
+    def _begin(self, scan: Scan, prompt: Prompt) -> _Begun | MedsegError:
+        """A job as its slices will be looked at, or why they cannot be."""
+        try:
+            if scan.voxels.shape[0] not in (1, 3):
+                raise InputError(
+                    f"{scan.provenance.path} has {scan.voxels.shape[0]} channels", "grey and RGB scans are understood"
+                )
+            plane = plane_of(scan, self.options.slices)
+            prompted = bool(prompt.targets)
+            if not prompted and self.preset.prompts.whole_image and plane.count == 1:
+                prompt = whole_image(scan)
+            plans = plan_slices(prompt, scan, plane, self.preset)
+            run = SliceRun(self._network, scan, plane, self._display(scan), self.cache, self.options.batch)
+        except MedsegError as error:
+            return error
+        return _Begun(prompt, prompted, plans, run)
+
+    def _end(self, begun: _Begun, ways: Ways | MedsegError) -> Segmentation | MedsegError:
+        """The label map of a job whose slices have been answered."""
+        if isinstance(ways, MedsegError):
+            return ways
+        prompt, plans, run = begun.prompt, begun.plans, begun.run
+        scan, plane, shown = run.scan, run.plane, run.display
+        mask, cleaning = compose(run.found, plans, plane, self.preset.postprocessing)
         objects = [
             {
                 "id": target.id,
@@ -176,7 +217,7 @@ class SlicePipeline:
             }
             for target, plan, found, way, steps in zip(prompt.targets, plans, run.found, ways, cleaning, strict=True)
         ]
-        notes = [*self.cache.notes[noted:], *empty_targets(set(np.unique(mask).tolist()), prompt)]
+        notes = [*run.notes, *empty_targets(set(np.unique(mask).tolist()), prompt)]
         notes += unused_minus(plans, run.asked, prompt) + self._modality_notes(scan) + _window_notes(shown, scan)
         if self.options.propagation.max_slices is not None and not any(ways):
             notes.append("max_slices changed nothing: no prompt was followed to other slices")
@@ -185,7 +226,7 @@ class SlicePipeline:
         provenance = {
             "pipeline": self.preset.pipeline,
             "preset": self.preset.name,
-            "prompted": prompted,
+            "prompted": begun.prompted,
             "weights": self.weights,
             "slices": {
                 "plane": plane.name,

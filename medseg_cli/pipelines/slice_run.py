@@ -1,7 +1,12 @@
-"""One scan under one promptable network: pictures, embeddings, decoding, and prompts followed from slice to slice."""
+"""One scan under one promptable network: pictures, embeddings, decoding, and prompts followed from slice to slice.
+
+What a scan needs encoded it asks for (`SliceRun.answers` is a generator), so that slices of several scans can share a
+batch (`slice_batches`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -101,6 +106,12 @@ class _Front:
     because: str = ""
 
 
+Embeddings = dict[int, dict[str, Tensor]]
+"""Slice index → its embedding on the device."""
+Ways = list[list[dict[str, Any]]]
+"""Per object, one record per prompted slice and direction: {"from", "to", "because"}."""
+
+
 @dataclass(eq=False)
 class SliceRun:
     """The slices of one scan as the network sees them, and what was found in them.
@@ -113,6 +124,7 @@ class SliceRun:
         found: per object: slice index → answer.
         encoded, reused: slices encoded, and taken from the cache.
         asked: (object, slice) that the network was asked about.
+        notes: embeddings that were found but could not be used.
     """
 
     network: Network
@@ -125,20 +137,22 @@ class SliceRun:
     encoded: int = 0
     reused: int = 0
     asked: set[tuple[int, int]] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
 
-    def start(self, plans: list[Plan]) -> None:
-        """Answer all prompts of the user."""
+    def answers(self, plans: list[Plan], rules: Rules | None) -> Generator[list[int], Embeddings, Ways]:
+        """Answer all prompts of the user, and follow objects to other slices by `rules`; without rules, do not.
+
+        Yields:
+            At most `batch` slices, whose embeddings are to be sent.
+        """
         self.found = [{} for _ in plans]
         wanted = [(target, index, p) for target, plan in enumerate(plans) for index, p in plan.slices.items()]
-        for target, index, answer in self._look(wanted):
+        for target, index, answer in (yield from self._look(wanted)):
             self.found[target][index] = answer
+        return [[] for _ in plans] if rules is None else (yield from self._propagate(plans, rules))
 
-    def propagate(self, plans: list[Plan], rules: Rules) -> list[list[dict[str, Any]]]:
-        """Follow every object from the slices whose prompts are not bounded, in both directions at once.
-
-        Returns:
-            Per object, one record per prompted slice and direction: {"from", "to", "because"}.
-        """
+    def _propagate(self, plans: list[Plan], rules: Rules) -> Generator[list[int], Embeddings, Ways]:
+        """Follow every object from the slices whose prompts are not bounded, in both directions at once."""
         fronts = [
             _Front(target, index, index, step, seed, seed)
             for target, plan in enumerate(plans)
@@ -158,7 +172,7 @@ class SliceRun:
             asked = [
                 (target, index, self._next(front, plans[target], rules)) for (target, index), front in wanted.items()
             ]
-            for target, index, answer in self._look(asked):
+            for target, index, answer in (yield from self._look(asked)):
                 front = wanted[target, index]
                 found = describe(answer.mask, self._picture(index), self._pixel_mm2, answer.score)
                 front.because = stop_reason(found, front.before, front.start, rules) or ""
@@ -197,50 +211,53 @@ class SliceRun:
     def _picture(self, index: int) -> NDArray[np.uint8]:
         return self.display.picture(self.plane.take(self.scan.voxels, index))
 
-    def _look(self, wanted: list[tuple[int, int, SlicePrompt]]) -> list[tuple[int, int, Answer]]:
-        """Answers to prompts (object, slice, prompt); every slice is encoded once for all objects in it."""
-        frame = Frame(
+    @property
+    def _frame(self) -> Frame:
+        return Frame(
             self.plane.height, self.plane.width, self.network.model.size, self.plane.pixel_mm, **self.network.frame
         )
+
+    def _look(
+        self, wanted: list[tuple[int, int, SlicePrompt]]
+    ) -> Generator[list[int], Embeddings, list[tuple[int, int, Answer]]]:
+        """Answers to prompts (object, slice, prompt); every slice is encoded once for all objects in it."""
+        frame = self._frame
         indices = sorted({index for _, index, _ in wanted})
         self.asked.update((target, index) for target, index, _ in wanted)
         answers = []
         for first in range(0, len(indices), self.batch):
-            embeddings = self._embed(indices[first : first + self.batch], frame)
+            embeddings = yield indices[first : first + self.batch]
             for target, index, prompt in wanted:
                 if index in embeddings:
                     answers.append((target, index, self._decode(embeddings[index], prompt, frame)))
         return answers
 
-    def _embed(self, indices: list[int], frame: Frame) -> dict[int, dict[str, Tensor]]:
-        """Slice index → its embedding on the device, from the cache or encoded as one batch."""
-        pictures = {index: self._picture(index) for index in indices}
+    def image(self, index: int) -> Tensor:
+        """A slice as the network takes it, (3, S, S)."""
+        return self._frame.image(self._picture(index))
+
+    def stored(self, indices: list[int]) -> tuple[Embeddings, dict[int, str]]:
+        """The embeddings of those of these slices that the cache knows, and the cache's keys of the others."""
+        known: Embeddings = {}
+        missing: dict[int, str] = {}
         facts = {
             **self.network.frame,
-            "size": frame.size,
+            "size": self._frame.size,
             "pixel_mm": self.plane.pixel_mm,
             "precision": self.network.precision,
         }
-        keys = {
-            index: embedding_key(self.scan.provenance.sha256, self.network.sha256, facts, picture)
-            for index, picture in pictures.items()
-        }
-        found: dict[int, dict[str, Tensor]] = {}
-        for index, key in keys.items():
-            stored = self.cache.get(key)
-            if stored is not None:
-                found[index] = {name: value.to(self.network.device) for name, value in stored.items()}
-        self.reused += len(found)
-        missing = [index for index in indices if index not in found]
-        if missing:
-            images = torch.stack([frame.image(pictures[index]) for index in missing]).to(self.network.device)
-            with torch.inference_mode(), self.network.autocast():
-                encoded = self.network.model.encode(images)
-            self.encoded += len(missing)
-            for row, index in enumerate(missing):
-                found[index] = {name: value[row : row + 1].float() for name, value in encoded.items()}
-                self.cache.put(keys[index], {name: value.cpu() for name, value in found[index].items()})
-        return found
+        noted = len(self.cache.notes)
+        for index in indices:
+            key = embedding_key(self.scan.provenance.sha256, self.network.sha256, facts, self._picture(index))
+            found = self.cache.get(key)
+            if found is None:
+                missing[index] = key
+            else:
+                known[index] = {name: value.to(self.network.device) for name, value in found.items()}
+        self.notes += self.cache.notes[noted:]
+        self.reused += len(known)
+        self.encoded += len(missing)
+        return known, missing
 
     def _decode(self, embedding: dict[str, Tensor], prompt: SlicePrompt, frame: Frame) -> Answer:
         """Several boxes of one object are answered one by one and joined."""
