@@ -84,10 +84,9 @@ def _smoothed(ijk: Points, faces: Triangles, matrix: Points, rounds: int, volume
 
 def _neighbours(faces: Triangles, count: int) -> sparse.csr_matrix:
     """(N, N) whose product with points is the mean of each one's neighbours."""
+    # Each edge of a closed surface belongs to two triangles, which walk it in opposite directions.
     pairs = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    pairs = np.unique(np.concatenate([pairs, pairs[:, ::-1]]), axis=0)
-    ones = np.ones(len(pairs))
-    near = sparse.csr_matrix((ones, (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    near = sparse.csr_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
     return sparse.diags(1 / np.asarray(near.sum(1)).ravel()) @ near
 
 
