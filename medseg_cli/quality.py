@@ -35,10 +35,10 @@ PERCENTILES = (10, 25, 50, 75, 90)
 """Of the values round the objects, held against the preset's limits."""
 SPAN = (1, 99)
 """Percentiles that are 0 and 1 of relative values."""
-AROUND_MM = 20.0
-"""How far round the objects of a volume values count: a crop and the whole head shall give similar numbers."""
+AROUND_MM = 5.0
+"""How far round each object of a volume values count: little, so that a crop and the whole head give alike numbers."""
 SAMPLE = 1_000_000
-"""Most values that percentiles are taken from."""
+"""Values that percentiles are taken from, at most."""
 
 
 @dataclass(frozen=True)
@@ -204,11 +204,10 @@ def intensity_percentiles(
         In the scan's units, or as places between the 1st and the 99th percentile; None without an object in a volume,
         without a finite value, and where all values are alike.
     """
-    box = (slice(None),) * 3 if scan.is_picture else _around(scan, measurements)
-    if box is None:
+    boxes = [(slice(None),) * 3] if scan.is_picture else _around(scan, measurements)
+    if not boxes:
         return None
-    i, j, k = box
-    values = _drawn(scan.voxels[:, i, j, k])
+    values = np.concatenate([_drawn(scan.voxels[:, i, j, k], SAMPLE // len(boxes)) for i, j, k in boxes])
     low, *middle, high = np.percentile(values, [SPAN[0], *PERCENTILES, SPAN[1]]) if values.size else (0.0, 0.0)
     if not high > low:
         return None
@@ -217,24 +216,24 @@ def intensity_percentiles(
     return {percentile: float(value) for percentile, value in zip(PERCENTILES, middle, strict=True)}
 
 
-def _around(scan: Scan, measurements: Sequence[Measurement]) -> tuple[slice, slice, slice] | None:
-    """The box round all objects, wider by `AROUND_MM`; None without an object."""
-    firsts = [each.first_ijk for each in measurements if each.first_ijk is not None]
-    lasts = [each.last_ijk for each in measurements if each.last_ijk is not None]
-    if not firsts:
-        return None
+def _around(scan: Scan, measurements: Sequence[Measurement]) -> list[tuple[slice, slice, slice]]:
+    """The box round each object, wider by `AROUND_MM`."""
     wider = np.rint(AROUND_MM / np.array(scan.spacing)).astype(int)
-    low = np.maximum(np.min(firsts, axis=0) - wider, 0)
-    high = np.minimum(np.max(lasts, axis=0) + wider + 1, scan.shape)
-    i, j, k = (slice(int(start), int(end)) for start, end in zip(low, high, strict=True))
-    return (i, j, k)
+    boxes = []
+    for each in measurements:
+        if each.first_ijk is not None and each.last_ijk is not None:
+            low = np.maximum(np.array(each.first_ijk) - wider, 0)
+            high = np.minimum(np.array(each.last_ijk) + wider + 1, scan.shape)
+            i, j, k = (slice(int(start), int(end)) for start, end in zip(low, high, strict=True))
+            boxes.append((i, j, k))
+    return boxes
 
 
-def _drawn(voxels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Finite values (N,), N at most `SAMPLE`, of voxels (C, I, J, K); of larger ones always the same are drawn."""
+def _drawn(voxels: NDArray[np.float32], most: int) -> NDArray[np.float32]:
+    """Finite values (N,), N at most `most`, of voxels (C, I, J, K); of more always the same are drawn."""
     count = int(np.prod(voxels.shape[1:]))
-    if count > SAMPLE:
-        i, j, k = np.unravel_index(np.random.default_rng(0).integers(count, size=SAMPLE), voxels.shape[1:])
+    if count > most:
+        i, j, k = np.unravel_index(np.random.default_rng(0).integers(count, size=most), voxels.shape[1:])
         values = voxels[:, i, j, k].mean(axis=0)
     else:
         values = voxels.mean(axis=0).ravel()
