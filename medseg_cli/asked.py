@@ -15,6 +15,7 @@ KINDS = {
     "point": ("clicks", "--point X,Y,Z"),
     "box": ("boxes", "--box X0,Y0,X1,Y1"),
     "mask": ("masks", "--mask-prompt MASK"),
+    "text": ("text", '--text "WHAT"'),
 }
 """Kind of prompt in a preset → what people call it, and the option."""
 
@@ -30,6 +31,8 @@ class Asked:
     table: Path | None
     mask: Path | None
     slice: int | None
+    texts: tuple[str, ...] = ()
+    text_table: Path | None = None
 
     def prompt(self) -> Prompt:
         """What can be said without the scan: all but the mask.
@@ -41,7 +44,22 @@ class Asked:
         from medseg_cli.errors import UsageError
         from medseg_cli.prompt import Prompt, Target
         from medseg_cli.prompt_file import parse_box, parse_point, read_prompts
+        from medseg_cli.prompt_text import texts_of
 
+        if self.texts or self.text_table is not None:
+            others = {
+                "--point": self.points,
+                "--box": self.boxes,
+                "--prompts": self.table,
+                "--mask-prompt": self.mask,
+                "--label": self.label,
+            }
+            given = [name for name, value in others.items() if value]
+            if given:
+                raise UsageError(
+                    f"--text does not go with {' or '.join(given)}", "say it in words alone, or point alone"
+                )
+            return texts_of(self.texts, self.text_table)
         if self.table is not None:
             others = {"--point": self.points, "--box": self.boxes, "--label": self.label, "--mask-prompt": self.mask}
             given = [name for name, value in others.items() if value]
@@ -66,7 +84,8 @@ def check_kinds(preset: Preset, prompt: Prompt, asked: Asked) -> None:
     kinds = preset.prompts.kinds
     clicks = [click for target in prompt.targets for click in target.clicks]
     boxes = [box for target in prompt.targets for box in target.boxes]
-    used = {"point": bool(clicks), "box": bool(boxes), "mask": asked.mask is not None}
+    said = any(target.text for target in prompt.targets)
+    used = {"point": bool(clicks), "box": bool(boxes), "mask": asked.mask is not None, "text": said}
     refused = [KINDS[kind][0] for kind, given in used.items() if given and kind not in kinds]
     takes = ", ".join(f"{name} ({option})" for kind, (name, option) in KINDS.items() if kind in kinds)
     if refused and preset.prompts.automatic:

@@ -1,7 +1,7 @@
 """Prompts: what the user points at, in a stated frame, resolved to voxels of one scan.
 
-`Click` and `Box` are what was typed (any frame), `Region` a coarse mask, `Target` one object with all its prompts,
-`Prompt` all objects of one run. `locate` and `locate_box` are the only places where a typed coordinate becomes a voxel.
+`Click` and `Box` are what was typed (any frame), `Region` a coarse mask, `Text` words, `Target` one object with all its
+prompts, `Prompt` all objects of one run. `locate` and `locate_box` are the only places where a typed coordinate becomes a voxel.
 """
 
 from __future__ import annotations
@@ -77,14 +77,28 @@ class Region:
 
 
 @dataclass(frozen=True)
+class Text:
+    """What an object is, in words.
+
+    Args:
+        positive: phrasings that mean it; several count as their mean.
+        negative: what it could be taken for and is not.
+    """
+
+    positive: tuple[str, ...]
+    negative: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Target:
-    """One object to segment: `id` keeps objects apart, `label` names it, the rest shows where it is."""
+    """One object to segment: `id` keeps objects apart, `label` names it, the rest shows where or what it is."""
 
     id: str
     label: str
     clicks: tuple[Click, ...] = ()
     boxes: tuple[Box, ...] = ()
     region: Region | None = None
+    text: Text | None = None
 
 
 @dataclass(frozen=True)

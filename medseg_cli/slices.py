@@ -92,6 +92,14 @@ class Plane:
         y = self.height - 1 - y if self.flip_rows else y
         return np.stack([x, y], axis=1)
 
+    def to_voxels(self, xy: NDArray[np.float64], index: int) -> NDArray[np.float64]:
+        """Pixel indices (N, 2), x across and y down, of slice `index` → voxel indices (N, 3) ijk."""
+        ijk = np.empty((len(xy), 3))
+        ijk[:, self.columns] = self.width - 1 - xy[:, 0] if self.flip_columns else xy[:, 0]
+        ijk[:, self.rows] = self.height - 1 - xy[:, 1] if self.flip_rows else xy[:, 1]
+        ijk[:, self.through] = index
+        return ijk
+
 
 def plane_of(scan: Scan, name: PlaneName = "finest") -> Plane:
     """The plane in which `scan` is sliced.

@@ -30,6 +30,8 @@ def segment(
     preset: options.PresetName = "",
     point: own.Points = None,
     box: own.Boxes = None,
+    text: own.Texts = None,
+    text_file: own.TextFile = None,
     mask_prompt: own.MaskPrompt = None,
     prompts: own.PromptFile = None,
     coords: own.Coords = "ijk",
@@ -92,7 +94,9 @@ def segment(
     from medseg_cli.writers import formats, outputs, sidecar
 
     source, target = _paths(scan, mask, input_, output)
-    asked = Asked(tuple(point or ()), tuple(box or ()), coords, label, prompts, mask_prompt, slice_)
+    asked = Asked(
+        tuple(point or ()), tuple(box or ()), coords, label, prompts, mask_prompt, slice_, tuple(text or ()), text_file
+    )
     prompt = asked.prompt()
     overrides = Overrides(
         slices, window, propagate, max_slices, embedding_cache, batch_slices, keep, min_mm3, fill_holes
@@ -102,7 +106,7 @@ def segment(
     wanted = formats.parse(format_ or ())
     choices = options.format_choices(ml, mesh_frame, mesh_smooth, seg_type)
     files = outputs.plan(source, target, preview=preview, wanted=wanted, naming=naming)
-    inputs = (source, prompts, mask_prompt, chosen.path)
+    inputs = (source, prompts, mask_prompt, text_file, chosen.path)
     outputs.check(files, tuple(path for path in inputs if path), overwrite=overwrite)
     reading = options.read_options(series, channel, spacing, on_gap, on_tilt, on_duplicate)
     code = parse_modality(modality) if modality else ""

@@ -31,6 +31,24 @@ Points = Annotated[
         rich_help_panel=PROMPTS,
     ),
 ]
+Texts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text",
+        metavar="[NAME=]WHAT",
+        help="What to segment, in words; repeated for several classes, or with the same name for another phrasing.",
+        rich_help_panel=PROMPTS,
+    ),
+]
+TextFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--text-file",
+        metavar="YAML",
+        help="Classes with their phrasings, and what they are not (docs/text.md).",
+        rich_help_panel=PROMPTS,
+    ),
+]
 Boxes = Annotated[
     list[str] | None,
     typer.Option(

@@ -76,6 +76,14 @@ PIPELINES: dict[str, Entry] = {
         recipe="medseg_cli.pipelines.dynunet_recipe:DynunetRecipe",
         planner="medseg_cli.pipelines.dynunet_plan:plan",
     ),
+    "medclip-sam": Entry(
+        target="medseg_cli.pipelines.medclip_sam:MedclipSamPipeline",
+        summary="a text → a mask by saliency of an image-text network and SAM (arXiv 2403.20253, 2409.19483)",
+        prompts=frozenset({"text"}),
+        dims=2,
+        recipe="medseg_cli.pipelines.clip_recipe:ClipRecipe",
+        planner="medseg_cli.pipelines.clip_plan:plan",
+    ),
     "sam": Entry(
         target="medseg_cli.pipelines.sam:SamPipeline",
         summary="SAM and checkpoints of its layout; clicks, boxes, masks, on images and slices (arXiv 2304.02643)",

@@ -162,7 +162,9 @@ def _input(scan: Scan) -> dict[str, Any]:
 def _prompts(run: Run, scan: Scan) -> list[dict[str, Any]]:
     """One entry per object; an image that needed no prompt has one with `whole_image`."""
     if not run.prompt.targets and run.preset.prompts.whole_image:
-        return [{"id": "1", "label": None, "clicks": [], "boxes": [], "region": None, "whole_image": True}]
+        return [
+            {"id": "1", "label": None, "clicks": [], "boxes": [], "region": None, "text": None, "whole_image": True}
+        ]
     typed = {target.id: target for target in (run.typed or run.prompt).targets}
     entries = []
     for target in run.prompt.targets:
@@ -175,6 +177,9 @@ def _prompts(run: Run, scan: Scan) -> list[dict[str, Any]]:
                 "clicks": [_click(before.position, click, scan) for before, click in clicks],
                 "boxes": [_box((before.first, before.second), box, scan) for before, box in boxes],
                 "region": _region(target.region) if target.region else None,
+                "text": {"positive": list(target.text.positive), "negative": list(target.text.negative)}
+                if target.text
+                else None,
                 "whole_image": False,
             }
         )

@@ -114,7 +114,7 @@ def maps(
     times = texts.new_zeros((height, width))
     for rows, columns in _windows(height, width, how.crops):
         part = picture[rows, columns]
-        image = normalised(square(part, _edge(tower), how.geometry)[None].to(texts.device), mean, std)
+        image = normalised(square(part, edge(tower), how.geometry)[None].to(texts.device), mean, std)
         for index, grid in enumerate(_grids(tower, image, texts, scale, how, _seed(part, seed))):
             shape = (part.shape[0], part.shape[1])
             total[index, rows, columns] += onto_picture(grid, *shape, how.geometry)
@@ -136,7 +136,7 @@ def _grids(tower: Tower, image: Tensor, texts: Tensor, scale: float, how: How, s
             yield gradients.gscore_cam(tower, image, text, scale, how.layer, how.top, official=official)
 
 
-def _edge(tower: Tower) -> int:
+def edge(tower: Tower) -> int:
     """Pixels of the square."""
     visual = tower.model.visual
     size = visual.trunk.patch_embed.img_size if tower.timm else visual.image_size  # type: ignore[union-attr]

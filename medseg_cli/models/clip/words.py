@@ -30,11 +30,13 @@ class Words:
         context: most tokens of a text.
         encode: text → its tokens with the first and last one, of any length.
         last: token that ends a text.
+        unknown: text → its words that are no single token: a vocabulary of whole words has to spell them.
     """
 
     context: int
     encode: Callable[[str], list[int]]
     last: int
+    unknown: Callable[[str], list[str]]
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, tuple[int, ...]]:
         """Tokens (T, L) int64, padded with 0 to the longest; and how many tokens of each text were cut off.
@@ -84,7 +86,14 @@ def _of_open_clip(name: str) -> Words:
         raise ModelError(
             f"the vocabulary of open_clip's {name} is not part of open_clip", "choose a model of CLIP's own vocabulary"
         )
-    return Words(int(tokenizer.context_length), lambda text: [first, *tokenizer.encode(text), last], int(last))
+
+    def encode(text: str) -> list[int]:
+        return [first, *tokenizer.encode(text), last]
+
+    def unknown(text: str) -> list[str]:
+        return [word for word in text.split() if len(tokenizer.encode(word)) > 1]
+
+    return Words(int(tokenizer.context_length), encode, int(last), unknown)
 
 
 def _of_words(source: Path | Sequence[str], config: ClipConfig) -> Words:
@@ -110,7 +119,16 @@ def _of_words(source: Path | Sequence[str], config: ClipConfig) -> Words:
             f"the network {config.vocabulary} with [PAD] first",
             "use the vocabulary that these weights were trained with",
         )
-    return Words(config.context, lambda text: list(made.encode(text).ids), int(ids["[SEP]"] or 0))
+
+    def unknown(text: str) -> list[str]:
+        found = made.encode(text[:LARGEST], add_special_tokens=False)
+        words: dict[int | None, list[int]] = {}
+        for place, word in enumerate(found.word_ids):
+            words.setdefault(word, []).append(place)
+        strange = [places for places in words.values() if len(places) > 1 or found.tokens[places[0]] == "[UNK]"]
+        return [text[found.offsets[places[0]][0] : found.offsets[places[-1]][1]] for places in strange]
+
+    return Words(config.context, lambda text: list(made.encode(text).ids), int(ids["[SEP]"] or 0), unknown)
 
 
 def _wordpiece(vocabulary: dict[str, int]) -> Any:

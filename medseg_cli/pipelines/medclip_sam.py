@@ -1,0 +1,415 @@
+"""Pipeline medclip-sam: a text → a mask, zero-shot, on images and slices (arXiv 2403.20253, 2409.19483).
+
+Text and picture are compared by an image-text network: is the thing there (`text_presence`), and where do picture and
+text agree (`models.clip.maps`). Its map becomes a coarse mask, that becomes boxes or clicks (`text_regions`), and
+another preset, the segmenter, draws the mask. The published chains never answer "not there": `presence: null`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from medseg_cli import pipelines
+from medseg_cli.device import Runtime
+from medseg_cli.errors import InputError, ModelError, UsageError
+from medseg_cli.intensity import Display, display
+from medseg_cli.models.clip import maps
+from medseg_cli.models.clip.checkpoint import build, random_network
+from medseg_cli.models.clip.config import ClipConfig, config_of
+from medseg_cli.models.clip.network import tower_of
+from medseg_cli.models.clip.words import Words
+from medseg_cli.pipelines.loading import options_of, weights_of
+from medseg_cli.pipelines.objects import labels_of
+from medseg_cli.pipelines.precision import settle
+from medseg_cli.pipelines.text_classes import Concept, TextClass, classes_of
+from medseg_cli.pipelines.text_presence import Presence, margins, probabilities
+from medseg_cli.pipelines.text_regions import Asking, Coarse, coarse_mask, middle, one_body, pointed
+from medseg_cli.pipelines.text_words import words_beside
+from medseg_cli.postprocess import clean
+from medseg_cli.preset import Preset, find
+from medseg_cli.preset_format import Postprocessing
+from medseg_cli.prompt import Prompt, Target
+from medseg_cli.scan import Scan
+from medseg_cli.segmentation import Segmentation
+from medseg_cli.slices import Plane, PlaneName, plane_of
+from medseg_cli.stages import Stages
+
+
+class Saliency(BaseModel):
+    """How maps are made; see `models.clip.maps.How`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: maps.Method = "m2ib"
+    layer: int = Field(default=7, ge=0)
+    beta: float = Field(default=0.1, ge=0)
+    steps: int = Field(default=10, ge=1)
+    copies: int = Field(default=10, ge=1)
+    top: int = Field(default=300, ge=1)
+    geometry: maps.Geometry = "squash"
+    crops: int = Field(default=1, ge=1, le=8)
+
+    @property
+    def how(self) -> maps.How:
+        """The same as the maps take it."""
+        return maps.How(**self.model_dump())
+
+
+class Options(BaseModel):
+    """Knobs of this pipeline in a preset's `options`.
+
+    Attributes:
+        words: vocabulary of a small text tower; () = in a file beside the weights, or open_clip's own.
+        saliency, coarse, prompts: the chain from texts to prompts.
+        segmenter: preset that draws the mask; None = the coarse mask is the result.
+        presence: how "not there" is found; None = everything is always there, as published.
+        concepts: what a small model knows; () = any text.
+        slices: the plane in which a volume is sliced.
+        batch: pictures that are compared with the texts at a time.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    words: tuple[str, ...] = ()
+    saliency: Saliency = Saliency()
+    coarse: Coarse = Coarse()
+    prompts: Asking = Asking()
+    segmenter: str | None = None
+    presence: Presence | None = Presence()
+    concepts: tuple[Concept, ...] = ()
+    slices: PlaneName = "finest"
+    batch: int = Field(default=16, ge=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What texts came to in a scan, before the mask is drawn.
+
+    Args:
+        probability: (C, K) of presence.
+        margin: (C, K) behind it.
+        masks: per class, slice index → coarse mask (H, W).
+    """
+
+    probability: NDArray[np.float64]
+    margin: NDArray[np.float64]
+    masks: tuple[dict[int, NDArray[np.bool_]], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class MedclipSamPipeline:
+    """The two networks on their device, with the preset that says how to use them."""
+
+    preset: Preset
+    options: Options
+    runtime: Runtime
+    model: nn.Module
+    words: Words
+    weights: dict[str, Any]
+    segmenter: Any
+    _features: dict[str, tuple[Tensor, int]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_preset(cls, preset: Preset, runtime: Runtime, random_weights: bool) -> MedclipSamPipeline:
+        """Load both networks.
+
+        Raises:
+            ModelError: wrong options, missing or misfitting weights or vocabulary, a layer that the network has not.
+        """
+        options = options_of(preset, Options)
+        path, weights = weights_of(preset, random_weights)
+        config = config_of(preset.model)
+        model = random_network(config, runtime.seed) if path is None else build(path, preset.model)
+        model = model.eval().requires_grad_(False).to(runtime.device)
+        depth = len(tower_of(model).blocks)
+        if options.saliency.layer >= depth - (options.saliency.method != "m2ib"):
+            raise ModelError(
+                f"preset {preset.name}: options.saliency.layer is {options.saliency.layer}, the image tower has blocks "
+                f"0 to {depth - 1}, and behind the last one no patch has a gradient"
+            )
+        words = words_beside(preset, path)
+        runtime = settle(runtime, preset, None)
+        return cls(preset, options, runtime, model, words, weights, _segmenter(options, runtime))
+
+    def segment(self, scan: Scan, prompt: Prompt, stages: Stages) -> Segmentation:
+        """One mask value per text, in the order of the prompt; an empty one where its thing is found not to be there.
+
+        Raises:
+            InputError: a scan of other than 1 or 3 channels.
+            UsageError: no text, other prompts, or a text that a small model does not know.
+        """
+        _check(scan, prompt, self.preset)
+        plane = plane_of(scan, self.options.slices)
+        shown = self._display(scan)
+
+        def picture(index: int) -> NDArray[np.uint8]:
+            return shown.picture(plane.take(scan.voxels, index))
+
+        with stages("text"):
+            classes = self._classes(prompt)
+        with stages("presence"):
+            margin, probability = self._presence(classes, plane, picture)
+        with stages("saliency"):
+            masks = self._coarse(classes, probability, plane, picture)
+        found = Found(probability, margin, masks)
+        named = Prompt(tuple(Target(t.id, c.name) for t, c in zip(prompt.targets, classes, strict=True)))
+        mask, drawn = self._draw(scan, plane, found, named, stages)
+        with stages("postprocess"):
+            cleaning = [self._clean(mask, value, scan) for value in range(1, len(classes) + 1)]
+        threshold = self.options.presence.threshold if self.options.presence else None
+        presence = [
+            _presence_of(number, each.name, found.probability[number], found.margin[number], threshold)
+            for number, each in enumerate(classes)
+        ]
+        provenance = {
+            "pipeline": self.preset.pipeline,
+            "preset": self.preset.name,
+            "prompted": True,
+            "weights": self.weights,
+            "segmenter": drawn,
+            "saliency": self.options.saliency.model_dump(),
+            "presence": presence if self.options.presence else None,
+            "slices": {
+                "plane": plane.name,
+                "axis": plane.axis,
+                "count": plane.count,
+                "prompted": len({index for each in masks for index in each}),
+                "encoded": plane.count,
+                "from_cache": 0,
+            },
+            "display": asdict(shown),
+            "objects": [
+                {
+                    "id": target.id,
+                    "slices_prompted": sorted(each),
+                    "slices_with_mask": int((mask == value).any(axis=_across(plane)).sum()),
+                    "propagation": [],
+                    "cleaning": steps,
+                }
+                for value, (target, each, steps) in enumerate(zip(named.targets, masks, cleaning, strict=True), start=1)
+            ],
+            "kernels": self.runtime.kernels,
+        }
+        notes = [*_cut(classes), *_absent(presence)]
+        return Segmentation(mask, labels_of(named, self.preset), scan, provenance, tuple(notes))
+
+    def _classes(self, prompt: Prompt) -> tuple[TextClass, ...]:
+        presence = self.options.presence
+        negatives = presence.negatives if presence else ()
+        return classes_of(prompt, self._encode, self.options.concepts, negatives, self.words.unknown)
+
+    def _encode(self, texts: Sequence[str]) -> tuple[Tensor, tuple[int, ...]]:
+        """Features (T, E) of texts and what was cut off each; a text that was asked before is not encoded again."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._features]
+        if new:
+            tokens, cut = self.words(new)
+            with torch.inference_mode():
+                features = self.model.encode_text(tokens.to(self.runtime.device))  # type: ignore[operator]
+            # Gradients of maps go through copies that inference mode has not marked.
+            self._features.update(zip(new, zip(features.clone(), cut, strict=True), strict=True))
+        found = [self._features[text] for text in texts]
+        return torch.stack([feature.clone() for feature, _ in found]), tuple(cut for _, cut in found)
+
+    def _presence(
+        self, classes: Sequence[TextClass], plane: Plane, picture: Callable[[int], NDArray[np.uint8]]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Margins and probabilities (C, K)."""
+        config, features = self._config, []
+        geometry = self.options.saliency.geometry
+        for first in range(0, plane.count, self.options.batch):
+            indices = range(first, min(first + self.options.batch, plane.count))
+            squares = torch.stack([maps.square(picture(index), self._size, geometry) for index in indices])
+            with torch.inference_mode(), self.runtime.autocast():
+                images = maps.normalised(squares.to(self.runtime.device), config.mean, config.std)
+                features.append(self.model.encode_image(images).float())  # type: ignore[operator]
+        margin = margins(torch.cat(features), classes, self._scale)
+        if self.options.presence is None:
+            return margin, np.ones_like(margin)
+        return margin, probabilities(margin, self.options.presence, stack=plane.count > 1)
+
+    def _coarse(
+        self,
+        classes: Sequence[TextClass],
+        probability: NDArray[np.float64],
+        plane: Plane,
+        picture: Callable[[int], NDArray[np.uint8]],
+    ) -> tuple[dict[int, NDArray[np.bool_]], ...]:
+        """Per class, slice → coarse mask, of the slices where it is present."""
+        threshold = self.options.presence.threshold if self.options.presence else 0.0
+        there = probability >= threshold
+        found: list[dict[int, NDArray[np.bool_]]] = [{} for _ in classes]
+        for index in np.flatnonzero(there.any(axis=0)).tolist():
+            seen = picture(index)
+            wanted = np.flatnonzero(there[:, index]).tolist()
+            for number, saliency in zip(wanted, self._maps(seen, [classes[n] for n in wanted]), strict=True):
+                found[number][index] = coarse_mask(maps.unit(saliency).cpu().numpy(), seen, self.options.coarse)
+        if plane.count > 1:
+            found = [dict(_consistent(masks, self.options.coarse.parts)) for masks in found]
+        return tuple(found)
+
+    def _maps(self, picture: NDArray[np.uint8], classes: Sequence[TextClass]) -> Tensor:
+        """(C, H, W) maps, not normalised."""
+        texts = torch.stack([each.positive for each in classes])
+        config, how = self._config, self.options.saliency.how
+        tower = tower_of(self.model)
+        return maps.maps(tower, picture, texts, self._scale, how, config.mean, config.std, self.runtime.seed)
+
+    def _draw(
+        self, scan: Scan, plane: Plane, found: Found, named: Prompt, stages: Stages
+    ) -> tuple[NDArray[np.unsignedinteger[Any]], dict[str, Any] | None]:
+        """The label map, and what the segmenter says of itself."""
+        mask = np.zeros(scan.shape, np.uint8 if len(found.masks) < 256 else np.uint16)
+        if self.segmenter is None:
+            for value, masks in enumerate(found.masks, start=1):
+                for index, each in masks.items():
+                    part = plane.take(mask, index)
+                    part[each & (part == 0)] = value
+            return mask, None
+        targets, values = self._targets(plane, found, named)
+        if not targets:
+            return mask, {"preset": self.segmenter.preset.name, "asked": False}
+        drawn = self.segmenter.segment(scan, Prompt(tuple(targets)), stages)
+        for number, value in enumerate(values, start=1):
+            mask[drawn.mask == number] = value
+        return mask, {"preset": self.segmenter.preset.name, "asked": True, **drawn.provenance}
+
+    def _clean(self, mask: NDArray[np.unsignedinteger[Any]], value: int, scan: Scan) -> list[dict[str, Any]]:
+        """Clean one class in place as the preset says; what was done."""
+        how = self.preset.postprocessing
+        if how == Postprocessing():
+            return []
+        own = mask == value
+        cleaned = clean(own, np.zeros((0, 3)), scan.spacing, how)
+        mask[own & ~cleaned.mask] = 0
+        mask[cleaned.mask & (mask == 0)] = value
+        return cleaned.steps
+
+    def _targets(self, plane: Plane, found: Found, named: Prompt) -> tuple[list[Target], list[int]]:
+        """What the segmenter is asked, and the value of each."""
+        targets: list[Target] = []
+        values: list[int] = []
+        solid = pipelines.find(self.segmenter.preset.pipeline).dims == 3
+        for value, (masks, target) in enumerate(zip(found.masks, named.targets, strict=True), start=1):
+            if solid:
+                click = middle(masks, plane)
+                each = Target(target.id, target.label, (click,) if click else ())
+            else:
+                places = pointed(masks, plane, self.options.prompts, self.runtime.seed)
+                each = Target(target.id, target.label, places.clicks, places.boxes)
+            if each.clicks or each.boxes:
+                targets.append(each)
+                values.append(value)
+        return targets, values
+
+    def _display(self, scan: Scan) -> Display:
+        preprocessing = self.preset.preprocessing
+        key = "image" if scan.provenance.format == "image" else scan.modality
+        if key in preprocessing.by_modality:
+            return display(scan, preprocessing.by_modality[key], f"the preset's choice for {key}")
+        return display(scan, preprocessing.intensity, "the preset's general choice")
+
+    @property
+    def _config(self) -> ClipConfig:
+        return config_of(self.preset.model)
+
+    @property
+    def _size(self) -> int:
+        return maps.edge(tower_of(self.model))
+
+    @property
+    def _scale(self) -> float:
+        return float(self.model.logit_scale.detach().exp())  # type: ignore[operator,union-attr]
+
+
+def _segmenter(options: Options, runtime: Runtime) -> Any:
+    """The pipeline that draws masks, or None.
+
+    Raises:
+        ModelError: no such preset, missing weights, or one that takes no such prompts.
+    """
+    if options.segmenter is None:
+        return None
+    preset = find(options.segmenter)
+    wanted = {"box": {"box"}, "boxes": {"box"}, "points": {"point"}, "both": {"box", "point"}}[options.prompts.kind]
+    wanted = {"point"} if pipelines.find(preset.pipeline).dims == 3 else wanted
+    if not wanted <= set(preset.prompts.kinds):
+        raise ModelError(
+            f"segmenter {preset.name} takes {', '.join(preset.prompts.kinds) or 'no prompt'}, not "
+            f"{' and '.join(sorted(wanted))}",
+            "change options.prompts.kind, or choose another segmenter",
+        )
+    if "propagate" in preset.options or pipelines.find(preset.pipeline).dims == 2:
+        # Every slice is asked for itself.
+        preset = preset.model_copy(update={"options": {**preset.options, "propagate": False}})
+    return pipelines.build(preset, runtime)
+
+
+def _check(scan: Scan, prompt: Prompt, preset: Preset) -> None:
+    if scan.voxels.shape[0] not in (1, 3):
+        raise InputError(
+            f"{scan.provenance.path} has {scan.voxels.shape[0]} channels", "grey and RGB scans are understood"
+        )
+    if not prompt.targets or any(target.text is None for target in prompt.targets):
+        raise UsageError(f"preset {preset.name} needs a text", 'add --text "the lungs"')
+    if any(target.clicks or target.boxes or target.region for target in prompt.targets):
+        raise UsageError(f"preset {preset.name} takes text alone", "leave clicks, boxes and masks out")
+
+
+def _across(plane: Plane) -> tuple[int, int]:
+    """The two voxel axes within a slice."""
+    return (plane.rows, plane.columns)
+
+
+def _consistent(masks: dict[int, NDArray[np.bool_]], parts: int) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    """The coarse masks of a volume without what hangs on to nothing in the neighbouring slices."""
+    if not masks:
+        return
+    first, last = min(masks), max(masks)
+    stack = np.zeros((last - first + 1, *next(iter(masks.values())).shape), bool)
+    for index, mask in masks.items():
+        stack[index - first] = mask
+    for index, mask in enumerate(one_body(stack, parts), start=first):
+        if mask.any():
+            yield index, mask
+
+
+def _presence_of(
+    number: int, name: str, probability: NDArray[np.float64], margin: NDArray[np.float64], threshold: float | None
+) -> dict[str, Any]:
+    best = int(probability.argmax())
+    there = [int(index) for index in np.flatnonzero(probability >= (threshold or 0.0))]
+    return {
+        "label": number + 1,
+        "name": name,
+        "probability": round(float(probability[best]), 6),
+        "margin": round(float(margin[best]), 6),
+        "threshold": threshold,
+        "present": bool(there),
+        "slice": best,
+        "slices_present": len(there),
+    }
+
+
+def _cut(classes: Sequence[TextClass]) -> list[str]:
+    return [
+        f"the text of {each.name} is longer than the network reads: its last {each.cut} tokens were left out"
+        for each in classes
+        if each.cut
+    ]
+
+
+def _absent(presence: Sequence[dict[str, Any]]) -> list[str]:
+    return [
+        f"{each['name']} was not found: the probability that it is there is {each['probability']:.3f}, "
+        f"{each['threshold']:.3f} is asked for"
+        for each in presence
+        if not each["present"]
+    ]
