@@ -36,6 +36,9 @@ from medseg_cli.segmentation import Segmentation
 from medseg_cli.writers import dicom_seg, rtstruct
 from medseg_cli.writers.outlines import outlines
 
+# rt-utils 1.2 sets attributes of files that pydicom 4 will not have.
+pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in v4.0.*:DeprecationWarning")
+
 SOURCES = {"series": folder_of_slices, "enhanced": one_file, "zip": archive}
 REAL = (
     "mr_cmb_crc/SCAN_001/adc_image",

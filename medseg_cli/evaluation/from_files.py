@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medseg_cli.errors import InputError
 from medseg_cli.evaluation.failing import failed
-from medseg_cli.evaluation.label_maps import read_map
+from medseg_cli.evaluation.label_maps import on_one_grid, read_map
 from medseg_cli.evaluation.label_table import LabelTable
 from medseg_cli.evaluation.matching import Pair
 from medseg_cli.evaluation.results import CaseResult, Measures, ObjectScore, units_of
@@ -84,6 +84,7 @@ def _load(pair: Pair, rules: Rules) -> _Loaded:
         more: tuple[str, ...] = ("there is no prediction: it counts as empty",)
     else:
         prediction, found, more = read_map(pair.prediction, rules.reading)
+        (reference, truth), (prediction, found) = on_one_grid((reference, truth), (prediction, found))
         if rules.resample:
             found, moved = _resampled(prediction, found, reference)
             more = (*more, *moved)

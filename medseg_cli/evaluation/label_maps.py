@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from medseg_cli.datasets.pairs import WHOLE, is_picture_of_mask
 from medseg_cli.errors import InputError
 from medseg_cli.evaluation.scoring import LARGEST_LABEL
+from medseg_cli.readers.dicom import seg
 from medseg_cli.readers.files import read_file
 from medseg_cli.readers.options import ReadOptions
 from medseg_cli.scan import Scan
@@ -18,12 +20,35 @@ from medseg_cli.scan import Scan
 def read_map(path: Path, options: ReadOptions) -> tuple[Scan, NDArray[np.uint16], tuple[str, ...]]:
     """A label map with its geometry, its values (I, J, K), and what was assumed about them.
 
+    Of a DICOM SEG only the slices that it holds; see `on_one_grid`.
+
     Raises:
         InputError: unreadable, in colours, with fractions or values that no label has.
     """
-    scan = read_file(path, options)
+    scan = seg.read(path.expanduser()) if seg.is_seg(path.expanduser()) else read_file(path, options)
     values, notes = _values(scan, path)
     return scan, values, (*scan.provenance.notes, *notes)
+
+
+Map = tuple[Scan, NDArray[np.uint16]]
+"""A label map: its geometry, and its values (I, J, K)."""
+
+
+def on_one_grid(first: Map, second: Map) -> tuple[Map, Map]:
+    """Two label maps, of which a DICOM SEG has got the grid of the other one; two of those the smallest for both.
+
+    Raises:
+        InputError: the voxels of the one are none of the other's grid.
+    """
+    sparse = [each[0].provenance.format == seg.FORMAT for each in (first, second)]
+    if not any(sparse):
+        return first, second
+    whole = seg.joint(first[0], second[0]) if all(sparse) else first[0] if sparse[1] else second[0]
+    one, other = (
+        (replace(whole, provenance=scan.provenance), seg.widen(values, scan, whole)) if is_sparse else (scan, values)
+        for (scan, values), is_sparse in zip((first, second), sparse, strict=True)
+    )
+    return one, other
 
 
 def _values(scan: Scan, path: Path) -> tuple[NDArray[np.uint16], list[str]]:

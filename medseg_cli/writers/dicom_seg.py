@@ -13,6 +13,7 @@ from medseg_cli.errors import InputError
 from medseg_cli.readers.dicom.header import DicomHeader
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import RANDOM_WEIGHTS, Label, Segmentation
+from medseg_cli.writers import dicom_maker as maker
 from medseg_cli.writers import dicom_source as common
 from medseg_cli.writers.atomic import atomic_output
 from medseg_cli.writers.dicom_codes import codes_of, long_string
@@ -156,14 +157,14 @@ def _segmentation(
         sop_instance_uid=hd.UID(),
         instance_number=1,
         manufacturer="medseg",
-        manufacturer_model_name=common.maker(segmentation),
-        software_versions=common.software(),
+        manufacturer_model_name=maker.maker(segmentation),
+        software_versions=maker.software(),
         device_serial_number="none",
         fractional_type="OCCUPANCY",
         max_fractional_value=FULL,
         content_label="RANDOM_WEIGHTS" if random else "SEGMENTATION",
-        content_description=RANDOM_WEIGHTS if random else common.description(segmentation),
-        series_description=common.description(segmentation),
+        content_description=RANDOM_WEIGHTS if random else maker.description(segmentation),
+        series_description=maker.description(segmentation),
         # Bits are packed as they are; bytes that are nearly all zero are worth a code that every toolkit knows.
         transfer_syntax_uid=ExplicitVRLittleEndian if seg_type == "binary" else RLELossless,
         omit_empty_frames=bool(frames.any()),
@@ -184,7 +185,7 @@ def _described(segmentation: Segmentation, labels: Sequence[Label], numbers: Seq
             segment_label=long_string(label.name) or f"segment {number}",
             segmented_property_category=category,
             segmented_property_type=kind,
-            algorithm_type=common.algorithm_type(segmentation),
+            algorithm_type=maker.algorithm_type(segmentation),
             algorithm_identification=identification,
             display_color=hd.color.CIELabColor.from_rgb(*label.color),
         )
@@ -201,11 +202,11 @@ def _algorithm(segmentation: Segmentation) -> AlgorithmIdentificationSequence:
     from pydicom.sr.codedict import codes
 
     return hd.AlgorithmIdentificationSequence(
-        name=long_string(RANDOM_WEIGHTS) if segmentation.is_random else common.maker(segmentation),
-        version=common.software(),
+        name=long_string(RANDOM_WEIGHTS) if segmentation.is_random else maker.maker(segmentation),
+        version=maker.software(),
         family=codes.cid7162.ArtificialIntelligence,
         source="medseg",
-        parameters=common.parameters(segmentation),
+        parameters=maker.parameters(segmentation),
     )
 
 

@@ -1,10 +1,10 @@
-"""What DICOM SEG and RTSTRUCT have in common: the series they refer to, and who made them with what."""
+"""What DICOM SEG and RTSTRUCT have in common: the series they refer to, and whose it is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 from medseg_cli.errors import InputError, UsageError
 from medseg_cli.readers.dicom.header import DicomHeader
 from medseg_cli.scan import RAS_TO_LPS, Scan
-from medseg_cli.segmentation import RANDOM_WEIGHTS, Segmentation
-from medseg_cli.versions import version
-from medseg_cli.writers.dicom_codes import long_string
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -224,37 +221,3 @@ def series_number(header: DicomHeader, base: int) -> int:
     """A number for a new series that tells which series it belongs to."""
     number = header.frames[0].series_number or 0
     return base + number if 0 <= number < 1_000_000 else base
-
-
-def software() -> str:
-    """medseg's version, as a DICOM object states it."""
-    return version("medseg-cli") or "unknown"
-
-
-def maker(segmentation: Segmentation) -> str:
-    """What made a segmentation: "medseg" and its preset's name."""
-    return long_string(f"medseg {segmentation.provenance.get('preset') or ''}".strip())
-
-
-def description(segmentation: Segmentation) -> str:
-    """What a viewer lists the new series as: tool, version and preset; or the stamp of random weights."""
-    if segmentation.is_random:
-        return long_string(RANDOM_WEIGHTS)
-    return long_string(f"medseg {software()} {segmentation.provenance.get('preset') or ''}".strip())
-
-
-def parameters(segmentation: Segmentation) -> dict[str, str]:
-    """Preset and weights, by name and hash, as far as the segmentation tells."""
-    weights: dict[str, Any] = segmentation.provenance.get("weights") or {}
-    told = {
-        "preset": segmentation.provenance.get("preset"),
-        "weights": weights.get("name"),
-        "weights_sha256": weights.get("sha256"),
-        "base_sha256": (weights.get("base") or {}).get("sha256"),
-    }
-    return {key: str(value).replace("\\", "/").replace(",", " ") for key, value in told.items() if value}
-
-
-def algorithm_type(segmentation: Segmentation) -> str:
-    """AUTOMATIC, or SEMIAUTOMATIC where a user pointed at something."""
-    return "SEMIAUTOMATIC" if segmentation.provenance.get("prompted") else "AUTOMATIC"

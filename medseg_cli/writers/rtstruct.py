@@ -17,6 +17,7 @@ from medseg_cli.errors import InputError
 from medseg_cli.readers.dicom.header import DicomHeader
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import RANDOM_WEIGHTS, Label, Segmentation
+from medseg_cli.writers import dicom_maker as maker
 from medseg_cli.writers import dicom_source as common
 from medseg_cli.writers.atomic import atomic_output
 from medseg_cli.writers.dicom_codes import long_string
@@ -112,17 +113,17 @@ def _structure_set(segmentation: Segmentation, series: list[Dataset], header: Di
     first = series[0]
     dataset.SpecificCharacterSet = common.UTF8
     dataset.Manufacturer = "medseg"
-    dataset.ManufacturerModelName = common.maker(segmentation)
-    dataset.SoftwareVersions = common.software()
+    dataset.ManufacturerModelName = maker.maker(segmentation)
+    dataset.SoftwareVersions = maker.software()
     del dataset.InstitutionName
     random = segmentation.is_random
-    dataset.SeriesDescription = common.description(segmentation)
+    dataset.SeriesDescription = maker.description(segmentation)
     dataset.SeriesNumber = common.series_number(header, SERIES_NUMBERS)
     dataset.InstanceNumber = 1
     dataset.SeriesDate, dataset.SeriesTime = dataset.StructureSetDate, dataset.StructureSetTime
     dataset.StructureSetLabel = "RANDOM WEIGHTS" if random else "medseg"
-    dataset.StructureSetName = long_string(RANDOM_WEIGHTS) if random else common.description(segmentation)
-    told = common.parameters(segmentation)
+    dataset.StructureSetName = long_string(RANDOM_WEIGHTS) if random else maker.description(segmentation)
+    told = maker.parameters(segmentation)
     dataset.StructureSetDescription = long_string(", ".join(f"{key} {value}" for key, value in told.items()), 1024)
     dataset.OperatorsName = ""
     dataset.FrameOfReferenceUID = first.FrameOfReferenceUID
@@ -172,10 +173,10 @@ def _name_roi(dataset: Dataset, segmentation: Segmentation, label: Label, number
         name=long_string(label.name) or f"structure {number}",
         frame_of_reference_uid=series[0].FrameOfReferenceUID,
         description=RANDOM_WEIGHTS if segmentation.is_random else long_string(label.name, 1024),
-        roi_generation_algorithm=common.algorithm_type(segmentation),
+        roi_generation_algorithm=maker.algorithm_type(segmentation),
     )
     roi = ds_helper.create_structure_set_roi(data)
-    roi.ROIGenerationDescription = common.description(segmentation)
+    roi.ROIGenerationDescription = maker.description(segmentation)
     dataset.StructureSetROISequence.append(roi)
     observed = Dataset()
     observed.ObservationNumber = observed.ReferencedROINumber = number
