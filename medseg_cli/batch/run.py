@@ -28,6 +28,7 @@ EVERY = 30.0
 """Seconds between two updates of the tables while a run goes on, at least."""
 LEISURE = 20.0
 """Times as long as an update took that the next one waits."""
+PAGE = "report.html"
 
 Engine = Callable[[Sequence[BatchCase], Callable[[Record], None]], None]
 """Runs cases and tells each record once it is on disk."""
@@ -159,6 +160,7 @@ def run(
     }
     _write_summary(settings.out, summary)
     write_page(settings.out, found, summary)
+    workspace.release(settings.out)
     return Result(result, frozenset(told.done), summary, ended == "interrupted")
 
 
@@ -172,7 +174,8 @@ def write_page(out: Path, found: Sequence[Record], summary: dict[str, Any]) -> P
     """Write `report.html` about all records of an output folder."""
     from medseg_cli.batch_page import page, run_facts
 
-    return page.write_page(out, [each.to_json() for each in found], run_facts.of_run(out, summary))
+    with records.locked(out, PAGE):
+        return page.write_page(out, [each.to_json() for each in found], run_facts.of_run(out, summary))
 
 
 def prepare(out: Path) -> None:
@@ -186,7 +189,9 @@ def prepare(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         workspace.clear_dead(out)
-        workspace.own(out)
+        with records.locked(out, PAGE):
+            for draft in out.glob(f".*.part-{PAGE}"):  # of a page whose process was killed
+                draft.unlink()
     except OSError as error:
         raise InputError(
             f"cannot write to {out}: {error.strerror or error}", "choose another folder with -o"
