@@ -27,8 +27,9 @@ SCRIPTS = ("text.js", "viewer.js", "case.js", "table.js")
 """Ours, in the order in which they need each other; together they are one script of the page."""
 RESEARCH = "Research use only, not a medical device: look at every mask."
 SKELETON = "dialog.html"
-ROW_BYTES = 1200
-"""About what a row takes besides its picture."""
+HEAD_BYTES, CASE_BYTES = 2000, 1200
+"""At most what the page takes besides its parts, and what a case takes besides its data: elements, facts of the view,
+and why there is no viewer."""
 
 
 def write_page(
@@ -77,26 +78,29 @@ def write_cases(cases: Sequence[Case], path: Path, facts: Mapping[str, Any], bud
 
 
 def _page(cases: Sequence[Case], beside: Path, facts: Mapping[str, Any], budget: int) -> Iterator[str]:
-    niivue = _read("niivue/niivue.umd.js")
+    niivue, licences = _read("niivue/niivue.umd.js"), _read("niivue/LICENSES.txt")
     script = '(() => {\n"use strict";\n' + "\n".join(_read(f"script/{name}") for name in SCRIPTS) + "\n})();\n"
-    rows = list(table.table(cases))
-    plain = len(niivue) + len(script) + len(CSS) + sum(len(row) for row in rows)
-    records = [to_script(case, "", beside) for case in cases]
-    room = budget - plain - sum(len(text) for text in records) - ROW_BYTES * len(cases)
+    title = str(facts.get("title") or f"Batch {beside.name}")
+    fixed = [_top(title, cases, facts), *table.table(cases), _read(f"script/{SKELETON}")]
+    room = (
+        budget
+        - HEAD_BYTES
+        - sum(len(text.encode(errors="replace")) for text in (niivue, licences, script, CSS, *fixed))
+    )
+    room -= sum(len(to_script(case, "", beside)) + CASE_BYTES for case in cases)
     shown = embed.choose(cases, room, budget)
     has_viewer = any(each.viewer for each in shown)
-    title = str(facts.get("title") or f"Batch {beside.name}")
     yield _head(title, [script, niivue] if has_viewer else [script])
     yield "<body><main>\n"
-    yield _top(title, cases, facts)
-    yield from rows
+    yield from fixed[:-1]
     yield _below(cases, shown, budget)
-    yield f"</main>\n{_read(f'script/{SKELETON}')}\n"
+    yield f"</main>\n{fixed[-1]}\n"
     for number, (case, each) in enumerate(zip(cases, shown, strict=True)):
-        yield f'<script type="application/json" id="case-{number}">{to_script(case, each.why_not, beside)}</script>\n'
+        content = to_script(case, each.why_not, beside)
+        yield f'<script type="application/json" id="case-{number}">{content}</script>\n'
         yield from embed.scripts(number, case, each)
     if has_viewer:
-        yield f'<script type="text/plain">{_read("niivue/LICENSES.txt")}</script>\n<script>{niivue}</script>\n'
+        yield f'<script type="text/plain">{licences}</script>\n<script>{niivue}</script>\n'
     yield f"<script>{script}</script>\n</body></html>\n"
 
 

@@ -83,6 +83,7 @@ dialog.words .side { padding: 4px 24px 40px; border: 0; } dialog.words .side > *
   font-variant-numeric: tabular-nums; }
 .side { overflow-y: auto; padding: 4px 18px 40px; border-left: 1px solid var(--line); background: var(--paper); }
 .side h3 { font-size: 14px; margin: 22px 0 8px; } .side h3:first-child { margin-top: 14px; }
+.side p { font-size: 13.5px; }
 .side dl { font-size: 13px; gap: 3px 14px; grid-template-columns: minmax(0, max-content) minmax(0, 1fr); }
 .side dl dl { padding-left: 10px; border-left: 2px solid var(--line); }
 .side dd { font-variant-numeric: tabular-nums; }

@@ -73,13 +73,18 @@ def _columns(names: list[str] | None) -> list[_Column]:
         _Column("picture", "5.5rem"),
         _Column("case", "minmax(10rem, 2fr)"),
         _Column("what to know", "minmax(12rem, 3fr)"),
-        *(_Column(name, "6rem", True) for name in sizes),
+        *(_Column(name, f"{_width(name):.1f}rem", True) for name in sizes),
         _Column("kind", "3.6rem"),
         _Column("voxels", "8.2rem", True),
         _Column("time, s", "4rem", True),
         _Column("memory, MiB", "4.6rem", True),
         _Column("preset", "7rem"),
     ]
+
+
+def _width(name: str) -> float:
+    """Room in rem for a name's longest word, within reason."""
+    return min(9.0, max(5.5, 1.0 + 0.56 * max(len(word) for word in name.split() or [""])))
 
 
 def _cells(number: int, case: Case, names: list[str] | None) -> list[_Cell]:

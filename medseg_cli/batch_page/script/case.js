@@ -14,7 +14,11 @@ const caseWindow = (() => {
       { className: "box failed-box failed" },
       make("p", {}, make("b", {}, error.message ?? "failed")),
       error.hint ? make("p", { className: "soft" }, error.hint) : null,
-      make("p", { className: "soft" }, [error.kind, error.code === undefined ? "" : `exit code ${error.code}`].filter(Boolean).join(", ")),
+      make(
+        "p",
+        { className: "soft" },
+        [error.kind, error.code === undefined ? "" : `exit code ${error.code}`].filter(Boolean).join(", "),
+      ),
     );
 
   /* Least and largest allowed value, either of which may be open. */
@@ -30,7 +34,12 @@ const caseWindow = (() => {
     if (flag.value !== null && flag.value !== undefined) numbers.push(`value ${plain(flag.value)}`);
     if (flag.limit !== null && flag.limit !== undefined) numbers.push(`limit ${limit(flag.limit)}`);
     const below = [flag.code, ...numbers].filter(Boolean).join(", ");
-    return make("div", { className: "box flagged-box flagged" }, make("p", {}, make("b", {}, flag.message)), make("p", { className: "soft" }, below));
+    return make(
+      "div",
+      { className: "box flagged-box flagged" },
+      make("p", {}, make("b", {}, flag.message)),
+      make("p", { className: "soft" }, below),
+    );
   };
 
   const amount = (label) => {
@@ -41,33 +50,75 @@ const caseWindow = (() => {
   };
 
   const legend = (labels, hasViewer) =>
-    make("ul", { className: "legend" }, ...labels.map((label) => {
-      const box = make("input", { type: "checkbox", checked: true, hidden: !hasViewer });
-      box.addEventListener("change", () => viewer.setVisible(label.value, box.checked));
-      const swatch = make("b", {});
-      swatch.style.background = label.color;
-      return make("li", {}, make("label", {}, box, swatch, label.name), make("span", { className: "amount" }, amount(label)));
-    }));
+    make(
+      "ul",
+      { className: "legend" },
+      ...labels.map((label) => {
+        const box = make("input", { type: "checkbox", checked: true, hidden: !hasViewer });
+        box.addEventListener("change", () => viewer.setVisible(label.value, box.checked));
+        const swatch = make("b", {});
+        swatch.style.background = label.color;
+        return make(
+          "li",
+          {},
+          make("label", {}, box, swatch, label.name),
+          make("span", { className: "amount" }, amount(label)),
+        );
+      }),
+    );
 
   /* One measurement; what has no value says why. */
   const measured = (value, why) => {
-    if (value === null || value === undefined) return make("span", { className: "why" }, `none: ${why ?? "no reason was recorded"}`);
+    if (value === null || value === undefined)
+      return make("span", { className: "why" }, `none: ${why ?? "no reason was recorded"}`);
     if (typeof value !== "object" || isFlat(value)) return tree(value);
-    if (Array.isArray(value)) return value.every(isFlat) ? value.map((each) => `(${tree(each)})`).join(" to ") : tree(value);
+    if (Array.isArray(value))
+      return value.every(isFlat) ? value.map((each) => `(${tree(each)})`).join(" to ") : tree(value);
     const reason = typeof why === "object" ? why : {};
     return terms(Object.entries(value).map(([key, each]) => [titleOf(key), measured(each, reason?.[key] ?? why)]));
   };
 
   const measurements = (label, open) => {
     const reasons = label.reasons ?? {};
-    const pairs = Object.entries(label).filter(([key]) => !TOLD.includes(key) && !(key === "snomed" && label[key] === null));
-    const shown = pairs.map(([key, value]) => [key === "snomed" ? "SNOMED CT" : titleOf(key), measured(value, reasons[key])]);
+    const pairs = Object.entries(label).filter(
+      ([key]) => !TOLD.includes(key) && !(key === "snomed" && label[key] === null),
+    );
+    const shown = pairs.map(([key, value]) => [
+      key === "snomed" ? "SNOMED CT" : titleOf(key),
+      measured(value, reasons[key]),
+    ]);
     return folded(label.name, terms(shown), open);
+  };
+
+  /* What the network thinks of its own answer, per object; most networks say nothing. */
+  const scores = (found) => {
+    const method = found.report.pipeline ?? {};
+    const presence = new Map((method.presence ?? []).map((each) => [each.label, each.probability]));
+    const said = found.labels.flatMap((label) => {
+      const iou = method.objects?.[label.value - 1]?.predicted_iou;
+      return [
+        ...(iou === null || iou === undefined ? [] : [[`${label.name}: predicted IoU`, tree(iou)]]),
+        ...(presence.has(label.value)
+          ? [[`${label.name}: probability of presence`, tree(presence.get(label.value))]]
+          : []),
+      ];
+    });
+    return said.length ? terms(said) : make("p", { className: "why" }, "none: this method scores no mask of its own");
   };
 
   const output = (each) => {
     const link = each.link ? make("a", { href: each.link, target: "_blank", rel: "noopener" }, each.path) : each.path;
-    return make("div", {}, link, make("div", { className: "soft" }, `${each.bytes ?? "?"} bytes, SHA-256 `, make("code", {}, each.sha256 ?? "?")));
+    return make(
+      "div",
+      {},
+      link,
+      make(
+        "div",
+        { className: "soft" },
+        `${each.bytes ?? "?"} bytes, SHA-256 `,
+        make("code", {}, each.sha256 ?? "?"),
+      ),
+    );
   };
 
   const provenance = (found) => {
@@ -79,8 +130,25 @@ const caseWindow = (() => {
       ["Weights", report.weights],
       ["Prompt", report.prompts],
       ["Method", report.pipeline],
-      ["Run", report.run && { ...report.run, command: undefined, ...(report.precision ? { precision: report.precision } : {}) }],
-      ["Time and memory", { seconds: found.seconds, peak_rss_mib: found.peak_rss_mib, started: found.started, finished: found.finished, worker: found.worker, stages: found.stages }],
+      [
+        "Run",
+        report.run && {
+          ...report.run,
+          command: undefined,
+          ...(report.precision ? { precision: report.precision } : {}),
+        },
+      ],
+      [
+        "Time and memory",
+        {
+          seconds: found.seconds,
+          peak_rss_mib: found.peak_rss_mib,
+          started: found.started,
+          finished: found.finished,
+          worker: found.worker,
+          stages: found.stages,
+        },
+      ],
       ["Versions", report.software ?? found.versions],
     ];
     const parts = blocks
@@ -101,20 +169,26 @@ const caseWindow = (() => {
   };
 
   const help = () =>
-    make("p", { className: "soft" }, "Wheel: slices. Click: crosshair. Right button or Shift and drag: brightness and contrast. Middle button or Ctrl and drag: move. In 3-D drag to turn, wheel to zoom.");
+    make(
+      "p",
+      { className: "soft" },
+      "Wheel: slices. Click: crosshair. Right button or Shift and drag: brightness and contrast. Middle button or Ctrl and drag: move. In 3-D drag to turn, wheel to zoom.",
+    );
 
   const fillSide = (found, hasViewer) => {
     const parts = [];
     if (!hasViewer && noViewer(found)) parts.push(make("p", { className: "soft" }, noViewer(found)));
     if (found.error) parts.push(...section("Failed", errorBox(found.error)));
-    if (found.flags.length) parts.push(...section(found.flags.length === 1 ? "Flag" : "Flags", ...found.flags.map(flagBox)));
+    if (found.flags.length)
+      parts.push(...section(found.flags.length === 1 ? "Flag" : "Flags", ...found.flags.map(flagBox)));
     else if (found.reason && !found.error) parts.push(...section("Why", make("p", {}, found.reason)));
     if (found.labels.length) {
       parts.push(...section("Objects", legend(found.labels, hasViewer)));
       parts.push(...section("Measurements", ...found.labels.map((label, place) => measurements(label, place === 0))));
     }
-    if (found.report.scores) parts.push(...section("Scores", tree(found.report.scores)));
-    if (found.notes.length) parts.push(...section("Notes", ...found.notes.map((note) => make("p", { className: "soft" }, note))));
+    if (found.labels.length) parts.push(...section("Scores", scores(found)));
+    if (found.notes.length)
+      parts.push(...section("Notes", ...found.notes.map((note) => make("p", { className: "soft" }, note))));
     parts.push(...section("Where it comes from", ...provenance(found)));
     if (hasViewer) parts.push(...section("Viewer", make("p", { className: "soft" }, shownPart(found.view)), help()));
     byId("side").replaceChildren(...parts);

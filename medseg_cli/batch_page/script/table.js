@@ -44,7 +44,10 @@
     const words = byId("find").value.toLowerCase().split(/\s+/).filter(Boolean);
     let count = 0;
     for (const row of rows) {
-      row.hidden = !((!show || row.dataset.status === show) && words.every((word) => row.dataset.words.includes(word)));
+      row.hidden = !(
+        (!show || row.dataset.status === show) &&
+        words.every((word) => row.dataset.words.includes(word))
+      );
       count += !row.hidden;
     }
     byId("found").textContent = count === rows.length ? "" : `${count} of ${rows.length} cases`;
@@ -82,7 +85,8 @@
   heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => sort(column)));
   body.addEventListener("click", (event) => {
     const row = event.target.closest("tr");
-    if (row && !event.target.closest("a") && !String(getSelection())) location.hash = row.querySelector("td a").getAttribute("href");
+    if (row && !event.target.closest("a") && !String(getSelection()))
+      location.hash = row.querySelector("td a").getAttribute("href");
   });
   body.addEventListener("keydown", (event) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];

@@ -57,10 +57,7 @@ const tree = (value) => {
 
 /* A list of [term, content]. */
 const terms = (pairs) =>
-  make("dl", {}, ...pairs.flatMap(([term, content]) => [
-    make("dt", {}, term),
-    make("dd", {}, ...[content].flat()),
-  ]));
+  make("dl", {}, ...pairs.flatMap(([term, content]) => [make("dt", {}, term), make("dd", {}, ...[content].flat())]));
 
 const section = (title, ...children) => [make("h3", {}, title), ...children];
 

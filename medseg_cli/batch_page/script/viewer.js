@@ -58,13 +58,13 @@ const viewer = (() => {
     return made;
   };
 
-  const volume = (id, options) =>
-    window.niivue.NVImage.loadFromBase64({ base64: byId(id).textContent, ...options });
+  const volume = (id, options) => window.niivue.NVImage.loadFromBase64({ base64: byId(id).textContent, ...options });
 
-  /* Colours of the labels as NiiVue wants them; hidden ones are transparent. */
-  const colours = (labels, hidden) => {
+  /* Give a mask the colours of its labels; hidden ones are transparent. NiiVue takes a value above the mask's highest
+     for that one, which would then get the colour of an empty object. */
+  const paint = (mask, labels, hidden) => {
     const table = { I: [0], R: [0], G: [0], B: [0], A: [0], labels: [""] };
-    for (const label of labels) {
+    for (const label of labels.filter((each) => each.value <= mask.global_max)) {
       const rgb = parseInt(label.color.slice(1), 16);
       table.I.push(label.value);
       table.R.push(rgb >> 16);
@@ -73,14 +73,17 @@ const viewer = (() => {
       table.A.push(hidden.has(label.value) ? 0 : 255);
       table.labels.push(label.name);
     }
-    return table;
+    mask.setColormapLabel(table);
   };
 
   /* Which voxel of the scan a voxel of the view stands for: the middle of its block. */
   const scanVoxel = (view, voxel) =>
     voxel.map((index, axis) => {
       const step = view.step_ijk[axis];
-      return Math.min(view.first_ijk[axis] + Math.round(index) * step + Math.floor((step - 1) / 2), view.last_ijk[axis]);
+      return Math.min(
+        view.first_ijk[axis] + Math.round(index) * step + Math.floor((step - 1) / 2),
+        view.last_ijk[axis],
+      );
     });
 
   const tellPlace = (place) => {
@@ -89,7 +92,13 @@ const viewer = (() => {
     const voxel = scanVoxel(view, Array.from(place.vox).slice(0, 3));
     const shrunken = view.step_ijk.some((step) => step > 1);
     const words = [`voxel ${shrunken ? "near " : ""}${voxel.join(", ")}`];
-    if (!view.picture) words.push(`${Array.from(place.mm).slice(0, 3).map((mm) => figure(Math.round(mm * 10) / 10)).join(", ")} mm (RAS)`);
+    if (!view.picture)
+      words.push(
+        `${Array.from(place.mm)
+          .slice(0, 3)
+          .map((mm) => figure(Math.round(mm * 10) / 10))
+          .join(", ")} mm (RAS)`,
+      );
     if (view.window) words.push(`value ${figure(place.values[0].value)}`);
     const found = labels.find((label) => label.value === Math.round(place.values[1]?.value ?? 0));
     words.push(found ? found.name : "no object");
@@ -103,7 +112,8 @@ const viewer = (() => {
   };
 
   const setLayout = (name) => {
-    for (const button of byId("layouts").children) button.setAttribute("aria-pressed", button.dataset.layout === name);
+    for (const button of byId("layouts").children)
+      button.setAttribute("aria-pressed", button.dataset.layout === name);
     const opacity = name === "render" ? SCAN_IN_RENDER : 1;
     byId("scan-opacity").value = opacity;
     byId("scan-label").hidden = name !== "render";
@@ -133,12 +143,17 @@ const viewer = (() => {
     const mine = ++turn;
     nv ??= await create();
     const window_ = view.window ? { cal_min: view.window[0], cal_max: view.window[1] } : {};
-    const scan = await volume(`scan-${number}`, { name: "scan.nii.gz", colormap: "gray", trustCalMinMax: false, ...window_ });
+    const scan = await volume(`scan-${number}`, {
+      name: "scan.nii.gz",
+      colormap: "gray",
+      trustCalMinMax: false,
+      ...window_,
+    });
     const mask = await volume(`mask-${number}`, { name: "mask.nii.gz", opacity: 0.5 });
     if (mine !== turn) return false;
     while (nv.volumes.length) nv.removeVolumeByIndex(nv.volumes.length - 1);
     current = { view, labels, hidden: new Set() };
-    mask.setColormapLabel(colours(labels, current.hidden));
+    paint(mask, labels, current.hidden);
     // The window has just been opened: NiiVue may not have seen yet that its canvas has a size again.
     nv.resizeListener();
     // Before there is anything to draw: NiiVue cannot lay out one slice as four views.
@@ -166,7 +181,7 @@ const viewer = (() => {
     if (!current) return;
     if (visible) current.hidden.delete(value);
     else current.hidden.add(value);
-    nv.volumes[1].setColormapLabel(colours(current.labels, current.hidden));
+    paint(nv.volumes[1], current.labels, current.hidden);
     nv.updateGLVolume();
   };
 
