@@ -21,13 +21,13 @@ def read_regions(path: Path, scan: Scan) -> tuple[Target, ...]:
     """The objects of a mask file, in order of their values; `id` is the value.
 
     Args:
-        path: any format that scans come in. Every value above 0 is one object, so 0 and 255 are one object.
+        path: any format that scans come in, or a DICOM SEG. Every value above 0 is one object, so 0 and 255 are one.
         scan: what it was drawn on.
 
     Raises:
         InputError: unreadable, no mask, empty, or not on the grid of `scan`, with the numbers of both.
     """
-    found = load_scan(path)
+    found = _read(path, scan)
     values = _values(found, path)
     check_grid(found, scan)
     labels = values.astype(np.uint16)
@@ -39,6 +39,17 @@ def read_regions(path: Path, scan: Scan) -> tuple[Target, ...]:
     return tuple(
         Target(str(number), "", region=Region(labels, path, found.provenance.sha256, number)) for number in numbers
     )
+
+
+def _read(path: Path, scan: Scan) -> Scan:
+    from medseg_cli.readers.dicom import seg
+
+    if not seg.is_seg(path):
+        return load_scan(path)
+    found = seg.read(path)
+    # It holds the slices with an object only.
+    whole = seg.widen(found.voxels[0].astype(np.uint16), found, scan)
+    return Scan(whole.astype(np.float32)[None], scan.affine, found.provenance)
 
 
 def _values(found: Scan, path: Path) -> NDArray[np.float32]:

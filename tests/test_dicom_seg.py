@@ -28,7 +28,7 @@ from dicom_out import (
     segmentation,
     x_ray,
 )
-from dicom_phantom import PATIENT, SERIES_UID, series, write
+from dicom_phantom import PATIENT, SERIES_UID, picture, save, series, write
 
 from medseg_cli import pipelines
 from medseg_cli.errors import InputError, UsageError
@@ -300,6 +300,33 @@ def test_an_x_ray_without_a_position(tmp_path: Path) -> None:
     assert named.ReferencedSOPInstanceUID == source.SOPInstanceUID
     assert named.ReferencedSOPClassUID == source.SOPClassUID
     assert "FrameOfReferenceUID" not in dataset
+
+
+def test_a_picture_of_a_loop_is_named_by_its_number(tmp_path: Path) -> None:
+    """Ultrasound over time: a classic object of many frames, of which --channel picks one."""
+    values = np.random.default_rng(0).integers(0, 200, (9, 7, 3)).astype(np.int16)
+    dataset = picture(values[:, :, 0])
+    dataset.SOPClassUID, dataset.Modality, dataset.NumberOfFrames = "1.2.840.10008.5.1.4.1.1.3.1", "US", 3
+    dataset.PixelData = b"".join(picture(values[:, :, k]).PixelData for k in range(3))
+    scan = dicom.read(save(dataset, tmp_path / "loop.dcm"), ReadOptions(channel=1))
+    assert np.array_equal(scan.voxels[0, :, :, 0], values[:, :, 1])
+    mask = np.zeros(scan.shape, np.uint8)
+    mask[2:5, 1:3, 0] = 1
+    dicom_seg.write(Segmentation(mask, (TUMOUR,), scan), tmp_path / "seg.dcm")
+    (group,) = pydicom.dcmread(tmp_path / "seg.dcm").PerFrameFunctionalGroupsSequence
+    (named,) = group.DerivationImageSequence[0].SourceImageSequence
+    assert (named.ReferencedSOPInstanceUID, named.ReferencedFrameNumber) == (dataset.SOPInstanceUID, 2)
+
+
+def test_a_scan_says_which_files_it_came_from(tmp_path: Path) -> None:
+    folder = folder_of_slices(tmp_path / "series")
+    places = {path: pydicom.dcmread(path).ImagePositionPatient for path in folder.iterdir()}
+    scan = read(folder)
+    assert set(scan.provenance.files) == set(places)
+    index = scan.world_to_voxel(np.array([places[path] for path in scan.provenance.files], float), "lps")
+    assert np.allclose(index, [(0, 0, k) for k in range(5)], atol=1e-6)
+    packed = archive(tmp_path)
+    assert read(packed).provenance.files == (packed,)
 
 
 def test_a_series_without_a_frame_of_reference_gets_one_of_its_own(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import SimpleITK
 from dicom_out import MATRIX, THING, TUMOUR, folder_of_slices, read, segmentation
 
 from medseg_cli.errors import InputError
+from medseg_cli.prompt_mask import read_regions
 from medseg_cli.readers.dicom import seg
 from medseg_cli.scan import Provenance, Scan
 from medseg_cli.segmentation import Segmentation
@@ -71,6 +72,15 @@ def test_evaluate_takes_them_on_either_side(in_process: Medseg, tmp_path: Path) 
         assert code == 0, err
         (case,) = json.loads(out)["metric_per_case"]
         assert case["metrics"]["1"]["Dice"] == pytest.approx(0.5), "one slice of two in common"
+
+
+def test_as_a_coarse_mask_to_point_with(tmp_path: Path) -> None:
+    scan = read(folder_of_slices(tmp_path / "series"))
+    result = segmentation(scan)
+    dicom_seg.write(result, tmp_path / "seg.dcm")
+    for value, target in enumerate(read_regions(tmp_path / "seg.dcm", scan), start=1):
+        assert target.region is not None
+        assert np.array_equal(target.region.voxels, result.mask == value)
 
 
 def test_another_grid_is_refused(tmp_path: Path) -> None:
