@@ -317,6 +317,26 @@ def test_when_one_format_fails_none_appears(tmp_path: Path, last: str, monkeypat
     assert not list(tmp_path.glob(".medseg-*"))
 
 
+@pytest.mark.parametrize("name", [*BESIDE, "png"])
+def test_a_disk_that_takes_no_more_is_one_clear_line_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+    """Files of this process cannot grow beyond 64 bytes for a while, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    rng = np.random.default_rng(0)
+    full = three_labels()
+    shape = (*full.mask.shape[:2], 1) if name == "png" else full.mask.shape
+    scan = Scan(np.zeros((1, *shape), np.float32), full.scan.affine, full.scan.provenance)
+    noise = Segmentation(rng.choice(np.array([0, 1, 2, 7], np.uint8), shape), full.labels, scan)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
+    try:
+        with pytest.raises(InputError, match="cannot write") as caught:
+            staged(tmp_path, (name,), noise)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in caught.value.message
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_surfaces_of_an_earlier_run_do_not_outlive_it(tmp_path: Path) -> None:
     full = three_labels()
     staged(tmp_path, ("nifti", "stl", "glb"), full)

@@ -109,6 +109,21 @@ def _open(path: Path, fmt: str) -> tuple[itk_header.Facts, SimpleITK.ImageFileRe
     return facts, reader
 
 
+def check_whole(path: Path, fmt: str, shape: tuple[int, int, int], item_bytes: int) -> None:
+    """Whether a file of `fmt` holds all its data, undamaged: ITK writes on when the disk is full.
+
+    Args:
+        path: the file, with its data inside.
+        fmt: "nrrd" or "metaimage".
+        shape: (I, J, K) of what was written.
+        item_bytes: bytes per voxel.
+
+    Raises:
+        InputError: it does not.
+    """
+    _check_data(itk_header.inspect(path, fmt), shape, item_bytes)
+
+
 def _check_data(facts: itk_header.Facts, shape: tuple[int, ...], item_bytes: int) -> None:
     """Whether the data file holds what the header declares, undamaged: ITK reads on through a broken zlib stream."""
     if len(facts.files) > 2:

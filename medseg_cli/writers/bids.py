@@ -32,6 +32,7 @@ _IGNORED = """\
 # Written by medseg: what lies beside the segmentations and is no part of BIDS.
 .medseg/
 cases.*
+run.json
 report*
 *.png
 *.nrrd

@@ -150,7 +150,7 @@ def _mgh(segmentation: Segmentation) -> nib.freesurfer.MGHImage:
 def _write_itk(segmentation: Segmentation, temporary: Path, path: Path) -> None:
     import SimpleITK
 
-    from medseg_cli.readers.itk import ItkHeader
+    from medseg_cli.readers.itk import ItkHeader, check_whole
 
     image = SimpleITK.GetImageFromArray(np.ascontiguousarray(segmentation.mask.transpose(2, 1, 0)))
     own = segmentation.scan.header
@@ -172,3 +172,10 @@ def _write_itk(segmentation: Segmentation, temporary: Path, path: Path) -> None:
             ) from error
         reason = str(error).strip().splitlines()[-1]
         raise InputError(f"cannot write {path}: {reason}", "check the folder and its free space") from error
+    try:
+        kind = "metaimage" if path.name.lower().endswith(".mha") else "nrrd"
+        check_whole(temporary, kind, segmentation.scan.shape, segmentation.mask.dtype.itemsize)
+    except InputError as error:
+        raise InputError(
+            f"cannot write {path}: the file came out incomplete", "free some space or write elsewhere"
+        ) from error
