@@ -50,6 +50,40 @@ def made_ahead(items: Iterable[Item], depth: int = 1) -> Iterator[Item]:
     return taken
 
 
+def read_ahead_in_groups(
+    items: Iterable[Item], load: Callable[[Item], Result], most: int
+) -> Iterator[list[tuple[Item, Result | Exception]]]:
+    """As `read_ahead`, but all that is ready at a time, one at least and `most` at most; so many may wait.
+
+    Raises:
+        Exception: whatever iterating `items` raises, after the items before it.
+    """
+    if most < 1:
+        raise ValueError(f"most is {most}, not 1 or more")
+    loaded = ((item, _tried(load, item)) for item in items)
+    ahead = _Ahead(loaded, threading.Semaphore(most), threading.Event(), SimpleQueue())
+    threading.Thread(target=ahead.run, name="medseg-ahead", daemon=True).start()
+    taken = _taken(ahead)
+    next(taken)
+    return _grouped(taken, ahead, most)
+
+
+def _grouped(taken: Iterator[Item], ahead: _Ahead[Item], most: int) -> Iterator[list[Item]]:
+    for first in taken:
+        group = [first]
+        del first
+        while len(group) < most and not ahead.boxes.empty():
+            try:
+                group.append(next(taken))
+            except StopIteration:
+                break
+            except Exception:
+                yield group
+                raise
+        yield group
+        del group
+
+
 def _tried(load: Callable[[Item], Result], item: Item) -> Result | Exception:
     try:
         return load(item)

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 logger = logging.getLogger("medseg.stages")
 
+BESIDE = ("medseg-ahead", "medseg-write")
+"""How the names of threads begin that read and write beside the one that computes."""
 CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
 
@@ -158,8 +160,8 @@ def _peak_cuda() -> int | None:
 
 def _wait_for_cuda() -> None:
     torch = _torch_with_cuda()
-    # A thread that reads or writes must not wait for what the main one computes meanwhile.
-    if torch is not None and threading.current_thread() is threading.main_thread():
+    # A thread that reads or writes must not wait for what another one computes meanwhile.
+    if torch is not None and not threading.current_thread().name.startswith(BESIDE):
         torch.cuda.synchronize()
 
 

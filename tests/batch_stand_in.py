@@ -63,6 +63,11 @@ class Bright:
         mask = (scan.voxels[0] > self.options.above).astype(np.uint8)
         return Segmentation(mask, (Label(1, "bright"),), scan, {"weights": None})
 
+    def segment_together(self, jobs: list[tuple[Scan, Prompt]], stages: Stages) -> list[Segmentation]:
+        """As a pipeline offers it whose slices can share batches."""
+        self.leave("together", *(scan.provenance.path.name for scan, _ in jobs))
+        return [self.segment(scan, prompt, stages) for scan, prompt in jobs]
+
     def leave(self, *words: str) -> None:
         """A trace that tests can read: one line, with the process that left it."""
         if self.options.trace:

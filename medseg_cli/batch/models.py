@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from medseg_cli.preset import Preset
 
 
+TOGETHER = 8
+"""Cases that share batches of a network on a GPU, if so many wait."""
+
+
 class Models:
     """The presets of a run and their models, each loaded once at its first use and then kept.
 
@@ -41,6 +45,16 @@ class Models:
             self._runtime = device.select(chosen.device, chosen.precision, chosen.seed, chosen.deterministic)
             lean_imports.load_networks_and_transforms()
         return self._runtime
+
+    @property
+    def together(self) -> int:
+        """Most cases that are segmented in one call: what the user says, several on a GPU.
+
+        On a CPU batches are no faster, and the bits of a mask would depend on its neighbours.
+        """
+        if self.settings.deterministic:
+            return 1
+        return self.settings.together or (TOGETHER if self.start().device.type == "cuda" else 1)
 
     def preset(self, name: str) -> tuple[Preset, str]:
         """The preset of a case ("" = the run's), and its fingerprint.

@@ -1,12 +1,14 @@
-"""Cases in one process: the next one is read and the last one written while the current one is segmented.
+"""Cases in one process: the next ones are read and the last ones written while the current ones are segmented.
 
-Three cases are in memory at most: one that was read, one that is computed, one that is written.
+Three cases are in memory at most, one that was read, one that is computed and one that is written; three groups of
+`Models.together` where cases share batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
 from typing import Literal
 
 from medseg_cli.batch.case import BatchCase
@@ -14,10 +16,11 @@ from medseg_cli.batch.models import Models, clear_cuda, spoilt
 from medseg_cli.batch.outcome import failed, now
 from medseg_cli.batch.record import Record
 from medseg_cli.batch.settings import Settings
-from medseg_cli.batch.work import Loaded, Predicted, finish, load, predict
+from medseg_cli.batch.together import predict_together
+from medseg_cli.batch.work import Loaded, Predicted, finish, load
 from medseg_cli.errors import DeviceError
 from medseg_cli.logs import case_of_log
-from medseg_cli.read_ahead import read_ahead
+from medseg_cli.read_ahead import read_ahead_in_groups
 
 OnStep = Callable[[str, Literal["segment", "write"]], None]
 """Called with a case's id when a step begins."""
@@ -30,13 +33,13 @@ def overlap(
     on_record: Callable[[Record], None],
     on_step: OnStep = lambda case, step: None,
 ) -> None:
-    """Run cases in the main thread, whose interruption gives up all but what is being written.
+    """Run cases in this thread, whose interruption gives up all but what is being written.
 
     Args:
-        cases: they are asked for in the thread that reads, one ahead.
+        cases: they are asked for in the thread that reads, ahead of their turn.
         settings: of the run; the output folder exists.
         models: started.
-        on_record: called with each record when it is on disk, from the main thread or the one that writes.
+        on_record: called with each record when it is on disk, from any of the three threads.
         on_step: likewise.
 
     Raises:
@@ -63,38 +66,65 @@ def overlap(
             del predicted
             on_record(record)
 
-    writing: Future[None] | None = None
+    writing: list[Future[None]] = []
     with ThreadPoolExecutor(1, "medseg-write") as writer:
-        for case, loaded in read_ahead(cases, read):
-            if isinstance(loaded, Exception):
-                raise loaded
-            if isinstance(loaded, Record):
-                on_record(loaded)
-                continue
-            on_step(case.id, "segment")
-            predicted = _predicted(loaded, settings, models)
-            del loaded
-            if isinstance(predicted, Record):
-                on_record(predicted)
-                continue
-            if writing is not None:
-                writing.result()
-            writing = writer.submit(write, predicted)
-            del predicted
-        if writing is not None:
-            writing.result()
+        for group in read_ahead_in_groups(cases, read, models.together):
+            for loaded in _of_one_preset(_sorted(group, on_record)):
+                for each in loaded:
+                    on_step(each.case.id, "segment")
+                predicted = _predicted(loaded, settings, models, on_record)
+                del loaded
+                _wait(writing)
+                writing = [writer.submit(write, each) for each in predicted]
+                del predicted
+            del group
+        _wait(writing)
 
 
-def _predicted(loaded: Loaded, settings: Settings, models: Models) -> Predicted | Record:
-    case = loaded.case
-    with case_of_log(case.id):
-        try:
-            return predict(loaded, models)
-        except Exception as error:
-            record = failed(case, settings, error, loaded.record.started)
-            if spoilt(error):
-                raise DeviceError(
-                    f"the device is unusable after case {case.id}: {error}", "run it again: finished cases are kept"
-                ) from error
-    clear_cuda()
-    return record
+def _sorted(
+    group: Sequence[tuple[BatchCase, Loaded | Record | Exception]], on_record: Callable[[Record], None]
+) -> list[Loaded]:
+    """The cases that could be read; the others are told at once."""
+    good = []
+    for _, loaded in group:
+        if isinstance(loaded, Exception):
+            raise loaded
+        if isinstance(loaded, Record):
+            on_record(loaded)
+        else:
+            good.append(loaded)
+    return good
+
+
+def _of_one_preset(group: list[Loaded]) -> Iterator[list[Loaded]]:
+    for _, same in groupby(group, lambda each: each.case.preset):
+        yield list(same)
+
+
+def _predicted(
+    group: list[Loaded], settings: Settings, models: Models, on_record: Callable[[Record], None]
+) -> list[Predicted]:
+    """The cases that could be segmented; the others are told at once."""
+    good: list[Predicted] = []
+    for loaded, found in zip(group, predict_together(group, models), strict=True):
+        if isinstance(found, Predicted):
+            good.append(found)
+            continue
+        with case_of_log(loaded.case.id):
+            on_record(failed(loaded.case, settings, found, loaded.record.started))
+        if spoilt(found):
+            raise DeviceError(
+                f"the device is unusable after case {loaded.case.id}: {found}", "run it again: finished cases are kept"
+            ) from found
+        clear_cuda()
+    return good
+
+
+def _wait(writing: list[Future[None]]) -> None:
+    """Until all is written.
+
+    Raises:
+        Exception: a record could not be.
+    """
+    while writing:
+        writing.pop(0).result()

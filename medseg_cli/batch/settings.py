@@ -38,6 +38,7 @@ class Settings:
         choices: what users choose about the formats.
         preview: whether a picture is written.
         overwrite: whether files that no record claims may be replaced.
+        together: most cases whose slices may share batches of the network; 0 = `TOGETHER` on a GPU, else 1.
         command: the command line, for reports.
     """
 
@@ -56,6 +57,7 @@ class Settings:
     choices: Choices = field(default_factory=Choices)
     preview: bool = True
     overwrite: bool = False
+    together: int = 0
     command: tuple[str, ...] = ()
 
     def find(self, name: str = "") -> Preset:

@@ -91,22 +91,44 @@ def load(case: BatchCase, settings: Settings, models: Models) -> Loaded:
     publish.check_free(case, settings.out, files.files, overwrite=settings.overwrite)
     notes = (RANDOM_WEIGHTS,) if settings.random_weights else ()
     run = sidecar.Run(preset, prompt, models.start(), Stages(), settings.command, settings.random_weights, notes)
-    job = steps.Job(
-        scan=lambda: load_scan(case.scan, case.reading),
-        modality=case.modality or settings.modality,
-        asked=case.asked,
-        window=settings.overrides.window,
-        files=files,
-        choices=settings.choices,
-        overwrite=settings.overwrite,
-    )
     with run.stages("read"):
         # Before the scan is read: what changes while it is read must not be taken for what was segmented.
         source = {**record.input, "sha256": inputs.digest(case)}
+        found = load_scan(case.scan, case.reading)
+        files, left_out = _fitting(files, found, settings)
+        job = steps.Job(
+            scan=lambda: found,
+            modality=case.modality or settings.modality,
+            asked=case.asked,
+            window=settings.overrides.window,
+            files=files,
+            choices=settings.choices,
+            overwrite=settings.overwrite,
+        )
         scan = steps.read(job)
-        run = steps.settle(job, run, scan)
+        run = steps.settle(job, replace(run, notes=(*run.notes, *left_out)), scan)
     record = replace(record, input=source, settings_sha256=inputs.asked(case, fingerprint), preset=preset.name)
     return Loaded(case, record, run, job, scan)
+
+
+def _fitting(files: Outputs, scan: Scan, settings: Settings) -> tuple[Outputs, tuple[str, ...]]:
+    """The outputs that can be made of a scan, and why others cannot: a batch has scans of all kinds.
+
+    Where no mask is left, all stay, and whoever checks them says what is wrong.
+    """
+    from medseg_cli.errors import UsageError
+    from medseg_cli.writers import formats
+
+    good, notes = [], []
+    for each in files.written:
+        try:
+            formats.check_fits((each.format,), scan, replace(settings.choices, values="auto"))
+            good.append(each)
+        except UsageError as error:
+            notes.append(f"{each.format.name} left out: {error.message}")
+    if not any(each.format.content == "voxels" for each in good):
+        return files, ()
+    return replace(files, written=tuple(good)), tuple(notes)
 
 
 def predict(loaded: Loaded, models: Models) -> Predicted:
