@@ -48,10 +48,7 @@ def describe(
     Raises:
         MedsegError: no case can be run, all for the same reason.
     """
-    problems = {case.id: plan.problem(case, models) for case in cases}
-    of_run = [error for case in cases if case.problem is None and (error := problems[case.id]) is not None]
-    if of_run and len(of_run) == len(cases) and len({error.message for error in of_run}) == 1:
-        raise of_run[0]
+    problems = plan.problems(cases, models)
     known = estimate.measured(records.read_all(models.settings.out)) if models.settings.out.is_dir() else {}
     with warnings.catch_warnings(), ThreadPoolExecutor(READERS) as pool:
         heads = list(pool.map(_header, cases))
@@ -59,7 +56,7 @@ def describe(
     for case, (header, fault) in zip(cases, heads, strict=True):
         row = _row(case, header, models, known)
         state, why = _state(case, models, retry_failed=retry_failed)
-        error = problems[case.id] or fault or plan.check(case, needs, memory)
+        error = problems.get(case.id) or fault or plan.check(case, needs, memory)
         if state == RUN and error is not None:
             state, why = FAIL, error.message
         if state == RUN:

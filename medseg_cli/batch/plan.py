@@ -75,19 +75,17 @@ def sort(
     Raises:
         MedsegError: no case can be run, all for the same reason.
     """
-    found = [(case, problem(case, models)) for case in cases]
-    # What is wrong with every file by itself is so many failed rows; what is wrong with the run is no batch at all.
-    of_run = [error for case, error in found if error is not None and case.problem is None]
-    if of_run and len(of_run) == len(found) and len({(each.exit_code, each.message) for each in of_run}) == 1:
-        raise of_run[0]
+    errors = problems(cases, models)
     run: list[BatchCase] = []
     kept: list[Record] = []
     wrong: list[tuple[BatchCase, MedsegError]] = []
     again: dict[str, int] = {}
-    errors = {case.id: error for case, error in found if error is not None}
 
     def fingerprint(case: BatchCase) -> str:
-        return "" if case.id in errors else models.preset(case.preset)[1]
+        try:
+            return models.preset(case.preset)[1]
+        except MedsegError:
+            return ""
 
     for decided in decide(cases, models.settings, fingerprint, retry_failed=retry_failed):
         on_case()
@@ -103,6 +101,20 @@ def sort(
             run.append(decided.case)
     chosen = run if limit is None else run[:limit]
     return Plan(tuple(cases), tuple(chosen), tuple(kept), tuple(wrong), again, len(run) - len(chosen))
+
+
+def problems(cases: Sequence[BatchCase], models: Models) -> dict[str, MedsegError]:
+    """What can be said against cases without their scans, by id.
+
+    Raises:
+        MedsegError: no case can be run, all for the same reason.
+    """
+    found = [(case, problem(case, models)) for case in cases]
+    # What is wrong with every file by itself is so many failed rows; what is wrong with the run is no batch at all.
+    of_run = [error for case, error in found if error is not None and case.problem is None]
+    if of_run and len(of_run) == len(found) and len({(each.exit_code, each.message) for each in of_run}) == 1:
+        raise of_run[0]
+    return {case.id: error for case, error in found if error is not None}
 
 
 def problem(case: BatchCase, models: Models) -> MedsegError | None:

@@ -13,6 +13,7 @@ from medseg_cli.commands import options
 from medseg_cli.commands import segment_options as shared
 
 if TYPE_CHECKING:
+    from medseg_cli.batch.case import Cases
     from medseg_cli.batch.run import Engine, Result
     from medseg_cli.batch.settings import Settings
     from medseg_cli.logs import Talk
@@ -31,6 +32,8 @@ def batch(
     fail_fast: own.FailFast = False,
     engine: own.Engine = "local",
     ray_address: own.RayAddress = "",
+    shards: own.Shards = None,
+    slurm: own.Slurm = None,
     slices: shared.Slices = None,
     window: shared.WindowText = None,
     propagate: shared.Propagate = None,
@@ -129,6 +132,11 @@ def batch(
         told = trial.describe(mine, Models(settings), needs, most, limit=limit, retry_failed=retry_failed)
         typer.echo(json.dumps(told, indent=2, ensure_ascii=False) if as_json else batch_dry_run.text_of(told))
         return
+    if engine == "slurm":
+        _submit(cases, settings, shards, tuple(slurm or ()), talk, as_json=as_json)
+        return
+    if shards is not None or slurm:
+        raise UsageError("--shards and --slurm go with --engine slurm", "add it, or use --shard I/N in your own script")
     run.prepare(settings.out)
     planned = plan.sort(
         plan.shard(cases.cases, shard), Models(settings), needs, most, limit=limit, retry_failed=retry_failed
@@ -144,6 +152,35 @@ def batch(
         display.end()
     _tell(result, settings, talk, as_json=as_json)
     _end(result)
+
+
+def _submit(
+    cases: Cases, settings: Settings, shards: int | None, wanted: tuple[str, ...], talk: Talk, *, as_json: bool
+) -> None:
+    """Hand the batch to Slurm, once it is known that any of it can work.
+
+    Raises:
+        UsageError: nothing says into how many tasks.
+        MedsegError: no case can be run, all for the same reason; or as `slurm.submit`.
+        typer.Exit: tasks that were tried out on this machine have failed.
+    """
+    from medseg_cli import errors, report
+    from medseg_cli.batch import plan, run
+    from medseg_cli.batch import slurm as engine
+    from medseg_cli.batch.models import Models
+
+    if shards is None:
+        raise errors.UsageError("--engine slurm needs to know into how many tasks", "add --shards N")
+    plan.problems(cases.cases, Models(settings))
+    run.prepare(settings.out)
+    sent = engine.submit(sys.argv[1:], settings.out, min(shards, len(cases.cases)), wanted)
+    report.note(f"{len(sent.jobs)} tasks for {len(cases.cases)} cases: {', '.join(sent.jobs)}", talk)
+    report.note(f"scripts and logs: {sent.folder}; `medseg report {settings.out}` collects what is done", talk)
+    if as_json:
+        told = {"jobs": list(sent.jobs), "folder": str(sent.folder), "cases": len(cases.cases), "codes": sent.codes}
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+    if any(sent.codes):
+        raise typer.Exit(next((code for code in sent.codes if code not in (0, errors.SOME_FAILED)), errors.SOME_FAILED))
 
 
 def _engine(name: str, settings: Settings, jobs: int | None, ray_address: str, memory: Any) -> Engine:

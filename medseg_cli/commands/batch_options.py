@@ -56,8 +56,8 @@ DryRun = Annotated[
 ]
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="End with the first failed case.", rich_help_panel=RUN)]
 Engine = Annotated[
-    Literal["local", "ray"],
-    typer.Option(help="Where: on this machine, or over a Ray cluster.", rich_help_panel=RUN),
+    Literal["local", "ray", "slurm"],
+    typer.Option(help="Where: on this machine, over a Ray cluster, or as a Slurm job array.", rich_help_panel=RUN),
 ]
 RayAddress = Annotated[
     str,
@@ -65,6 +65,18 @@ RayAddress = Annotated[
         metavar="HOST:PORT|auto",
         help="Cluster of --engine ray.",
         show_default="a Ray of its own on this machine",
+        rich_help_panel=RUN,
+    ),
+]
+Shards = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Tasks of the job array of --engine slurm.", rich_help_panel=RUN),
+]
+Slurm = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="Of each task: partition, time, gpus, mem, cpus, account...; may be repeated.",
         rich_help_panel=RUN,
     ),
 ]
