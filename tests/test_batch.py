@@ -340,6 +340,42 @@ def test_a_case_that_cannot_fit_is_not_read(batch: Run, preset: Path, scans: Pat
     assert budget.check(case, lambda each: budget.GIB, 2 * budget.GIB) is None
 
 
+def test_cases_that_wait_are_segmented_together(
+    start: Callable[..., subprocess.Popen[str]], in_process: Run, scans: Path, tmp_path: Path
+) -> None:
+    for number in range(5):
+        stand_in.write_scan(scans / f"n{number}.nii.gz", seed=10 + number)
+    stand_in.write_scan(scans / "n-bad.nii.gz", trouble=stand_in.CRASH)
+    slow = stand_in.write_preset(tmp_path / "slow", seconds=0.3)
+    process = start(scans, "-o", "out", "-p", slow, "--jobs", 0, "--device", "cpu", "--together", 4)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 8, err
+    groups = [len(line.split()) - 1 for line in stand_in.traces(slow, "together")]
+    assert max(groups) > 1
+    assert max(groups) <= 4
+    assert {key for key, status in statuses(tmp_path / "out").items() if status != "ok"} == {"n-bad"}
+    assert "segmented together with" in " ".join(
+        note for row in rows(tmp_path / "out").values() for note in row["notes"]
+    )
+    alone = stand_in.write_preset(tmp_path / "alone")
+    in_process("batch", scans, "-o", "one", "-p", alone, "--jobs", 0, "--device", "cpu")
+    assert stand_in.traces(alone, "together") == []
+    for name in statuses(tmp_path / "one"):
+        if name != "n-bad":
+            shared = tmp_path / "out" / f"{name}_seg.nii.gz"
+            assert shared.read_bytes() == (tmp_path / "one" / f"{name}_seg.nii.gz").read_bytes()
+
+
+def test_a_format_that_does_not_go_with_a_scan_is_left_out_of_its_outputs(batch: Run, tmp_path: Path) -> None:
+    assert batch("--format", "nifti,dicom-seg")[0] == 0
+    row = rows(tmp_path / "out")["a"]
+    assert [each["kind"] for each in row["outputs"]] == ["preview", "report", "nifti"]
+    assert "dicom-seg left out" in " ".join(row["notes"])
+    code, _, err = batch("--format", "dicom-seg")
+    assert code == 8, err
+    assert "dicom-seg refers to the DICOM series" in rows(tmp_path / "out")["a"]["reason"]
+
+
 def test_json_prints_the_summary(batch: Run) -> None:
     code, stdout, _ = batch("--json", "--quiet")
     assert code == 0

@@ -56,6 +56,7 @@ def batch(
     seed: options.Seed = 0,
     deterministic: options.Deterministic = False,
     jobs: own.Jobs = None,
+    together: own.Together = 0,
     memory: own.Memory = None,
     overwrite: own.OverwriteUnclaimed = False,
     preview: shared.Preview = True,
@@ -113,6 +114,7 @@ def batch(
         choices=options.format_choices(ml, mesh_frame, mesh_smooth, seg_type),
         preview=preview,
         overwrite=overwrite,
+        together=together,
         command=("medseg", *sys.argv[1:]),
     )
     reading = options.read_options(None, channel, spacing, on_gap, on_tilt, on_duplicate)

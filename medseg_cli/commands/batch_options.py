@@ -90,6 +90,16 @@ Jobs = Annotated[
         rich_help_panel=COMPUTING,
     ),
 ]
+Together = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Cases whose slices may share batches of a 2-D network; masks then agree to rounding.",
+        show_default="8 on a GPU; 1 on a CPU and with --deterministic",
+        rich_help_panel=COMPUTING,
+    ),
+]
 Memory = Annotated[
     float | None,
     typer.Option(
