@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,14 @@ def chromium() -> str:
 
 
 @contextmanager
-def opened(*arguments: str) -> Iterator[Any]:
-    """A browser of playwright."""
+def browsers() -> Iterator[Callable[..., Any]]:
+    """A call that starts a browser of playwright with these arguments; all are closed at the end."""
     path = chromium()
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", *arguments])
-        try:
-            yield browser
-        finally:
-            browser.close()
+        # Nothing leaves the machine, and containers run tests as root.
+        yield lambda *arguments: playwright.chromium.launch(executable_path=path, args=["--no-sandbox", *arguments])
 
 
 class Tab:
@@ -52,7 +49,7 @@ class Tab:
     """
 
     def __init__(self, browser: Any, path: Path, fragment: str = "") -> None:
-        self.context = browser.new_context(viewport={"width": 1300, "height": 820}, device_scale_factor=1)
+        self.context = browser.new_context(viewport={"width": 1000, "height": 560}, device_scale_factor=1)
         self.context.set_offline(True)
         self.page = self.context.new_page()
         self.requests: list[str] = []

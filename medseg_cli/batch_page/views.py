@@ -74,6 +74,7 @@ def write_view(
         "first_ijk": list(first),
         "last_ijk": list(last),
         "step_ijk": list(step),
+        "affine_ras_mm_to_ijk": np.linalg.inv(scan.affine).tolist(),
         "center_ras_mm": scan.voxel_to_world(np.array(center, dtype=np.float64), "ras")[0].tolist(),
         "window": None if _is_colour(scan) else list(window),
         "picture": scan.is_picture,

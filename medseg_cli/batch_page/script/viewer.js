@@ -76,29 +76,22 @@ const viewer = (() => {
     mask.setColormapLabel(table);
   };
 
-  /* Which voxel of the scan a voxel of the view stands for: the middle of its block. */
-  const scanVoxel = (view, voxel) =>
-    voxel.map((index, axis) => {
-      const step = view.step_ijk[axis];
-      return Math.min(
-        view.first_ijk[axis] + Math.round(index) * step + Math.floor((step - 1) / 2),
-        view.last_ijk[axis],
-      );
+  /* Which voxel of the scan lies at a place in mm. NiiVue's own indices are of axes that it has turned. */
+  const scanVoxel = (view, mm) =>
+    view.affine_ras_mm_to_ijk.slice(0, 3).map(([x, y, z, shift], axis) => {
+      const index = Math.round(x * mm[0] + y * mm[1] + z * mm[2] + shift);
+      return Math.min(Math.max(index, 0), view.shape_ijk[axis] - 1);
     });
 
   const tellPlace = (place) => {
     if (!current || !place || !place.values.length) return;
     const { view, labels } = current;
-    const voxel = scanVoxel(view, Array.from(place.vox).slice(0, 3));
+    const mm = Array.from(place.mm).slice(0, 3);
+    const voxel = scanVoxel(view, mm);
     const shrunken = view.step_ijk.some((step) => step > 1);
     const words = [`voxel ${shrunken ? "near " : ""}${voxel.join(", ")}`];
-    if (!view.picture)
-      words.push(
-        `${Array.from(place.mm)
-          .slice(0, 3)
-          .map((mm) => figure(Math.round(mm * 10) / 10))
-          .join(", ")} mm (RAS)`,
-      );
+    const rounded = mm.map((each) => figure(Math.round(each * 10) / 10));
+    if (!view.picture) words.push(`${rounded.join(", ")} mm (RAS)`);
     if (view.window) words.push(`value ${figure(place.values[0].value)}`);
     const found = labels.find((label) => label.value === Math.round(place.values[1]?.value ?? 0));
     words.push(found ? found.name : "no object");
