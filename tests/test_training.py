@@ -70,6 +70,14 @@ def test_a_run_is_a_preset_that_segments(run_medseg, dataset: Path, tiny: Path, 
     }
     assert len((run / "log.csv").read_text().splitlines()) == 3
 
+    names = json.loads((run / "split.json").read_text())["train"]
+    balls = [np.count_nonzero(nib.load(dataset / "labelsTr" / f"{name}.nii.gz").dataobj) / 1000 for name in names]
+    quality = preset.find(run).quality
+    assert quality is not None, "limits of the flags come from the training cases"
+    assert quality.cases == len(names)
+    assert quality.labels[1].volume_ml == pytest.approx((min(balls) / 1.25, max(balls) * 1.25), rel=0.01)
+    assert quality.source == f"training cases of {dataset.name}, medseg finetune"
+
     scan = dataset / "imagesTr" / "ball_0.nii.gz"
     done = run_medseg("segment", scan, "-o", tmp_path / "mask.nii.gz", "--preset", run, "--point", "10,10,10", "--json")
     assert done.rc == 0, done.stderr
