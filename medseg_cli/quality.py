@@ -71,8 +71,11 @@ def check(segmentation: Segmentation, measurements: Sequence[Measurement], prese
     quality = preset.quality or Quality()
     flags: list[Flag] = []
     for each in measurements:
-        flags += _object(each, limits_of(each.label, preset), segmentation.scan)
-        flags += _scores(each.label, segmentation.provenance, quality)
+        scores = list(_scores(each.label, segmentation.provenance, quality))
+        # What is not there is empty: one flag says so.
+        if not (each.empty and any(flag.code == "presence" for flag in scores)):
+            flags += _object(each, limits_of(each.label, preset), segmentation.scan)
+        flags += scores
     flags += _scan(segmentation.scan, measurements, preset, quality)
     return tuple(flags)
 
@@ -124,7 +127,12 @@ def _scores(label: Label, provenance: dict[str, Any], quality: Quality) -> Itera
     """What the network thinks of its own answer; see `predicted_iou` and `presence`."""
     for code, score, least, what in (
         ("predicted-iou", predicted_iou(label, provenance), quality.predicted_iou, "the network's own score"),
-        ("presence", presence(label, provenance), quality.presence, "the probability that it is there"),
+        (
+            "presence",
+            presence(label, provenance),
+            _least(label, provenance, quality),
+            "the probability that it is there",
+        ),
     ):
         if score is not None and least is not None and score < least:
             text = f"{label.name}: {what} is {score:.2f}, below {least:g}"
@@ -139,9 +147,15 @@ def predicted_iou(label: Label, provenance: dict[str, Any]) -> float | None:
 
 
 def presence(label: Label, provenance: dict[str, Any]) -> float | None:
-    """How probable it is that an object is in the scan: `presence`, a list of {"label": value, "probability": p}."""
+    """How probable it is that an object is in the scan: `presence`, a list of {"label", "probability", "threshold"}."""
     said = {each["label"]: each["probability"] for each in provenance.get("presence") or []}
     return float(said[label.value]) if label.value in said else None
+
+
+def _least(label: Label, provenance: dict[str, Any], quality: Quality) -> float | None:
+    """Probability from which an object counts as there: the limit of the preset, else what the pipeline went by."""
+    said = {each["label"]: each.get("threshold") for each in provenance.get("presence") or []}
+    return quality.presence if quality.presence is not None else said.get(label.value)
 
 
 def _scan(scan: Scan, measurements: Sequence[Measurement], preset: Preset, quality: Quality) -> Iterator[Flag]:

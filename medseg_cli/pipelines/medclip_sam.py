@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from medseg_cli import pipelines
 from medseg_cli.device import Runtime
 from medseg_cli.errors import InputError, ModelError, UsageError
 from medseg_cli.intensity import Display, display
@@ -30,11 +29,12 @@ from medseg_cli.pipelines.loading import options_of, weights_of
 from medseg_cli.pipelines.objects import labels_of
 from medseg_cli.pipelines.precision import settle
 from medseg_cli.pipelines.text_classes import Concept, TextClass, classes_of
+from medseg_cli.pipelines.text_draw import Drawing, draw, segmenter_of
 from medseg_cli.pipelines.text_presence import Presence, margins, probabilities
-from medseg_cli.pipelines.text_regions import Asking, Coarse, coarse_mask, middle, one_body, pointed
+from medseg_cli.pipelines.text_regions import Asking, Coarse, coarse_mask, one_body
 from medseg_cli.pipelines.text_words import words_beside
 from medseg_cli.postprocess import clean
-from medseg_cli.preset import Preset, find
+from medseg_cli.preset import Preset
 from medseg_cli.preset_format import Postprocessing
 from medseg_cli.prompt import Prompt, Target
 from medseg_cli.scan import Scan
@@ -90,21 +90,6 @@ class Options(BaseModel):
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """What texts came to in a scan, before the mask is drawn.
-
-    Args:
-        probability: (C, K) of presence.
-        margin: (C, K) behind it.
-        masks: per class, slice index → coarse mask (H, W).
-    """
-
-    probability: NDArray[np.float64]
-    margin: NDArray[np.float64]
-    masks: tuple[dict[int, NDArray[np.bool_]], ...]
-
-
-@dataclass(frozen=True, eq=False)
 class MedclipSamPipeline:
     """The two networks on their device, with the preset that says how to use them."""
 
@@ -114,7 +99,7 @@ class MedclipSamPipeline:
     model: nn.Module
     words: Words
     weights: dict[str, Any]
-    segmenter: Any
+    segmenters: dict[str, Any]
     _features: dict[str, tuple[Tensor, int]] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -137,7 +122,9 @@ class MedclipSamPipeline:
             )
         words = words_beside(preset, path)
         runtime = settle(runtime, preset, None)
-        return cls(preset, options, runtime, model, words, weights, _segmenter(options, runtime))
+        drawn_by = [each.segmenter for each in options.concepts] or [options.segmenter]
+        segmenters = {name: segmenter_of(name, options.prompts, runtime) for name in drawn_by if name}
+        return cls(preset, options, runtime, model, words, weights, segmenters)
 
     def segment(self, scan: Scan, prompt: Prompt, stages: Stages) -> Segmentation:
         """One mask value per text, in the order of the prompt; an empty one where its thing is found not to be there.
@@ -159,14 +146,13 @@ class MedclipSamPipeline:
             margin, probability = self._presence(classes, plane, picture)
         with stages("saliency"):
             masks = self._coarse(classes, probability, plane, picture)
-        found = Found(probability, margin, masks)
         named = Prompt(tuple(Target(t.id, c.name) for t, c in zip(prompt.targets, classes, strict=True)))
-        mask, drawn = self._draw(scan, plane, found, named, stages)
+        mask, drawn = draw(self._drawing, scan, plane, masks, classes, stages)
         with stages("postprocess"):
             cleaning = [self._clean(mask, value, scan) for value in range(1, len(classes) + 1)]
         threshold = self.options.presence.threshold if self.options.presence else None
         presence = [
-            _presence_of(number, each.name, found.probability[number], found.margin[number], threshold)
+            _presence_of(number, each.name, probability[number], margin[number], threshold)
             for number, each in enumerate(classes)
         ]
         provenance = {
@@ -174,7 +160,7 @@ class MedclipSamPipeline:
             "preset": self.preset.name,
             "prompted": True,
             "weights": self.weights,
-            "segmenter": drawn,
+            "segmenters": drawn,
             "saliency": self.options.saliency.model_dump(),
             "presence": presence if self.options.presence else None,
             "slices": {
@@ -204,7 +190,9 @@ class MedclipSamPipeline:
     def _classes(self, prompt: Prompt) -> tuple[TextClass, ...]:
         presence = self.options.presence
         negatives = presence.negatives if presence else ()
-        return classes_of(prompt, self._encode, self.options.concepts, negatives, self.words.unknown)
+        return classes_of(
+            prompt, self._encode, self.options.concepts, negatives, self.words.unknown, self.options.segmenter
+        )
 
     def _encode(self, texts: Sequence[str]) -> tuple[Tensor, tuple[int, ...]]:
         """Features (T, E) of texts and what was cut off each; a text that was asked before is not encoded again."""
@@ -262,25 +250,6 @@ class MedclipSamPipeline:
         tower = tower_of(self.model)
         return maps.maps(tower, picture, texts, self._scale, how, config.mean, config.std, self.runtime.seed)
 
-    def _draw(
-        self, scan: Scan, plane: Plane, found: Found, named: Prompt, stages: Stages
-    ) -> tuple[NDArray[np.unsignedinteger[Any]], dict[str, Any] | None]:
-        """The label map, and what the segmenter says of itself."""
-        mask = np.zeros(scan.shape, np.uint8 if len(found.masks) < 256 else np.uint16)
-        if self.segmenter is None:
-            for value, masks in enumerate(found.masks, start=1):
-                for index, each in masks.items():
-                    part = plane.take(mask, index)
-                    part[each & (part == 0)] = value
-            return mask, None
-        targets, values = self._targets(plane, found, named)
-        if not targets:
-            return mask, {"preset": self.segmenter.preset.name, "asked": False}
-        drawn = self.segmenter.segment(scan, Prompt(tuple(targets)), stages)
-        for number, value in enumerate(values, start=1):
-            mask[drawn.mask == number] = value
-        return mask, {"preset": self.segmenter.preset.name, "asked": True, **drawn.provenance}
-
     def _clean(self, mask: NDArray[np.unsignedinteger[Any]], value: int, scan: Scan) -> list[dict[str, Any]]:
         """Clean one class in place as the preset says; what was done."""
         how = self.preset.postprocessing
@@ -292,29 +261,16 @@ class MedclipSamPipeline:
         mask[cleaned.mask & (mask == 0)] = value
         return cleaned.steps
 
-    def _targets(self, plane: Plane, found: Found, named: Prompt) -> tuple[list[Target], list[int]]:
-        """What the segmenter is asked, and the value of each."""
-        targets: list[Target] = []
-        values: list[int] = []
-        solid = pipelines.find(self.segmenter.preset.pipeline).dims == 3
-        for value, (masks, target) in enumerate(zip(found.masks, named.targets, strict=True), start=1):
-            if solid:
-                click = middle(masks, plane)
-                each = Target(target.id, target.label, (click,) if click else ())
-            else:
-                places = pointed(masks, plane, self.options.prompts, self.runtime.seed)
-                each = Target(target.id, target.label, places.clicks, places.boxes)
-            if each.clicks or each.boxes:
-                targets.append(each)
-                values.append(value)
-        return targets, values
-
     def _display(self, scan: Scan) -> Display:
         preprocessing = self.preset.preprocessing
         key = "image" if scan.provenance.format == "image" else scan.modality
         if key in preprocessing.by_modality:
             return display(scan, preprocessing.by_modality[key], f"the preset's choice for {key}")
         return display(scan, preprocessing.intensity, "the preset's general choice")
+
+    @property
+    def _drawing(self) -> Drawing:
+        return Drawing(self.segmenters, self.options.prompts, self.runtime.seed)
 
     @property
     def _config(self) -> ClipConfig:
@@ -327,29 +283,6 @@ class MedclipSamPipeline:
     @property
     def _scale(self) -> float:
         return float(self.model.logit_scale.detach().exp())  # type: ignore[operator,union-attr]
-
-
-def _segmenter(options: Options, runtime: Runtime) -> Any:
-    """The pipeline that draws masks, or None.
-
-    Raises:
-        ModelError: no such preset, missing weights, or one that takes no such prompts.
-    """
-    if options.segmenter is None:
-        return None
-    preset = find(options.segmenter)
-    wanted = {"box": {"box"}, "boxes": {"box"}, "points": {"point"}, "both": {"box", "point"}}[options.prompts.kind]
-    wanted = {"point"} if pipelines.find(preset.pipeline).dims == 3 else wanted
-    if not wanted <= set(preset.prompts.kinds):
-        raise ModelError(
-            f"segmenter {preset.name} takes {', '.join(preset.prompts.kinds) or 'no prompt'}, not "
-            f"{' and '.join(sorted(wanted))}",
-            "change options.prompts.kind, or choose another segmenter",
-        )
-    if "propagate" in preset.options or pipelines.find(preset.pipeline).dims == 2:
-        # Every slice is asked for itself.
-        preset = preset.model_copy(update={"options": {**preset.options, "propagate": False}})
-    return pipelines.build(preset, runtime)
 
 
 def _check(scan: Scan, prompt: Prompt, preset: Preset) -> None:

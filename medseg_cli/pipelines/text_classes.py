@@ -23,6 +23,7 @@ class Concept(BaseModel):
         name: of its label.
         texts: phrasings that mean it, of which the model learnt some.
         words: words of which a text must have one to mean it, in lower case.
+        segmenter: preset that draws its mask, instead of the pipeline's; None = the coarse mask is its mask.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,6 +31,7 @@ class Concept(BaseModel):
     name: str = Field(min_length=1)
     texts: tuple[str, ...] = Field(min_length=1)
     words: tuple[str, ...] = Field(min_length=1)
+    segmenter: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +43,14 @@ class TextClass:
         positive: (E,) unit mean of its phrasings' unit features.
         negative: (N, E) unit features of what it is not; N may be 0.
         cut: tokens of its texts that the network's context had no room for.
+        segmenter: preset that draws its mask; None = the coarse mask is its mask.
     """
 
     name: str
     positive: Tensor
     negative: Tensor
     cut: int
+    segmenter: str | None
 
 
 def classes_of(
@@ -54,7 +58,8 @@ def classes_of(
     encode: Callable[[Sequence[str]], tuple[Tensor, tuple[int, ...]]],
     concepts: Sequence[Concept],
     negatives: Sequence[str],
-    knows: Callable[[str], list[str]],
+    unknown: Callable[[str], list[str]],
+    segmenter: str | None,
 ) -> tuple[TextClass, ...]:
     """One class per target of the prompt.
 
@@ -63,7 +68,8 @@ def classes_of(
         encode: texts → features (T, E), and how many tokens of each were cut off.
         concepts: what the model knows; () = any text may be asked.
         negatives: what nothing that is asked for is, of the preset.
-        knows: text → its words that the vocabulary does not hold.
+        unknown: text → its words that the vocabulary does not hold.
+        segmenter: preset that draws masks of classes that are no concepts.
 
     Raises:
         UsageError: a text that is no concept of the model.
@@ -72,20 +78,20 @@ def classes_of(
     for target in prompt.targets:
         if target.text is None:
             raise UsageError(f"object '{target.id}' has no text", 'say what it is: --text "the lungs"')
-        texts, name = list(target.text.positive), target.label
+        texts, name, drawn_by = list(target.text.positive), target.label, segmenter
         if concepts:
-            concept = _concept(texts, concepts, knows)
-            name = name or concept.name
+            concept = _concept(texts, concepts, unknown)
+            name, drawn_by = name or concept.name, concept.segmenter
         positive, cut = encode(texts)
         unit = torch.nn.functional.normalize
         mean = unit(unit(positive.float(), dim=-1).mean(0), dim=0)
         others = [*target.text.negative, *(text for text in negatives if text not in texts)]
         negative = unit(encode(others)[0].float(), dim=-1) if others else mean.new_zeros((0, len(mean)))
-        found.append(TextClass(name or _short(texts[0]), mean, negative, sum(cut)))
+        found.append(TextClass(name or _short(texts[0]), mean, negative, sum(cut), drawn_by))
     return tuple(found)
 
 
-def _concept(texts: Sequence[str], concepts: Sequence[Concept], knows: Callable[[str], list[str]]) -> Concept:
+def _concept(texts: Sequence[str], concepts: Sequence[Concept], unknown: Callable[[str], list[str]]) -> Concept:
     """The one concept that all texts mean.
 
     Raises:
@@ -94,7 +100,7 @@ def _concept(texts: Sequence[str], concepts: Sequence[Concept], knows: Callable[
     known = ", ".join(concept.name for concept in concepts)
     meant: list[Concept] = []
     for text in texts:
-        strange = knows(text)
+        strange = unknown(text)
         words = set(_words(text))
         hits = [concept for concept in concepts if words & set(concept.words)]
         if strange or len(hits) != 1:

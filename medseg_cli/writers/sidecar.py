@@ -64,12 +64,17 @@ def describe(segmentation: Segmentation, measurements: Sequence[Measurement], ru
     weights, kernels = facts.pop("weights", None), facts.pop("kernels", None)
     for told in ("preset", "prompted"):  # under keys of their own
         facts.pop(told, None)
+    flags = check(segmentation, measurements, run.preset)
+    absent = {flag.label for flag in flags if flag.code == "presence"}
+    status = "empty" if all(empty) else "partly empty" if any(empty) else "ok"
+    if all(empty) and absent >= {each.label.value for each in measurements}:
+        status = "absent"
     return {
         "schema": SCHEMA,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "status": "empty" if all(empty) else "partly empty" if any(empty) else "ok",
+        "status": status,
         "random_weights": run.random_weights,
-        "flags": [asdict(flag) for flag in check(segmentation, measurements, run.preset)],
+        "flags": [asdict(flag) for flag in flags],
         "notes": [*scan.provenance.notes, *run.notes, *segmentation.notes],
         "input": _input(scan),
         "prompts": _prompts(run, scan),

@@ -1,0 +1,98 @@
+"""From coarse masks to fine ones: another preset, the segmenter, draws them from boxes or clicks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg_cli import pipelines
+from medseg_cli.device import Runtime
+from medseg_cli.errors import ModelError
+from medseg_cli.pipelines.text_classes import TextClass
+from medseg_cli.pipelines.text_regions import Asking, middle, pointed
+from medseg_cli.preset import find
+from medseg_cli.prompt import Prompt, Target
+from medseg_cli.scan import Scan
+from medseg_cli.slices import Plane
+from medseg_cli.stages import Stages
+
+Masks = Sequence[dict[int, NDArray[np.bool_]]]
+"""Per class, slice index → coarse mask (H, W)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """Who draws and what they are asked.
+
+    Args:
+        segmenters: preset name → a pipeline that takes boxes or clicks.
+        asking: what a coarse mask becomes.
+        seed: of the places of clicks.
+    """
+
+    segmenters: Mapping[str, Any]
+    asking: Asking
+    seed: int
+
+
+def draw(
+    how: Drawing, scan: Scan, plane: Plane, masks: Masks, classes: Sequence[TextClass], stages: Stages
+) -> tuple[NDArray[np.unsignedinteger[Any]], list[dict[str, Any]]]:
+    """The label map, value n for the n-th class, and what each segmenter says of itself.
+
+    Where masks meet, the class that was named first has the voxel.
+    """
+    mask = np.zeros(scan.shape, np.uint8 if len(masks) < 256 else np.uint16)
+    said = []
+    for name in dict.fromkeys(each.segmenter for each in classes):
+        values = [value for value, each in enumerate(classes, start=1) if each.segmenter == name]
+        if name is None:
+            for value in values:
+                for index, own in masks[value - 1].items():
+                    part = plane.take(mask, index)
+                    part[own & (part == 0)] = value
+            continue
+        targets = {value: _target(how, name, plane, masks[value - 1], classes[value - 1].name) for value in values}
+        asked = {value: target for value, target in targets.items() if target.clicks or target.boxes}
+        facts: dict[str, Any] = {"preset": name, "asked": len(asked)}
+        if asked:
+            drawn = how.segmenters[name].segment(scan, Prompt(tuple(asked.values())), stages)
+            for number, value in enumerate(asked, start=1):
+                mask[(drawn.mask == number) & (mask == 0)] = value
+            facts |= drawn.provenance
+        said.append(facts)
+    return mask, said
+
+
+def _target(how: Drawing, name: str, plane: Plane, masks: dict[int, NDArray[np.bool_]], label: str) -> Target:
+    """What the segmenter is asked about one class; no click and no box where there is nothing to ask."""
+    if pipelines.find(how.segmenters[name].preset.pipeline).dims == 3:
+        click = middle(masks, plane)
+        return Target(label, label, (click,) if click else ())
+    places = pointed(masks, plane, how.asking, how.seed)
+    return Target(label, label, places.clicks, places.boxes)
+
+
+def segmenter_of(name: str, asking: Asking, runtime: Runtime) -> Any:
+    """The pipeline that draws masks.
+
+    Raises:
+        ModelError: no such preset, missing weights, or one that takes no such prompts.
+    """
+    preset = find(name)
+    wanted = {"box": {"box"}, "boxes": {"box"}, "points": {"point"}, "both": {"box", "point"}}[asking.kind]
+    wanted = {"point"} if pipelines.find(preset.pipeline).dims == 3 else wanted
+    if not wanted <= set(preset.prompts.kinds):
+        raise ModelError(
+            f"segmenter {preset.name} takes {', '.join(preset.prompts.kinds) or 'no prompt'}, not "
+            f"{' and '.join(sorted(wanted))}",
+            "change options.prompts.kind, or choose another segmenter",
+        )
+    if "propagate" in preset.options or pipelines.find(preset.pipeline).dims == 2:
+        # Every slice is asked for itself.
+        preset = preset.model_copy(update={"options": {**preset.options, "propagate": False}})
+    return pipelines.build(preset, runtime)
