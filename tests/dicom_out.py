@@ -5,11 +5,13 @@ Import it with `from dicom_out import ...` (tests/ is on pytest's path).
 
 from __future__ import annotations
 
+import json
 import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import highdicom
 import numpy as np
 import phantom
 import pydicom
@@ -182,3 +184,30 @@ def x_ray(path: Path) -> Path:
     dataset.Modality = "DX"
     dataset.ImagerPixelSpacing = decimal([0.3, 0.2])
     return save(dataset, path / "x-ray.dcm")
+
+
+def absent(path: Path) -> set[str]:
+    """Elements that DICOM PS3.3 requires of such an object and that it lacks, by the tables which highdicom carries.
+
+    Functional groups are left out: each of them may stand in one of two places.
+    """
+    tables = Path(highdicom.__file__).parent / "_standard"
+    classes, modules, elements = (
+        json.loads((tables / f"{name}.json").read_text())
+        for name in ("sop_class_iod_map", "iod_module_map", "module_attribute_map")
+    )
+    dataset = pydicom.dcmread(path)
+    lacking = set()
+    for module in modules[classes[dataset.SOPClassUID]]:
+        if module["usage"] != "M" or module["key"].endswith("functional-groups"):
+            continue
+        for element in elements[module["key"]]:
+            items = [dataset]
+            for step in element["path"]:
+                items = [inner for outer in items for inner in outer.get(step) or []]
+            for each in items:
+                there = element["keyword"] in each
+                empty = there and each[element["keyword"]].is_empty
+                if (element["type"] in ("1", "2") and not there) or (element["type"] == "1" and empty):
+                    lacking.add("/".join([*element["path"], element["keyword"]]))
+    return lacking

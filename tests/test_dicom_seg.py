@@ -18,6 +18,7 @@ from dicom_out import (
     SPACE,
     THING,
     TUMOUR,
+    absent,
     archive,
     by_dcmqi,
     folder_of_slices,
@@ -172,6 +173,16 @@ def test_whose_it_is_and_what_made_it(tmp_path: Path) -> None:
     assert algorithm.AlgorithmVersion == one.SoftwareVersions
     assert algorithm.AlgorithmParameters == f"preset=hippocampus-mr,weights=hippo,weights_sha256={'ab' * 32}"
     assert algorithm.AlgorithmFamilyCodeSequence[0].CodeMeaning == "Artificial Intelligence"
+
+
+@pytest.mark.parametrize("seg_type", TYPES)
+@pytest.mark.parametrize("source", [*SOURCES, "x-ray"])
+def test_nothing_that_dicom_requires_is_absent(source: str, seg_type: str, tmp_path: Path) -> None:
+    scan = read(x_ray(tmp_path) if source == "x-ray" else SOURCES[source](tmp_path / source))
+    mask = np.zeros(scan.shape, np.uint8)
+    mask[1:4, 2:5, 0] = 1
+    dicom_seg.write(Segmentation(mask, (TUMOUR,), scan), tmp_path / "seg.dcm", seg_type=seg_type)
+    assert absent(tmp_path / "seg.dcm") == set()
 
 
 def test_a_pointed_at_object_is_semiautomatic(tmp_path: Path) -> None:

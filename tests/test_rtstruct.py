@@ -14,6 +14,7 @@ from dicom_out import (
     SPACE,
     THING,
     TUMOUR,
+    absent,
     archive,
     folder_of_slices,
     inside,
@@ -199,6 +200,12 @@ def test_whose_it_is_and_what_made_it(tmp_path: Path) -> None:
     assert (code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning) == ("108369006", "SCT", "Neoplasm")
     assert "RTROIIdentificationCodeSequence" not in dataset.RTROIObservationsSequence[1]
     assert RTStructBuilder.create_from(str(folder), str(tmp_path / "rt.dcm")).get_roi_names() == names
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_nothing_that_dicom_requires_is_absent(source: str, tmp_path: Path) -> None:
+    rtstruct.write(segmentation(read(SOURCES[source](tmp_path / source))), tmp_path / "rt.dcm")
+    assert absent(tmp_path / "rt.dcm") == set()
 
 
 def test_random_weights_are_stamped(tmp_path: Path) -> None:

@@ -161,6 +161,9 @@ def identify(dataset: Dataset, header: DicomHeader) -> None:
     """
     for element in header.first:
         dataset.add(element)
+    for keyword in _STATED:
+        if keyword not in dataset:
+            setattr(dataset, keyword, None)
 
 
 def _empty() -> Dataset:
