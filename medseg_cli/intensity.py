@@ -18,6 +18,8 @@ TAILS = (0.005, 0.995)
 """Quantiles to which `zscore` clips first, so that a bright vessel or a metal artefact does not set the scale."""
 SAMPLE = 1_000_000
 """Values that percentiles are taken from."""
+PART = 1 << 22
+"""Values that are looked through at a time."""
 LEAST_SPREAD = 1e-6
 """By which intensities that hardly differ are divided."""
 
@@ -163,15 +165,15 @@ def display(scan: Scan, how: ZScore | ClipZScore | Percentile | Window | EightBi
         InputError: no finite voxel.
     """
     if isinstance(how, Window):
-        if not np.isfinite(scan.voxels).any():
+        if not any(np.isfinite(plane).any() for plane in scan.voxels.reshape(-1, *scan.shape[1:])):
             raise _no_values(scan)
         return Display(how.level - how.width / 2, how.level + how.width / 2, "window", why)
     if not isinstance(how, Percentile | EightBit):
         raise ModelError(f"intensity method {how.method} makes no pictures", "use window, percentile or eight-bit")
     values = torch.from_numpy(np.ascontiguousarray(scan.voxels)).ravel()
-    good = torch.isfinite(values)
-    # A copy of a large scan takes as much memory as the scan.
-    finite = values if bool(good.all()) else values[good]
+    # A copy of a large scan takes as much memory as the scan, and so does asking all of it at once.
+    good = all(bool(torch.isfinite(part).all()) for part in values.split(PART))
+    finite = values if good else values[torch.isfinite(values)]
     if not finite.numel():
         raise _no_values(scan)
     if isinstance(how, EightBit) and float(finite.min()) >= 0 and 1 < float(finite.max()) <= 255:

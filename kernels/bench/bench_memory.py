@@ -216,7 +216,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--child", nargs=4, metavar=("WAY", "SCAN", "PRESET", "MASK"), help=argparse.SUPPRESS)
     parser.add_argument("--sizes", nargs="+", metavar="I,J,K,LABELS", help="voxels and labels")
-    parser.add_argument("--small", action="store_true", help="sizes that take seconds, and no whole command")
+    parser.add_argument("--small", action="store_true", help="sizes that take seconds")
+    parser.add_argument("--no-command", action="store_true", help="leave the whole command out")
     parser.add_argument("--patch", type=int, default=96, help="edge of the network's window")
     parser.add_argument("--json", type=Path, default=OUT / "memory.json", help="file for the figures")
     parser.add_argument("--page", type=Path, help="file for the tables, such as docs/memory.md")
@@ -231,7 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
             found.append(row(Path(name), size, chosen.patch))
             sys.stdout.write(f"{'FAILED ' if found[-1].failed else ''}{found[-1]}\n")
             sys.stdout.flush()
-        whole = None if chosen.small else command(Path(name), sizes[-1], chosen.patch)
+        whole = None if chosen.no_command else command(Path(name), sizes[-1], chosen.patch)
     setting = {
         "command": shlex.join(["python", *sys.argv]),
         "date": datetime.now(UTC).isoformat(timespec="minutes"),

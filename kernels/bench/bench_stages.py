@@ -6,6 +6,7 @@ import gzip
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,17 @@ from PIL import Image
 from scipy import ndimage
 
 import medseg_cli
-from medseg_cli import intensity, postprocess, preset
+from medseg_cli import device, intensity, pipelines, postprocess, preset
 from medseg_cli.frame import Frame
 from medseg_cli.geometry import Grid, overlap, resample, resample_in_slabs, scan_grid, working_grid
 from medseg_cli.preset_format import Postprocessing, Window
+from medseg_cli.prompt import Prompt
 from medseg_cli.read_ahead import read_ahead
 from medseg_cli.readers import ReadOptions
 from medseg_cli.readers.files import read_file
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Label, Segmentation
+from medseg_cli.stages import Stages
 from medseg_cli.writers.masks import write_mask
 
 EXACT = 1e-5
@@ -49,6 +52,25 @@ def image_rows(path: Path, network: bool) -> Iterator[Row]:
         model, image = _model("chest-xray-lungs"), torch.randn(1, 3, 256, 256)
         box = torch.tensor([[0.0, 0.0, 256.0, 240.0]])
         yield from _halves("image", model.encode, lambda kept: model.decode(kept, boxes=box)[0], image)
+        yield _together(path)
+
+
+def _together(path: Path) -> Row:
+    """Eight cases of a batch in shared batches of the network, no embedding kept."""
+    chosen = preset.find("chest-xray-lungs")
+    chosen = chosen.model_copy(update={"options": {**chosen.options, "memory_mb": 0, "batch": 8}})
+    pipeline = pipelines.build(chosen, device.select("cpu"))
+    scan = read_file(path, ReadOptions())
+    scans = [replace(scan, voxels=np.roll(scan.voxels, 8 * number, axis=1)) for number in range(8)]
+    return compare(
+        "image",
+        "segment eight pictures in shared batches (naive: one by one)",
+        lambda: np.stack([pipeline.segment(each, Prompt(), Stages()).mask for each in scans]),
+        lambda: np.stack([each.mask for each in pipeline.segment_together([(s, Prompt()) for s in scans], Stages())]),
+        share,
+        1e-4,
+        rounds=3,
+    )
 
 
 def volume_rows(path: Path, folder: Path, network: bool) -> Iterator[Row]:
