@@ -376,6 +376,10 @@ def scan(tmp_path: Path) -> Path:
     return phantom.write_volume(tmp_path / "brain.nii.gz", voxels, phantom.affine("LPS", (1.0, 1.0, 2.0)))
 
 
+def read_mask(folder: Path) -> np.ndarray:
+    return np.asarray(nib.load(folder / "brain_seg.nii.gz").dataobj)
+
+
 def test_one_command_writes_them_all(medseg: Medseg, scan: Path, tmp_path: Path) -> None:
     preset = region_growing.write_preset(tmp_path)
     point = ("--point", "12,12,10")
@@ -394,6 +398,11 @@ def test_one_command_writes_them_all(medseg: Medseg, scan: Path, tmp_path: Path)
     for name in VOLUMES:
         mask = read_file(tmp_path / "out" / f"brain_seg{FORMATS[name].suffix}", ReadOptions())
         assert mask.voxels.sum() == 8 * 6 * 4
+    (tmp_path / "truth").mkdir()
+    phantom.write_volume(tmp_path / "truth" / "brain.nii.gz", read_mask(tmp_path / "out"), nib.load(scan).affine)
+    code, out, err = medseg("evaluate", tmp_path / "out", tmp_path / "truth", "--json")
+    assert code == 0, f"of the formats beside each other, evaluate takes the mask that the report names: {err}"
+    assert [Path(case["prediction_file"]).name for case in json.loads(out)["metric_per_case"]] == ["brain_seg.nii.gz"]
     code, _, err = medseg("segment", scan, "-o", "out/", "-p", preset, *point, "--format", "stl")
     assert code == 3
     assert "brain_seg.png exists" in err

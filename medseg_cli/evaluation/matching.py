@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from medseg_cli.errors import InputError, UsageError
 from medseg_cli.readers.detect import SUFFIXES, suffix_of
 from medseg_cli.writers.outputs import case_name
 from medseg_cli.writers.preview import is_preview
+from medseg_cli.writers.sidecar import SCHEMA
 
 ENDING = re.compile(r"[_.-](seg|dseg|segmentation|mask|labels?|pred|prediction|gt|ref|reference)$", re.IGNORECASE)
 """What names of masks end in, besides the name of the case."""
@@ -97,10 +99,29 @@ def case_key(path: Path) -> str:
 
 
 def _masks(folder: Path) -> list[Path]:
-    """Files of a folder that may be masks, sorted: not the pictures that `medseg segment` puts beside its masks."""
-    found = [path for path in _files(folder) if not (suffix_of(path) == ".png" and is_preview(path))]
+    """Files of a folder that may be masks, sorted: not the pictures that `medseg segment` puts beside its masks.
+
+    Of a mask that it wrote in several formats, the one that its report names counts.
+    """
+    again = _other_formats(folder)
+    found = [path for path in _files(folder) if path.name not in again]
+    found = [path for path in found if not (suffix_of(path) == ".png" and is_preview(path))]
     if not found:
         raise InputError(f"{folder} holds no mask", f"masks end in {', '.join(SUFFIXES)}")
+    return found
+
+
+def _other_formats(folder: Path) -> set[str]:
+    """Names of files that reports of medseg in this folder list beside the mask they name."""
+    found: set[str] = set()
+    for path in sorted(folder.glob("*.json")):
+        try:
+            report = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue
+        if isinstance(report, dict) and report.get("schema") == SCHEMA and report["output"].get("mask"):
+            written = {each["path"] for each in report["output"].get("files", ())}
+            found |= written - {report["output"]["mask"]}
     return found
 
 
