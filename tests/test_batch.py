@@ -412,7 +412,7 @@ def test_workers_hold_a_model_each_and_one_that_dies_costs_one_row(
 
 
 @posix
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_run_tells_what_it_has_and_goes_on_later(
     start: Callable[..., subprocess.Popen[str]], in_process: Run, scans: Path, tmp_path: Path, number: int
 ) -> None:
@@ -543,6 +543,7 @@ def test_outputs_that_were_moved_in_part_are_made_again(batch: Run, tmp_path: Pa
 
 
 @posix
+@pytest.mark.slow
 def test_two_runs_at_once_into_one_folder(
     start: Callable[..., subprocess.Popen[str]], scans: Path, preset: Path, tmp_path: Path
 ) -> None:

@@ -12,14 +12,23 @@ from medseg_cli.errors import DeviceError
 SHARE = 0.8
 """Of the free memory that a run takes if nobody says otherwise."""
 GIB = 2**30
+WORKER = GIB
+"""What a worker takes without a case: 0.75 GiB of libraries, the rest for a model."""
 
 Needs = Callable[[BatchCase], int]
 """Bytes that a case is predicted to need while it is read, segmented and written; 0 where nothing is known."""
 
 
-def limit(gib: float | None = None) -> int:
-    """Bytes that all cases in flight may need together: what the user said, or a share of what is free now."""
-    return int(gib * GIB) if gib is not None else int(SHARE * machine.free_memory())
+def limit(gib: float | None = None, workers: int = 1) -> int:
+    """Bytes that all cases in flight may need together: what the user said, or a share of what is free now.
+
+    Args:
+        gib: as the user said it.
+        workers: processes that are about to be started, each with libraries and a model of its own.
+    """
+    if gib is not None:
+        return int(gib * GIB)
+    return max(0, int(SHARE * (machine.free_memory() - workers * WORKER)))
 
 
 def check(case: BatchCase, needs: Needs, most: int) -> DeviceError | None:

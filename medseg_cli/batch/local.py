@@ -17,6 +17,7 @@ from medseg_cli.batch.case import BatchCase
 from medseg_cli.batch.crew import Turn, Worker, start
 from medseg_cli.batch.outcome import failed
 from medseg_cli.batch.record import Record
+from medseg_cli.batch.run import Hurry
 from medseg_cli.batch.settings import Settings
 from medseg_cli.errors import DeviceError, with_code
 
@@ -66,7 +67,10 @@ def run(
     try:
         crew.work(devices[: len(cases)])
     except BaseException:
-        crew.end_early()
+        try:
+            crew.end_early()
+        except KeyboardInterrupt:
+            raise Hurry from None
         raise
     finally:
         crew.dismiss()
@@ -115,6 +119,8 @@ class _Crew:
 
     def end_early(self) -> None:
         """Let what is being written be written, and nothing else."""
+        if any(worker.writing for worker in self._workers):
+            logger.warning("ending: cases that are being written are waited for; Ctrl-C again does not wait")
         while True:
             for worker in self._workers:
                 if worker.alive and not worker.writing:

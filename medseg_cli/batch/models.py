@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medseg_cli.batch.settings import Settings
 
@@ -67,6 +67,19 @@ class Models:
                 found = self.settings.find(name)
                 self._presets[name] = (found, self.settings.fingerprint(found))
             return self._presets[name]
+
+    def facts(self) -> list[dict[str, Any]]:
+        """The presets that were asked for, with their weights, for reports."""
+        return [
+            {
+                "name": preset.name,
+                "file": str(preset.path) if preset.path else None,
+                "weights_sha256": self.settings.weights_sha256(preset),
+                "settings_sha256": fingerprint,
+                "overrides": preset.changes,
+            }
+            for preset, fingerprint in self._presets.values()
+        ]
 
     def pipeline(self, name: str) -> Pipeline:
         """The model of a preset ("" = the run's), on its device. Not for several threads.

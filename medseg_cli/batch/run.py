@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import threading
@@ -21,7 +22,10 @@ from medseg_cli.batch.outcome import failed, now
 from medseg_cli.batch.plan import Plan
 from medseg_cli.batch.record import STATUSES, Record
 from medseg_cli.batch.settings import Settings
+from medseg_cli.errors import InputError, MedsegError
 from medseg_cli.versions import versions
+
+logger = logging.getLogger("medseg.batch")
 
 SCHEMA = "medseg-batch-run/1"
 EVERY = 30.0
@@ -29,6 +33,7 @@ EVERY = 30.0
 LEISURE = 20.0
 """Times as long as an update took that the next one waits."""
 PAGE = "report.html"
+INTERRUPTED = "interrupted"
 
 Engine = Callable[[Sequence[BatchCase], Callable[[Record], None]], None]
 """Runs cases and tells each record once it is on disk."""
@@ -36,6 +41,10 @@ Engine = Callable[[Sequence[BatchCase], Callable[[Record], None]], None]
 
 class Enough(Exception):  # noqa: N818  # no error: it ends an engine
     """The first failure of a run that ends with it."""
+
+
+class Hurry(KeyboardInterrupt):
+    """A second interruption: nothing more is waited for or written."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,8 @@ class _Told:
 
     def record(self, record: Record) -> None:
         """Of one case, from any thread."""
+        fields = {"case": record.id, "status": record.status, "reason": record.reason, "seconds": record.seconds}
+        logger.debug("case %s: %s", record.id, record.status, extra={"fields": fields})
         with self.lock:
             self.done.add(record.id)
             self.watch.record(record)
@@ -127,7 +138,7 @@ def run(
     """
     started, begun = now(), time.monotonic()
     told = _Told(fail_fast, watch, settings.out)
-    ended = ""
+    ended, fault = "", None
     watch.begin(plan)
     try:
         for case, error in plan.wrong:
@@ -135,8 +146,12 @@ def run(
         engine(plan.run, told.record)
     except Enough:
         ended = "a case failed (--fail-fast)"
+    except Hurry:
+        raise
     except KeyboardInterrupt:
-        ended = "interrupted"
+        ended = INTERRUPTED
+    except MedsegError as error:
+        ended, fault = error.message, error
     workspace.clear_dead(settings.out)
     _skip(plan, settings, told.done, ended)
     found = tables.write(settings.out)
@@ -161,7 +176,9 @@ def run(
     _write_summary(settings.out, summary)
     write_page(settings.out, found, summary)
     workspace.release(settings.out)
-    return Result(result, frozenset(told.done), summary, ended == "interrupted")
+    if fault is not None:
+        raise fault
+    return Result(result, frozenset(told.done), summary, ended == INTERRUPTED)
 
 
 def counts(found: Sequence[Record]) -> dict[str, int]:
@@ -184,8 +201,6 @@ def prepare(out: Path) -> None:
     Raises:
         InputError: it is a file, or cannot be made or written to.
     """
-    from medseg_cli.errors import InputError
-
     try:
         out.mkdir(parents=True, exist_ok=True)
         workspace.clear_dead(out)

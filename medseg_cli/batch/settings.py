@@ -85,7 +85,7 @@ class Settings:
         """
         content = preset.model_dump(mode="json", exclude=set(UNSEEN))
         content["options"] = {key: value for key, value in preset.options.items() if key not in UNSEEN_OPTIONS}
-        content["weights"] = self._weights(preset)
+        content["weights"] = self.weights_sha256(preset)
         return fingerprint(
             {
                 "preset": content,
@@ -100,7 +100,12 @@ class Settings:
             }
         )
 
-    def _weights(self, preset: Preset) -> list[str]:
+    def weights_sha256(self, preset: Preset) -> list[str]:
+        """Hash of the weights' file, and of the file that they belong to, if any; ["random"] for random ones.
+
+        Raises:
+            ModelError: they are missing or damaged.
+        """
         from medseg_cli.weights import base
 
         if self.random_weights:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from medseg_cli.commands import options
 from medseg_cli.commands import segment_options as shared
 
 if TYPE_CHECKING:
+    from medseg_cli.batch.budget import Budget
     from medseg_cli.batch.case import Cases
     from medseg_cli.batch.run import Engine, Result
     from medseg_cli.batch.settings import Settings
@@ -82,7 +84,7 @@ def batch(
     """
     talk = options.start_talking(quiet, verbose, debug, log_json)
     from medseg_cli import report
-    from medseg_cli.batch import budget, estimate, plan, run
+    from medseg_cli.batch import budget, devices, estimate, plan, run
     from medseg_cli.batch import dry_run as trial
     from medseg_cli.batch.listing import list_cases
     from medseg_cli.batch.models import Models
@@ -128,7 +130,8 @@ def batch(
     )
     for note in cases.notes:
         report.note(note, talk)
-    most, needs = budget.limit(memory), estimate.needs()
+    workers = devices.of_workers(device, jobs) if engine == "local" else ()
+    most, needs = budget.limit(memory, max(1, len(workers))), estimate.needs()
     if dry_run:
         mine = plan.shard(cases.cases, shard)
         told = trial.describe(mine, Models(settings), needs, most, limit=limit, retry_failed=retry_failed)
@@ -140,12 +143,19 @@ def batch(
     if shards is not None or slurm:
         raise UsageError("--shards and --slurm go with --engine slurm", "add it, or use --shard I/N in your own script")
     run.prepare(settings.out)
-    planned = plan.sort(
-        plan.shard(cases.cases, shard), Models(settings), needs, most, limit=limit, retry_failed=retry_failed
-    )
-    display = Display(talk)
-    facts = {"input": str(source), "preset": preset, "command": " ".join(settings.command), "notes": list(cases.notes)}
-    chosen = _engine(engine, settings, jobs, ray_address, budget.Budget(needs, most))
+    mine, models, display = plan.shard(cases.cases, shard), Models(settings), Display(talk)
+    with display.looking(len(mine)) as on_case:
+        planned = plan.sort(mine, models, needs, most, limit=limit, retry_failed=retry_failed, on_case=on_case)
+    facts = {
+        "input": str(source),
+        "preset": preset,
+        "presets": models.facts(),
+        "command": shlex.join(settings.command),
+        "notes": list(cases.notes),
+        "workers": list(workers),
+        "memory_gib": round(most / budget.GIB, 2),
+    }
+    chosen = _engine(engine, settings, workers, ray_address, jobs, budget.Budget(needs, most))
     try:
         result = run.run(
             planned, settings, chosen, run.Watch(display.begin, display.record), fail_fast=fail_fast, facts=facts
@@ -185,7 +195,9 @@ def _submit(
         raise typer.Exit(next((code for code in sent.codes if code not in (0, errors.SOME_FAILED)), errors.SOME_FAILED))
 
 
-def _engine(name: str, settings: Settings, jobs: int | None, ray_address: str, memory: Any) -> Engine:
+def _engine(
+    name: str, settings: Settings, workers: tuple[str, ...], ray_address: str, jobs: int | None, memory: Budget
+) -> Engine:
     """What runs the cases.
 
     Raises:
@@ -200,7 +212,6 @@ def _engine(name: str, settings: Settings, jobs: int | None, ray_address: str, m
         return lambda cases, tell: ray_engine.run(cases, settings, tell, address=ray_address, jobs=jobs or 0)
     if ray_address:
         raise UsageError("--ray-address goes with --engine ray", "add it, or leave the address out")
-    workers = devices.of_workers(settings.device, jobs)
     threads = devices.threads_of_worker(len(workers))
 
     def run(cases: Any, tell: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -32,6 +34,19 @@ class Display:
         self._done = 0
         self._bar: Progress | None = None
         self._task: TaskID | None = None
+
+    @contextmanager
+    def looking(self, cases: int) -> Iterator[Callable[[], None]]:
+        """While records, scans and outputs of earlier runs are looked at; what is yielded counts a case."""
+        if self._talk == "quiet" or not self._console.is_terminal:
+            yield lambda: None
+            return
+        with Progress(
+            BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("looking at what is done"),
+            console=self._console, transient=True,
+        ) as bar:  # fmt: skip
+            task = bar.add_task("", total=cases)
+            yield lambda: bar.advance(task)
 
     def begin(self, plan: Plan) -> None:
         """Say what is done and what is left."""
