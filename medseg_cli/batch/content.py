@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from medseg_cli.errors import InputError
 from medseg_cli.readers import detect
+from medseg_cli.readers.in_threads import in_threads
 
-READERS = 8
-"""Threads that open files: they wait for disks and network shares most of the time."""
 DOCUMENTS = frozenset(
     {
         *(".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".xml", ".txt", ".md", ".rst", ".html", ".htm", ".css"),
@@ -64,10 +62,8 @@ class Sorted:
 
 def sort_files(files: Sequence[Path]) -> Sorted:
     """Each file to its kind. Only names that claim a format make a damaged file a scan."""
-    with ThreadPoolExecutor(READERS) as pool:
-        looks = list(pool.map(look, files))
     found = Sorted()
-    for file, (what, members, fault) in zip(files, looks, strict=True):
+    for file, (what, members, fault) in zip(files, in_threads(look, files), strict=True):
         if what == "scan":
             found.scans.append((file, members, fault))
         elif what == "dicom":

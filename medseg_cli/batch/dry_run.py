@@ -5,12 +5,12 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg_cli.batch import estimate, inputs, plan, publish, records, resume
 from medseg_cli.errors import MedsegError
+from medseg_cli.readers.in_threads import in_threads
 
 if TYPE_CHECKING:
     from medseg_cli.batch.budget import Needs
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from medseg_cli.readers.header import Header
 
 SCHEMA = "medseg-dry-run/1"
-READERS = 8
-"""Threads that read headers: they wait for disks and network shares most of the time."""
 RUN, FINISHED, FAILED_BEFORE, FAIL, LATER = "run", "finished", "failed before", "would fail", "later"
 """What becomes of a case: it is run; it is done; it is left as it failed; it will fail; --limit leaves it."""
 
@@ -50,8 +48,8 @@ def describe(
     """
     problems = plan.problems(cases, models)
     known = estimate.measured(records.read_all(models.settings.out)) if models.settings.out.is_dir() else {}
-    with warnings.catch_warnings(), ThreadPoolExecutor(READERS) as pool:
-        heads = list(pool.map(_header, cases))
+    with warnings.catch_warnings():
+        heads = in_threads(_header, cases)
     rows, runs = [], 0
     for case, (header, fault) in zip(cases, heads, strict=True):
         row = _row(case, header, models, known)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,9 +14,7 @@ from medseg_cli.readers.dicom.files import Source, fault_of, head_of, looks_like
 from medseg_cli.readers.dicom.frames import Frame, quiet_pydicom, read_dataset, read_frames
 from medseg_cli.readers.dicom.series import Stack
 from medseg_cli.readers.dicom.values import text
-
-READERS = 8
-"""Threads that open files: they wait for disks and network shares most of the time."""
+from medseg_cli.readers.in_threads import in_threads
 
 Key = tuple[str, str]
 
@@ -75,8 +72,8 @@ def find_series(files: Sequence[Path]) -> Tree:
     Args:
         files: DICOM by their content or by their suffix.
     """
-    with quiet_pydicom(), ThreadPoolExecutor(READERS) as pool:
-        heads = list(pool.map(_head, files))
+    with quiet_pydicom():
+        heads = in_threads(_head, files)
     parts: dict[Key, _Part] = defaultdict(lambda: _Part([], []))
     lost: list[tuple[Path, str]] = []
     for file, (key, frames, fault) in zip(files, heads, strict=True):
