@@ -13,7 +13,6 @@ from medseg_cli.batch.case import BatchCase
 from medseg_cli.batch.crew import Turn
 from medseg_cli.batch.outcome import failed, now
 from medseg_cli.batch.ray_nodes import last_line
-from medseg_cli.batch.ray_worker import DEPTH
 from medseg_cli.batch.record import Record
 from medseg_cli.batch.settings import Settings
 from medseg_cli.errors import DeviceError, MedsegError
@@ -57,6 +56,7 @@ class RayCrew:
         ray: connected.
         hire: starts a worker.
         size: how many there are at most.
+        depth: most cases that a worker has at a time.
         cases: to be run.
         settings: of the run.
         on_record: called with each record.
@@ -67,6 +67,7 @@ class RayCrew:
         ray: Any,
         hire: Callable[[], Any],
         size: int,
+        depth: int,
         cases: Sequence[BatchCase],
         settings: Settings,
         on_record: Callable[[Record], None],
@@ -74,6 +75,7 @@ class RayCrew:
         self._ray = ray
         self._hire = hire
         self._size = size
+        self._depth = depth
         self._settings = settings
         self._on_record = on_record
         self._waiting = deque(Turn(case) for case in cases)
@@ -115,7 +117,7 @@ class RayCrew:
 
     def _give(self) -> None:
         """A case for everybody before a second one for anybody; suspects to workers that have nothing else."""
-        for depth in range(DEPTH):
+        for depth in range(self._depth):
             for hand in self._hands:
                 if not hand.ready or hand.suspected or len(hand.turns) != depth:
                     continue

@@ -14,6 +14,7 @@ from typing import Any
 
 from medseg_cli.batch import ray_cluster, ray_nodes, workspace
 from medseg_cli.batch.case import BatchCase
+from medseg_cli.batch.models import TOGETHER
 from medseg_cli.batch.ray_crew import RayCrew
 from medseg_cli.batch.ray_worker import DEPTH, Loop, RayWorker, segmenting
 from medseg_cli.batch.record import Record
@@ -55,15 +56,17 @@ def run(
     try:
         with ray_cluster.connected(address, jobs) as ray:
             share = _shared(ray, cases, settings, jobs)
+            depth = DEPTH * _together(settings, share)
             actor = ray.remote(RayWorker).options(
                 num_cpus=share.cpus,
                 num_gpus=share.gpus,
                 max_restarts=0,
                 max_task_retries=0,
                 # A call waits for its case; one more finds out whether the worker is ready.
-                max_concurrency=DEPTH + 1,
+                max_concurrency=depth + 1,
             )
-            crew = RayCrew(ray, partial(actor.remote, settings, begin), share.workers, cases, settings, on_record)
+            hire = partial(actor.remote, settings, begin)
+            crew = RayCrew(ray, hire, share.workers, depth, cases, settings, on_record)
             try:
                 crew.work()
             finally:
@@ -80,3 +83,10 @@ def _shared(ray: Any, cases: Sequence[BatchCase], settings: Settings, jobs: int)
     ray_nodes.check_nodes(ray, settings.out, list(scans)[:SEEN], share)
     logger.info("%d workers with %d CPUs and %d GPUs each", share.workers, share.cpus, share.gpus)
     return replace(share, workers=min(share.workers, len(cases)))
+
+
+def _together(settings: Settings, share: ray_nodes.Share) -> int:
+    """Cases that a worker may segment in one call, as `Models.together` has it there."""
+    if settings.deterministic:
+        return 1
+    return settings.together or (TOGETHER if share.gpus else 1)

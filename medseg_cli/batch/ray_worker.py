@@ -19,7 +19,7 @@ from medseg_cli.batch.settings import Settings
 from medseg_cli.batch.worker import UNUSABLE, Forward
 
 DEPTH = 3
-"""Cases of a worker: one that is read, one that is computed, one that is written."""
+"""Cases of a worker: one that is read, one that is computed, one that is written; or groups that share batches."""
 
 Loop = Callable[[Iterable[BatchCase], Callable[[Record], None]], None]
 """Runs cases as they come; each ends with a record on disk, which the second argument gets too."""
