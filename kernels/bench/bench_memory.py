@@ -226,13 +226,22 @@ def main(arguments: list[str] | None = None) -> int:
         child(*chosen.child)
         return 0
     sizes = chosen.sizes or (SMALL if chosen.small else SIZES)
-    found = []
+    found: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         for size in sizes:
             found.append(row(Path(name), size, chosen.patch))
             sys.stdout.write(f"{'FAILED ' if found[-1].failed else ''}{found[-1]}\n")
             sys.stdout.flush()
+            _save(chosen, found, None)
         whole = None if chosen.no_command else command(Path(name), sizes[-1], chosen.patch)
+    _save(chosen, found, whole)
+    failed = any(each.failed for each in found) or (whole is not None and whole["peak_gib"] > GOAL_GIB)
+    sys.stdout.write(f"{len(found)} rows; figures in {chosen.json}\n")
+    return 1 if failed else 0
+
+
+def _save(chosen: argparse.Namespace, found: list[Row], whole: dict[str, Any] | None) -> None:
+    """Write what is known so far: a run takes long, and what it found is not lost with it."""
     setting = {
         "command": shlex.join(["python", *sys.argv]),
         "date": datetime.now(UTC).isoformat(timespec="minutes"),
@@ -249,9 +258,6 @@ def main(arguments: list[str] | None = None) -> int:
     chosen.json.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
     if chosen.page:
         chosen.page.write_text(page(run), encoding="utf-8")
-    failed = any(each.failed for each in found) or (whole is not None and whole["peak_gib"] > GOAL_GIB)
-    sys.stdout.write(f"{len(found)} rows; figures in {chosen.json}\n")
-    return 1 if failed else 0
 
 
 if __name__ == "__main__":
