@@ -23,8 +23,11 @@ def of_workers(device: str, jobs: int | None) -> tuple[str, ...]:
 
 
 def threads_of_worker(workers: int) -> int:
-    """CPU threads that each of several workers computes with; 0 leaves a single one what torch takes."""
-    return max(1, machine.cores() // workers) if workers > 1 else 0
+    """CPU threads that each worker computes with: its share of the cores, of a single one all but one.
+
+    That one reads and writes other cases meanwhile; torch would take it too, and both would wait for each other.
+    """
+    return max(1, machine.cores() // workers if workers > 1 else machine.cores() - 1)
 
 
 def _gpus() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,9 @@ class Models:
         from medseg_cli import device, lean_imports
 
         if self._runtime is None:
+            # Threads of torch that wait for each other burn the core that another thread reads or writes with: half of
+            # the CPU time of a run on two cores. This is read when torch is imported.
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
             chosen = self.settings
             self._runtime = device.select(chosen.device, chosen.precision, chosen.seed, chosen.deterministic)
             lean_imports.load_networks_and_transforms()

@@ -73,13 +73,12 @@ def main(pipe: Connection, settings: Settings, threads: int) -> None:
     Args:
         pipe: to the process that started it.
         settings: of the run, with the device of this process.
-        threads: for computing on the CPU; 0 leaves what torch takes.
+        threads: for computing on the CPU, unless OMP_NUM_THREADS says otherwise.
     """
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if threads and "OMP_NUM_THREADS" not in os.environ:
-        os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     threading.Thread(target=_end_with_parent, name="medseg-parent", daemon=True).start()
     line = _Line(pipe)
     forward = Forward(line.say)
