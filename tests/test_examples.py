@@ -131,6 +131,6 @@ def test_a_box_through_a_ct_is_the_same_from_the_shell_and_from_python(
     assert not (largest & ~whole).any(), "ct_box.sh keeps the largest part only"
 
 
-@pytest.mark.parametrize("name", ["demo.py", "segment_mr.py", "xray.sh", "ct_box.sh", "ct_box.py"])
+@pytest.mark.parametrize("name", ["demo.py", "segment_mr.py", "xray.sh", "ct_box.sh", "ct_box.py", "flag_rates.py"])
 def test_examples_are_short(root: Path, name: str) -> None:
     assert len((root / "examples" / name).read_text().splitlines()) <= 40
