@@ -18,6 +18,7 @@ from medseg_cli.batch.listing import list_cases
 from medseg_cli.batch.patterns import matches
 from medseg_cli.errors import InputError
 from medseg_cli.readers import load_scan
+from medseg_cli.readers.options import ReadOptions
 
 
 def ids(cases: Cases) -> list[str]:
@@ -270,8 +271,6 @@ def test_an_nnunet_dataset_gives_one_case_per_image_and_the_chosen_channel(tmp_p
         nifti(tmp_path / f"{name}.nii.gz")
     listing = {"channel_names": {"0": "T1", "1": "CT"}, "labels": {"background": 0, "x": 1}, "file_ending": ".nii.gz"}
     (tmp_path / "dataset.json").write_text(json.dumps(listing))
-    from medseg_cli.readers.options import ReadOptions
-
     found = list_cases(tmp_path, reading=ReadOptions(channel=1))
 
     assert [(case.id, case.scan.name, case.modality) for case in found.cases] == [
@@ -279,6 +278,18 @@ def test_an_nnunet_dataset_gives_one_case_per_image_and_the_chosen_channel(tmp_p
         ("b", "b_0001.nii.gz", "CT"),
     ]
     assert all(load_scan(case.scan, case.reading).shape == voxels().shape for case in found.cases)
+
+
+def test_a_pixel_size_of_the_run_is_for_scans_that_state_none(tmp_path: Path) -> None:
+    nifti(tmp_path / "a.nii.gz")
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "b.png")
+    dicom(tmp_path / "ct")
+    found = by_id(list_cases(tmp_path, reading=ReadOptions(spacing=(0.2, 0.3, 1.0))))
+    assert {name: case.reading.spacing for name, case in found.items()} == {
+        "a": None,
+        "b": (0.2, 0.3, 1.0),
+        "ct": None,
+    }
 
 
 def test_an_input_without_any_scan_says_what_was_there(tmp_path: Path) -> None:

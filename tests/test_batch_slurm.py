@@ -15,7 +15,7 @@ import pytest
 from conftest import Outcome, medseg_env
 from PIL import Image
 
-from medseg_cli.batch import slurm
+from medseg_cli.batch import slurm, slurm_settings
 from medseg_cli.errors import UsageError
 
 PRESET = ("--preset", "chest-xray-lungs")
@@ -52,8 +52,8 @@ def path_with(folder: Path) -> dict[str, str]:
     return {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
 
 
-def test_the_array_says_what_was_asked_and_its_tasks_run_shards(
-    run_medseg: Callable[..., Outcome], scans: Path, cluster: Path, tmp_path: Path, medseg_home: Path
+def test_the_array_says_what_was_asked(
+    run_medseg: Callable[..., Outcome], scans: Path, cluster: Path, tmp_path: Path
 ) -> None:
     wanted = ("partition=gpu", "time=1:30:00", "gpus=1", "mem=32GB", "cpus=4", "account=lab", "reservation=night")
     options = [word for each in wanted for word in ("--slurm", each)]
@@ -74,6 +74,13 @@ def test_the_array_says_what_was_asked_and_its_tasks_run_shards(
         assert f"#SBATCH --{flag}\n" in script
     assert not (tmp_path / "out" / "cases.csv").exists()
 
+
+@pytest.mark.slow
+def test_the_tasks_of_the_array_run_their_shards(
+    run_medseg: Callable[..., Outcome], scans: Path, cluster: Path, tmp_path: Path, medseg_home: Path
+) -> None:
+    words = ("batch", scans, "-o", "out", *PRESET, "--engine", "slurm", "--shards", 2)
+    assert run_medseg(*words, env=path_with(cluster)).rc == 0
     for task in range(2):
         numbers = {"SLURM_JOB_ID": f"{4243 + task}", "SLURM_ARRAY_JOB_ID": "4242", "SLURM_ARRAY_TASK_ID": str(task)}
         ran = subprocess.run(
@@ -175,17 +182,17 @@ def test_a_task_whose_shard_breaks_has_failed_and_one_with_failed_cases_has_not(
 
 @pytest.mark.parametrize(("text", "expected"), [("90", 90), ("1:30:00", 90), ("2-00:00:30", 2881), ("0:45", 45)])
 def test_times(text: str, expected: int) -> None:
-    assert slurm.minutes(text) == expected
+    assert slurm_settings.minutes(text) == expected
 
 
 @pytest.mark.parametrize(
     ("text", "expected"), [("32", 32.0), ("32GB", 32.0), ("512M", 0.5), ("1T", 1024.0), ("8GiB", 8.0)]
 )
 def test_memory(text: str, expected: float) -> None:
-    assert slurm.gigabytes(text) == expected
+    assert slurm_settings.gigabytes(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "0", "GB", "1..5G", "-3G"])
 def test_what_is_no_memory(text: str) -> None:
     with pytest.raises(UsageError):
-        slurm.gigabytes(text)
+        slurm_settings.gigabytes(text)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from medseg_cli.errors import InputError
 from medseg_cli.readers import detect
 from medseg_cli.readers.in_threads import in_threads
+from medseg_cli.readers.options import ReadOptions
 
 DOCUMENTS = frozenset(
     {
@@ -98,6 +99,12 @@ def look(file: Path) -> tuple[What, tuple[Path, ...], InputError | None]:
     except (InputError, OSError) as error:
         fault = error if isinstance(error, InputError) else InputError(f"{file} cannot be read: {error}")
         return "scan", (file,), fault
+
+
+def reading_of(file: Path, reading: ReadOptions) -> ReadOptions:
+    """A run's options for one file: `spacing` is for kinds that may state none, and the others would refuse it."""
+    picture = detect.SUFFIXES.get(detect.suffix_of(file)) in ("PNG", "JPEG", "TIFF", "BMP", "NPZ")
+    return reading if picture else replace(reading, spacing=None)
 
 
 def _damaged(file: Path, suffix: str, error: InputError) -> tuple[What, tuple[Path, ...], InputError | None]:

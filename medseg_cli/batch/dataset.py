@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medseg_cli.asked import Asked
 from medseg_cli.batch.case import BatchCase, Cases
-from medseg_cli.batch.content import look
+from medseg_cli.batch.content import look, reading_of
 from medseg_cli.batch.names import safe
 from medseg_cli.datasets.images import list_images, names_images
 from medseg_cli.errors import InputError
@@ -45,9 +45,8 @@ def cases_of(source: Path, reading: ReadOptions, asked: Asked) -> Cases:
             problem = InputError(f"{image.path} does not exist, and {listing} lists it", "add the file")
         elif what == "other":
             problem = InputError(f"{image.path} is of no kind that medseg reads", f"readable are {detect.READABLE}")
-        picture = detect.SUFFIXES.get(detect.suffix_of(image.path)) in ("PNG", "JPEG", "TIFF", "BMP")
-        spacing = (image.spacing or reading.spacing) if picture else None
-        chosen = replace(reading, channel=image.channel, spacing=spacing)
+        chosen = replace(reading, channel=image.channel, spacing=image.spacing or reading.spacing)
+        chosen = reading_of(image.path, chosen)
         files = members or (image.path,)
         cases.append(
             BatchCase(safe(id_), image.path, chosen, asked, problem=problem, modality=image.modality, files=files)

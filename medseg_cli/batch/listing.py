@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from medseg_cli.asked import Asked
 from medseg_cli.batch import bids, dataset, manifest, series
 from medseg_cli.batch.case import BatchCase, Cases
-from medseg_cli.batch.content import Sorted, look, sort_files
+from medseg_cli.batch.content import Sorted, look, reading_of, sort_files
 from medseg_cli.batch.names import name_of, ordered
 from medseg_cli.batch.patterns import matches
 from medseg_cli.batch.walk import Selection, Walked, walk
@@ -104,7 +104,7 @@ def _of_files(files: Sorted, root: Path, reading: ReadOptions, asked: Asked) -> 
     cases = []
     for file, members, fault in files.scans:
         id_ = name_of(PurePosixPath(file.relative_to(root).as_posix()))
-        cases.append(BatchCase(id_, file, _for(file, reading), asked, problem=fault, files=members))
+        cases.append(BatchCase(id_, file, reading_of(file, reading), asked, problem=fault, files=members))
     left_out: Counter[str] = Counter()
     if files.dicom:
         found, refused = series.cases_of(files.dicom, root, reading, asked)
@@ -119,12 +119,6 @@ def _of_files(files: Sorted, root: Path, reading: ReadOptions, asked: Asked) -> 
         cases += found
         left_out += refused
     return cases, left_out
-
-
-def _for(file: Path, reading: ReadOptions) -> ReadOptions:
-    """The run's options for one file: `spacing` is for kinds that may state none, and the others would refuse it."""
-    picture = detect.SUFFIXES.get(detect.suffix_of(file)) in ("PNG", "JPEG", "TIFF", "BMP", "NPZ")
-    return reading if picture else replace(reading, spacing=None)
 
 
 def _file(source: Path, reading: ReadOptions, asked: Asked) -> Cases:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from medseg_cli.asked import Asked
 from medseg_cli.batch.case import BatchCase
-from medseg_cli.batch.content import look
+from medseg_cli.batch.content import look, reading_of
 from medseg_cli.batch.names import name_of, safe
 from medseg_cli.errors import InputError, MedsegError, UsageError
 from medseg_cli.readers import detect
@@ -44,7 +44,7 @@ def case_of(values: dict[str, Any], where: str, folder: Path, reading: ReadOptio
     try:
         if "text" in given:
             raise _text_refused(given, where)
-        chosen = _reading(given, reading, where)
+        chosen = _reading(given, scan, reading, where)
         own = _asked(given, folder, where) if any(key in given for key in PROMPTS) else asked
         modality = _modality(given, where)
     except MedsegError as error:
@@ -89,9 +89,11 @@ def _text_refused(given: dict[str, Any], where: str) -> UsageError:
     )
 
 
-def _reading(given: dict[str, Any], reading: ReadOptions, where: str) -> ReadOptions:
+def _reading(given: dict[str, Any], scan: Path, reading: ReadOptions, where: str) -> ReadOptions:
     from medseg_cli.datasets.facts import spacing_of
 
+    if not scan.is_dir():
+        reading = reading_of(scan, reading)
     if "series" in given:
         reading = replace(reading, series=str(given["series"]).strip())
     if "channel" in given:

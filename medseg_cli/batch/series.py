@@ -40,10 +40,12 @@ def cases_of(
     cases = []
     for folder, each in zip(folders, found.series, strict=True):
         problem = _problem(folder, each)
+        # For scans that state no pixel size; the others would refuse it.
+        how = replace(reading, spacing=None) if each.spaced else reading
         if not _is_folder(each):
             id_ = name_of(PurePosixPath(each.files[0].relative_to(root).as_posix()))
             id_ += "" if each.pick is None else f"/{title(each.number, each.description, each.pick)}"
-            chosen = replace(reading, series=each.pick)
+            chosen = replace(how, series=each.pick)
             cases.append(BatchCase(id_, each.files[0], chosen, asked, problem=problem, files=each.files))
             continue
         id_ = folder.relative_to(root).as_posix()
@@ -52,7 +54,7 @@ def cases_of(
             id_ += f"/{title(each.number, each.description, '')}"
         members = tuple(sorted({*each.files, *(file for file, _ in each.broken)}))
         names = tuple(file.relative_to(folder).as_posix() for file in members)
-        chosen = replace(reading, series=each.pick, files=names)
+        chosen = replace(how, series=each.pick, files=names)
         cases.append(BatchCase(safe(id_ or root.name), folder, chosen, asked, problem=problem, files=members))
     for file, reason in found.broken:
         id_ = name_of(PurePosixPath(file.relative_to(root).as_posix()))

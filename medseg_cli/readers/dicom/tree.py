@@ -28,6 +28,7 @@ class Series:
         number: SeriesNumber; None when it states none.
         description: SeriesDescription; can be empty.
         pick: what `ReadOptions.series` takes among the scans of `files`; None where they hold one alone.
+        spaced: whether its headers state a pixel size.
         broken: (file, reason) of files that are this series's, or may be, and cannot be read.
     """
 
@@ -35,6 +36,7 @@ class Series:
     number: int | None
     description: str
     pick: str | None = None
+    spaced: bool = True
     broken: tuple[tuple[Path, str], ...] = ()
 
 
@@ -159,10 +161,10 @@ def _with_own(found: list[Series], broken: list[tuple[Path, str]]) -> list[Serie
 def _series(stacks: tuple[Stack, ...], among: list[Frame]) -> list[Series]:
     """One scan; or one per file where pictures have no place."""
     first = stacks[0].frames[0]
-    files = _files(stacks)
+    files, spaced = _files(stacks), first.pixel_spacing is not None
     if stacks[0].kind == "frames" and first.position is None and len(files) == len(stacks[0].frames):
-        return [Series((file,), first.series_number, first.description) for file in files]
-    return [Series(files, first.series_number, first.description, _pick(stacks, files, among))]
+        return [Series((file,), first.series_number, first.description, spaced=spaced) for file in files]
+    return [Series(files, first.series_number, first.description, _pick(stacks, files, among), spaced)]
 
 
 def _pick(stacks: tuple[Stack, ...], files: tuple[Path, ...], among: list[Frame]) -> str | None:
