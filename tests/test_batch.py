@@ -442,6 +442,33 @@ def test_an_interrupted_run_tells_what_it_has_and_goes_on_later(
     assert len(stand_in.traces(preset, "segment")) == 2 + 3
 
 
+@posix
+@pytest.mark.slow
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_waits_for_what_is_being_written_and_a_second_one_does_not(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, presses: int
+) -> None:
+    preset, out = stand_in.write_preset(tmp_path / "preset", above=100.0), tmp_path / "out"
+    stand_in.write_scan(tmp_path / "scans" / "a.nii.gz", size=256)
+    stand_in.write_scan(tmp_path / "scans" / "b.nii.gz", size=20, trouble=stand_in.SLEEP)
+    process = start("scans", "-o", "out", "-p", preset, "--device", "cpu")
+    _wait(lambda: bool(list((out / ".medseg" / "work").glob("*/*/*_seg.nii.gz"))), 120)
+    process.send_signal(signal.SIGINT)
+    if presses == 2:
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    if presses == 1:
+        assert "cases that are being written are waited for" in err
+        assert statuses(out) == {"a": "flagged", "b": "skipped"}
+        assert leftovers(out) == []
+    else:
+        assert not (out / "cases.jsonl").exists()
+        assert outputs(out) == {}
+
+
 def _wait(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
