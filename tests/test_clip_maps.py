@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,9 @@ from torch import Tensor
 
 from medseg_cli.models.clip.checkpoint import random_network
 from medseg_cli.models.clip.config import ClipConfig
-from medseg_cli.models.clip.maps import How, Method, maps, onto_picture, square, unit
+from medseg_cli.models.clip.maps import How, Method, maps, onto_picture, relief, square, unit
 from medseg_cli.models.clip.network import Tower, tower_of
+from medseg_cli.models.clip.windows import encodings, spans, windows
 
 CONFIG = ClipConfig(
     image_size=32, patch_size=8, width=24, depth=3, heads=2, vocabulary=20, context=8, positions=8,
@@ -65,7 +68,7 @@ def test_a_constant_map_is_nowhere() -> None:
     assert unit(torch.tensor([[1.0, 3.0, 2.0]])).tolist() == [[0, 1, 0.5]]
 
 
-@pytest.mark.parametrize("method", ["m2ib", "gscorecam", "gscorecam-official", "gradcam"])
+@pytest.mark.parametrize("method", ["m2ib", "gscorecam", "gscorecam-official", "gradcam", "windows"])
 @pytest.mark.parametrize("crops", [1, 2])
 def test_maps_lie_on_the_picture_and_follow_it_alone(method: Method, crops: int, tower: Tower, texts: Tensor) -> None:
     how = How(method, layer=1, steps=3, copies=2, top=4, crops=crops)
@@ -90,3 +93,50 @@ def test_windows_cover_everything_and_see_things_larger(tower: Tower, texts: Ten
     rough = (once[0, 1:] - once[0, :-1]).abs().mean() / once[0].std()
     fine = (often[0, 1:] - often[0, :-1]).abs().mean() / often[0].std()
     assert fine > rough
+
+
+@pytest.mark.parametrize(("size", "share"), [(100, 0.2), (37, 0.35), (5, 0.1), (64, 1.0)])
+def test_windows_overlap_and_reach_both_ends(size: int, share: float) -> None:
+    found = spans(size, share)
+
+    assert found[0][0] == 0
+    assert sum(found[-1]) == size
+    assert all(later <= start + length for (start, length), (later, _) in pairwise(found))
+    assert share < 1 or len(found) == 1
+
+
+def colours(parts: list[tuple[slice, slice]], picture: Tensor) -> Tensor:
+    """An encoder that sees how red, green and blue a part is on average: (3, H, W) → (B, 3)."""
+    return torch.stack([picture[:, rows, columns].mean(dim=(1, 2)) for rows, columns in parts])
+
+
+def test_windows_find_what_the_text_means_and_not_what_it_does_not() -> None:
+    picture = torch.zeros(3, 60, 90)
+    picture[2] = 1
+    picture[:, 10:30, 50:80] = torch.tensor([1.0, 0, 0])[:, None, None]
+    red, blue = torch.eye(3)[0], torch.eye(3)[2]
+    calls: list[int] = []
+
+    def encode(parts: list[tuple[slice, slice]]) -> Tensor:
+        calls.append(len(parts))
+        return colours(parts, picture)
+
+    found = windows(encode, 60, 90, (0.1, 0.2), torch.stack([red, blue]), [blue[None], blue.new_zeros((0, 3))], 2.0, 50)
+
+    wanted = torch.zeros(60, 90, dtype=torch.bool)
+    wanted[10:30, 50:80] = True
+    there = found[0] > 0
+    assert 2 * (there & wanted).sum() / (there.sum() + wanted.sum()) > 0.85
+    assert found[0][20, 65] == pytest.approx(2, abs=0.1)  # scale * (1 - 0) where all is red
+    assert found[0][50, 10] == pytest.approx(-2, abs=0.1)
+    assert found[1].min() >= 0  # nothing is held against the second text
+    assert sum(calls) == encodings(60, 90, (0.1, 0.2))
+    assert max(calls) <= 50
+
+
+def test_only_a_map_with_a_zero_of_its_own_is_not_stretched() -> None:
+    saliency = torch.tensor([[-2.0, -1.0]])
+
+    assert relief(saliency, How("windows"), negatives=True).max() < 0.5
+    assert relief(saliency, How("windows"), negatives=False).tolist() == [[0, 1]]
+    assert relief(saliency, How("m2ib"), negatives=True).tolist() == [[0, 1]]

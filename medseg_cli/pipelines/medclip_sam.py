@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -56,6 +56,7 @@ class Saliency(BaseModel):
     top: int = Field(default=300, ge=1)
     geometry: maps.Geometry = "squash"
     crops: int = Field(default=1, ge=1, le=8)
+    windows: tuple[Annotated[float, Field(gt=0.02, le=1)], ...] = Field(default=(0.2, 0.35), min_length=1)
 
     @property
     def how(self) -> maps.How:
@@ -115,7 +116,8 @@ class MedclipSamPipeline:
         model = random_network(config, runtime.seed) if path is None else build(path, preset.model)
         model = model.eval().requires_grad_(False).to(runtime.device)
         depth = len(tower_of(model).blocks)
-        if options.saliency.layer >= depth - (options.saliency.method != "m2ib"):
+        method = options.saliency.method
+        if method != "windows" and options.saliency.layer >= depth - (method != "m2ib"):
             raise ModelError(
                 f"preset {preset.name}: options.saliency.layer is {options.saliency.layer}, the image tower has blocks "
                 f"0 to {depth - 1}, and behind the last one no patch has a gradient"
@@ -238,7 +240,8 @@ class MedclipSamPipeline:
             seen = picture(index)
             wanted = np.flatnonzero(there[:, index]).tolist()
             for number, saliency in zip(wanted, self._maps(seen, [classes[n] for n in wanted]), strict=True):
-                found[number][index] = coarse_mask(maps.unit(saliency).cpu().numpy(), seen, self.options.coarse)
+                shown = maps.relief(saliency, self.options.saliency.how, negatives=len(classes[number].negative) > 0)
+                found[number][index] = coarse_mask(shown.cpu().numpy(), seen, self.options.coarse)
         if plane.count > 1:
             found = [dict(_consistent(masks, self.options.coarse.parts)) for masks in found]
         return tuple(found)
@@ -246,9 +249,10 @@ class MedclipSamPipeline:
     def _maps(self, picture: NDArray[np.uint8], classes: Sequence[TextClass]) -> Tensor:
         """(C, H, W) maps, not normalised."""
         texts = torch.stack([each.positive for each in classes])
+        others = [each.negative for each in classes]
         config, how = self._config, self.options.saliency.how
-        tower = tower_of(self.model)
-        return maps.maps(tower, picture, texts, self._scale, how, config.mean, config.std, self.runtime.seed)
+        tower, seed = tower_of(self.model), self.runtime.seed
+        return maps.maps(tower, picture, texts, self._scale, how, config.mean, config.std, seed, others)
 
     def _clean(self, mask: NDArray[np.unsignedinteger[Any]], value: int, scan: Scan) -> list[dict[str, Any]]:
         """Clean one class in place as the preset says; what was done."""

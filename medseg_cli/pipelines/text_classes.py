@@ -67,7 +67,7 @@ def classes_of(
         prompt: targets with texts.
         encode: texts → features (T, E), and how many tokens of each were cut off.
         concepts: what the model knows; () = any text may be asked.
-        negatives: what nothing that is asked for is, of the preset.
+        negatives: what nothing that is asked for is, of the preset. What other concepts are called is added.
         unknown: text → its words that the vocabulary does not hold.
         segmenter: preset that draws masks of classes that are no concepts.
 
@@ -79,13 +79,15 @@ def classes_of(
         if target.text is None:
             raise UsageError(f"object '{target.id}' has no text", 'say what it is: --text "the lungs"')
         texts, name, drawn_by = list(target.text.positive), target.label, segmenter
+        different: list[str] = []
         if concepts:
             concept = _concept(texts, concepts, unknown)
             name, drawn_by = name or concept.name, concept.segmenter
+            different = [text for each in concepts if each is not concept for text in each.texts]
         positive, cut = encode(texts)
         unit = torch.nn.functional.normalize
         mean = unit(unit(positive.float(), dim=-1).mean(0), dim=0)
-        others = [*target.text.negative, *(text for text in negatives if text not in texts)]
+        others = [*target.text.negative, *(text for text in (*negatives, *different) if text not in texts)]
         negative = unit(encode(others)[0].float(), dim=-1) if others else mean.new_zeros((0, len(mean)))
         found.append(TextClass(name or _short(texts[0]), mean, negative, sum(cut), drawn_by))
     return tuple(found)

@@ -19,9 +19,10 @@ from torch.nn import functional as F
 
 from medseg_cli.models.clip import gradients, m2ib
 from medseg_cli.models.clip.network import Tower
+from medseg_cli.models.clip.windows import windows
 
 Geometry = Literal["squash", "crop-aware", "official"]
-Method = Literal["m2ib", "gscorecam", "gscorecam-official", "gradcam"]
+Method = Literal["m2ib", "gscorecam", "gscorecam-official", "gradcam", "windows"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class How:
 
     Args:
         method: "m2ib" (MedCLIP-SAMv2), "gscorecam" (v1, on a layer where patches have gradients), "gscorecam-official"
-            (v1 as released) or "gradcam".
+            (v1 as released), "gradcam", or "windows" (ours, see `windows`).
         layer: block, from 0, behind which the tokens are looked at.
         beta, steps, copies: of M2IB.
         top: channels that gScoreCAM scores.
@@ -38,6 +39,7 @@ class How:
             known outside; "official" the middle square, stretched over the picture.
         crops: 1 is the whole picture; n looks besides at n by n windows that overlap by half, each as a picture of its
             own: small things are seen larger, at the cost of n² + 1 maps.
+        windows: sides of the windows of "windows", as shares of the picture's.
     """
 
     method: Method = "m2ib"
@@ -48,6 +50,7 @@ class How:
     top: int = gradients.TOP
     geometry: Geometry = "squash"
     crops: int = 1
+    windows: tuple[float, ...] = (0.2, 0.35)
 
 
 def square(picture: NDArray[np.uint8], size: int, geometry: Geometry) -> Tensor:
@@ -76,6 +79,11 @@ def onto_picture(grid: Tensor, height: int, width: int, geometry: Geometry) -> T
     return whole
 
 
+def relief(saliency: Tensor, how: How, *, negatives: bool) -> Tensor:
+    """A map as values from 0 to 1: stretched, or where its zero means something, with that at 0.5."""
+    return saliency.sigmoid() if how.method == "windows" and negatives else unit(saliency)
+
+
 def unit(saliency: Tensor) -> Tensor:
     """The map from 0 to 1; a constant map is 0 everywhere."""
     low, high = saliency.min(), saliency.max()
@@ -93,6 +101,7 @@ def maps(
     mean: Sequence[float],
     std: Sequence[float],
     seed: int,
+    negatives: Sequence[Tensor] = (),
 ) -> Tensor:
     """Maps of several texts in one picture, not normalised.
 
@@ -105,11 +114,22 @@ def maps(
         mean, std: of the network's pictures.
         seed: of the noise. With the picture's content and the text's place it decides all randomness, so that no other
             picture's map changes this one.
+        negatives: per text (N, E) features of what it is not, N may be 0; only "windows" looks at them. () = none.
 
     Returns:
-        (T, H, W) float32: for "m2ib" nats per patch, for the others in no unit.
+        (T, H, W) float32: for "m2ib" nats per patch, for "windows" differences of scaled cosines, for the others in no
+        unit.
     """
     height, width = picture.shape[:2]
+    if how.method == "windows":
+        others = negatives or [texts.new_zeros((0, texts.shape[1]))] * len(texts)
+
+        def encode(parts: list[tuple[slice, slice]]) -> Tensor:
+            squares = torch.stack([square(picture[part], edge(tower), how.geometry) for part in parts])
+            tokens = tower.tokens(normalised(squares.to(texts.device), mean, std))
+            return tower.features(tower.run(tokens, 0, len(tower.blocks)))
+
+        return windows(encode, height, width, how.windows, texts, others, scale)
     total = texts.new_zeros((len(texts), height, width))
     times = texts.new_zeros((height, width))
     for rows, columns in _windows(height, width, how.crops):
