@@ -74,6 +74,7 @@ def test_a_view_lies_where_its_scan_lies(tmp_path: Path, monkeypatch, codes: str
     assert found is not None
     assert max(found["step_ijk"]) > 1
     image = nib.load(found["files"]["scan"])
+    assert np.allclose(image.header.get_zooms(), np.linalg.norm(image.affine[:3, :3], axis=0))
     values = image.get_fdata()
     inner = tuple(slice(1, -1) for _ in range(3))  # the last block along an axis may be cut
     expected = linear(values.shape, image.affine)

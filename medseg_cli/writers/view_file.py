@@ -51,6 +51,8 @@ def write_nifti(
     stored: NDArray[Any] = np.ascontiguousarray(values).view(colours)[..., 0] if values.ndim == 4 else values
     image = nib.Nifti1Image(stored, None)
     image.set_sform(affine, code=2)
+    # Viewers take the shape of a voxel from here, not from the affine.
+    image.header.set_zooms(np.linalg.norm(affine[:3, :3], axis=0))
     image.header.set_xyzt_units("mm")
     # Not by nibabel's own writing: it would choose a scale itself.
     header = image.header.copy()
