@@ -335,8 +335,8 @@ def test_a_case_that_cannot_fit_is_not_read(batch: Run, preset: Path, scans: Pat
     case = BatchCase("a", scans / "a.nii.gz", None, None)  # type: ignore[arg-type]
     error = budget.check(case, lambda each: 3 * budget.GIB, 2 * budget.GIB)
     assert error is not None
-    assert "3.0 GiB" in error.message
-    assert "2.0 GiB" in error.message
+    assert "3.00 GiB" in error.message
+    assert "2.00 GiB" in error.message
     assert budget.check(case, lambda each: budget.GIB, 2 * budget.GIB) is None
 
 

@@ -37,7 +37,7 @@ def check(case: BatchCase, needs: Needs, most: int) -> DeviceError | None:
     if need <= most:
         return None
     return DeviceError(
-        f"{case.scan} is predicted to need {need / GIB:.1f} GiB of memory, and {most / GIB:.1f} GiB may be used",
+        f"{case.scan} is predicted to need {need / GIB:.2f} GiB of memory, and {most / GIB:.2f} GiB may be used",
         "allow more with --memory, or run it on a larger machine; then add --retry-failed",
     )
 

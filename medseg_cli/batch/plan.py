@@ -12,6 +12,8 @@ from medseg_cli.batch.record import Record
 from medseg_cli.batch.resume import decide
 from medseg_cli.errors import MedsegError, UsageError
 
+PROMPTS = "prompts of a batch are columns of its manifest: medseg batch CASES.csv ... (docs/batch-input.md)"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -125,7 +127,11 @@ def problem(case: BatchCase, models: Models) -> MedsegError | None:
         return case.problem
     try:
         preset, _ = models.preset(case.preset)
-        check_kinds(preset, case.asked.prompt(), case.asked)
+        prompt = case.asked.prompt()
     except MedsegError as error:
         return error
+    try:
+        check_kinds(preset, prompt, case.asked)
+    except UsageError as error:
+        return UsageError(error.message, PROMPTS)
     return None
