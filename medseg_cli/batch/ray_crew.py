@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from medseg_cli.batch import publish
+from medseg_cli.batch.budget import Budget
 from medseg_cli.batch.case import BatchCase
 from medseg_cli.batch.crew import Turn
 from medseg_cli.batch.outcome import failed, now
@@ -57,6 +58,7 @@ class RayCrew:
         hire: starts a worker.
         size: how many there are at most.
         depth: most cases that a worker has at a time.
+        budget: of the memory of this machine, where all workers are on it.
         cases: to be run.
         settings: of the run.
         on_record: called with each record.
@@ -68,6 +70,7 @@ class RayCrew:
         hire: Callable[[], Any],
         size: int,
         depth: int,
+        budget: Budget | None,
         cases: Sequence[BatchCase],
         settings: Settings,
         on_record: Callable[[Record], None],
@@ -76,6 +79,7 @@ class RayCrew:
         self._hire = hire
         self._size = size
         self._depth = depth
+        self._budget = budget
         self._settings = settings
         self._on_record = on_record
         self._waiting = deque(Turn(case) for case in cases)
@@ -123,11 +127,17 @@ class RayCrew:
                     continue
                 idle = sum(1 for each in self._hands if not each.turns)
                 if self._suspects and not hand.turns:
-                    self._begin(hand, self._suspects.popleft())
+                    self._begin(hand, self._suspects)
                 elif len(self._waiting) > (idle if depth else 0):
-                    self._begin(hand, self._waiting.popleft())
+                    self._begin(hand, self._waiting)
 
-    def _begin(self, hand: _Hand, turn: Turn) -> None:
+    def _begin(self, hand: _Hand, queue: deque[Turn]) -> None:
+        """Give the first one of a queue, as soon as memory allows."""
+        if self._budget is not None:
+            if not self._budget.fits(queue[0].case):
+                return
+            self._budget.take(queue[0].case)
+        turn = queue.popleft()
         hand.turns[turn.case.id] = replace(turn, since=now())
         self._answers[hand.actor.run.remote(turn.case)] = (hand, turn.case.id)
 
@@ -150,7 +160,12 @@ class RayCrew:
             if logging.getLogger(line.name).isEnabledFor(line.levelno):
                 logging.getLogger(line.name).handle(line)
         hand.turns.pop(case)
+        self._free(case)
         self._on_record(record)
+
+    def _free(self, case: str) -> None:
+        if self._budget is not None:
+            self._budget.give(case)
 
     def _lost(self, hand: _Hand, error: BaseException) -> None:
         """A worker is gone: begin its cases again, or give them up."""
@@ -160,6 +175,7 @@ class RayCrew:
         if not hand.ready:
             self._check_start(error)
         for turn in hand.turns.values():
+            self._free(turn.case.id)
             found = publish.recover(self._settings.out, turn.case.id)
             if found is not None and found.finished >= turn.since:
                 self._on_record(found)

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from medseg_cli.batch import ray_cluster, ray_nodes, workspace
+from medseg_cli.batch.budget import Budget
 from medseg_cli.batch.case import BatchCase
 from medseg_cli.batch.models import TOGETHER
 from medseg_cli.batch.ray_crew import RayCrew
@@ -33,6 +34,7 @@ def run(
     *,
     address: str = "",
     jobs: int = 0,
+    budget: Budget | None = None,
     begin: Callable[[Settings], Loop] = segmenting,
 ) -> None:
     """Run the cases; each ends with a record on disk, which `on_record` gets too, in the order in which they end.
@@ -43,6 +45,7 @@ def run(
         on_record: called in this process; what it raises ends the run, and the workers with it.
         address: "" starts a Ray of our own on this machine; "auto" or host:port joins a cluster.
         jobs: workers; 0 = one per GPU, or on CPUs one per node.
+        budget: of memory; None where nothing is known of that, as of the nodes of a cluster.
         begin: makes what a worker does, in the worker's process.
 
     Raises:
@@ -66,7 +69,7 @@ def run(
                 max_concurrency=depth + 1,
             )
             hire = partial(actor.remote, settings, begin)
-            crew = RayCrew(ray, hire, share.workers, depth, cases, settings, on_record)
+            crew = RayCrew(ray, hire, share.workers, depth, budget, cases, settings, on_record)
             try:
                 crew.work()
             finally:

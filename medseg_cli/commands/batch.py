@@ -15,7 +15,7 @@ from medseg_cli.commands import segment_options as shared
 
 if TYPE_CHECKING:
     from medseg_cli.batch.budget import Budget
-    from medseg_cli.batch.case import Cases
+    from medseg_cli.batch.case import BatchCase, Cases
     from medseg_cli.batch.run import Engine, Result
     from medseg_cli.batch.settings import Settings
     from medseg_cli.logs import Talk
@@ -131,7 +131,7 @@ def batch(
     for note in cases.notes:
         report.note(note, talk)
     workers = devices.of_workers(device, jobs) if engine == "local" else ()
-    most, needs = budget.limit(memory, max(1, len(workers))), estimate.needs()
+    most, needs = budget.limit(memory, max(1, len(workers) or jobs or 0)), estimate.needs()
     if dry_run:
         mine = plan.shard(cases.cases, shard)
         told = trial.describe(mine, Models(settings), needs, most, limit=limit, retry_failed=retry_failed)
@@ -142,6 +142,8 @@ def batch(
         return
     if shards is not None or slurm:
         raise UsageError("--shards and --slurm go with --engine slurm", "add it, or use --shard I/N in your own script")
+    if ray_address and memory is None:
+        needs = _unknown  # this machine's memory says nothing about that of the nodes
     run.prepare(settings.out)
     mine, models, display = plan.shard(cases.cases, shard), Models(settings), Display(talk)
     with display.looking(len(mine)) as on_case:
@@ -209,7 +211,10 @@ def _engine(
     if name == "ray":
         from medseg_cli.batch import ray_engine
 
-        return lambda cases, tell: ray_engine.run(cases, settings, tell, address=ray_address, jobs=jobs or 0)
+        held = None if ray_address else memory
+        return lambda cases, tell: ray_engine.run(
+            cases, settings, tell, address=ray_address, jobs=jobs or 0, budget=held
+        )
     if ray_address:
         raise UsageError("--ray-address goes with --engine ray", "add it, or leave the address out")
     threads = devices.threads_of_worker(len(workers))
@@ -218,6 +223,11 @@ def _engine(
         local.run(cases, settings, tell, devices=workers, threads=threads, budget=memory)
 
     return run
+
+
+def _unknown(case: BatchCase) -> int:
+    """Memory of a case, where no prediction can be held against anything."""
+    return 0
 
 
 def _tell(result: Result, settings: Settings, talk: Talk, *, as_json: bool) -> None:
