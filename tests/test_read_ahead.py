@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from medseg_cli.read_ahead import read_ahead
+from medseg_cli.read_ahead import read_ahead, read_ahead_in_groups
 
 PATIENCE = 20.0
 """Seconds after which something that should happen has not."""
@@ -125,7 +125,7 @@ def test_loading_begins_before_anything_is_taken() -> None:
 def test_ctrl_c_ends_at_once_even_while_a_case_is_read(where: str) -> None:
     lines = f"""
 import sys, time
-from medseg_cli.read_ahead import read_ahead
+from medseg_cli.read_ahead import read_ahead, read_ahead_in_groups
 def load(item):
     if item:
         print("ready", flush=True)
@@ -141,3 +141,44 @@ for item, _ in read_ahead(range(3), load):
     _, complaint = child.communicate(timeout=PATIENCE)
     assert child.returncode in (-signal.SIGINT, 130) or os.name == "nt"
     assert "KeyboardInterrupt" in complaint
+
+
+def test_groups_hold_what_waits_and_no_more_than_they_may() -> None:
+    groups = read_ahead_in_groups(range(10), lambda item: item**2, 3)
+    found = []
+    for group in groups:
+        found.append(group)
+        time.sleep(0.05)  # the others are loaded meanwhile
+    assert [pair for group in found for pair in group] == [(n, n * n) for n in range(10)]
+    assert max(len(group) for group in found) == 3
+    assert min(len(group) for group in found) >= 1
+
+
+def test_a_group_is_not_waited_for() -> None:
+    slow = threading.Event()
+
+    def load(item: int) -> int:
+        if item == 1:
+            slow.wait(PATIENCE)
+        return item
+
+    groups = read_ahead_in_groups(range(2), load, 8)
+    assert next(groups) == [(0, 0)]
+    slow.set()
+    assert next(groups) == [(1, 1)]
+    assert list(groups) == []
+
+
+def test_an_error_of_the_items_comes_after_the_group_before_it() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise ValueError("no more")
+
+    groups = read_ahead_in_groups(items(), str, 8)
+    found = []
+    with pytest.raises(ValueError, match="no more"):  # noqa: PT012
+        for group in groups:
+            found += group
+            time.sleep(0.05)
+    assert found == [(1, "1"), (2, "2")]
