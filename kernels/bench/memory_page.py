@@ -49,7 +49,8 @@ def page(run: dict[str, Any]) -> str:
         "## Measured",
         "",
         f"Written by `{setting['command']}` on {setting['date']}; do not edit. {setting['cores']} cores, "
-        f"{setting['threads']} threads used, load average {setting['load']} at the end (above the number of cores, times and their ratio say little; peaks do not depend on it).",
+        f"{setting['threads']} threads used, load average {setting['load']} at the end (above the number of "
+        "cores, times and their ratio say little; peaks do not depend on it).",
         f"Windows of {setting['patch']}³ voxels at 1.5 mm that overlap by {setting['share']:.0%}, a small network of "
         "random weights, a phantom of 0.8 x 0.8 x 1 mm. Each row is two fresh processes;",
         "their peaks hold Python, torch and the scan. The last column is the share of voxels that differ.",
