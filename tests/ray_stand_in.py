@@ -39,7 +39,7 @@ def begin(settings: Settings) -> Loop:
             if case.id.startswith("dies") or (case.id.startswith("once") and len(tries.read_text().split()) == 1):
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(0.1)
-            worker = {"pid": os.getpid(), "threads": os.environ.get("OMP_NUM_THREADS", "")}
+            worker = {"pid": os.getpid(), "threads": os.environ.get("OMP_NUM_THREADS", ""), "nice": os.nice(0)}
             logging.getLogger("medseg.test").warning("%s is done", case.id)
             record = Record(case.id, "ok", worker=worker, finished=now())
             records.write(settings.out, record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Callable
@@ -64,6 +65,8 @@ def test_a_killed_worker_costs_its_case_at_most(
     workers = {each.worker["pid"] for each in kept if each.status == "ok"}
     assert len(workers) >= 2, "three deaths, each followed by a new worker"
     assert {each.worker["threads"] for each in kept if each.status == "ok"} == {str(max(CPUS // 2, 1))}
+
+    assert {each.worker["nice"] for each in kept if each.status == "ok"} == {os.nice(0)}, "as fast as without Ray"
 
     said = [each.getMessage() for each in caplog.records if each.name == "medseg.test"]
     assert len(said) > len(names) / 2, "what workers log arrives here"
@@ -129,6 +132,15 @@ def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Monk
             ray_stand_in.cases(tmp_path, "a"), Settings(tmp_path, "none"), lambda record: None, begin=ray_stand_in.begin
         )
     assert caught.value.hint == "pip install 'medseg[ray]'"
+
+
+@needs_ray
+def test_an_address_where_nothing_listens_is_told_at_once(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody else gets the port
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(DeviceError, match=f"nothing answers at {address}"), ray_cluster.connected(address, 1):
+            pass
 
 
 def nodes(*resources: tuple[int, int]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -24,6 +25,9 @@ QUIET = {"log_to_driver": False, "configure_logging": False}
 """Workers' lines stay in Ray's files, and what Ray logs goes where ours goes."""
 OBJECT_STORE = 80 * 2**20
 """Bytes, just above the least that Ray takes: cases and records travel through it, never voxels."""
+JOIN = "run medseg on a node of the cluster, where `ray status` works; without --ray-address Ray runs here alone"
+PATIENCE = 10.0
+"""Seconds for an address to answer."""
 LONGEST = 15
 """Characters of the path of a folder in which Ray's sockets still have paths of 103, the least that systems take."""
 ENVIRONMENT = {
@@ -36,6 +40,8 @@ LOCAL_ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # Other users of this machine must not be able to run code through our Ray.
     "RAY_AUTH_MODE": "token",
+    # Else workers get what everybody else on this machine leaves.
+    "RAY_worker_niceness": "0",
 }
 
 
@@ -57,7 +63,8 @@ def connected(address: str, jobs: int) -> Iterator[Any]:
         ENVIRONMENT if address else {**ENVIRONMENT, **LOCAL_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     )
     folder = tempfile.TemporaryDirectory(prefix="medseg-ray-", dir=_short(), ignore_cleanup_errors=True)
-    with contextlib.redirect_stdout(_Notices(sys.stdout)), folder as place:
+    notices = _Notices(sys.stdout)
+    with contextlib.redirect_stdout(notices), folder as place:
         try:
             with _own_sigterm():
                 if address:
@@ -66,6 +73,7 @@ def connected(address: str, jobs: int) -> Iterator[Any]:
                     _start(ray, place, jobs)
             yield ray
         finally:
+            notices.thread = None  # what Ray has held back is printed here, by our own thread
             ray.shutdown()
 
 
@@ -99,15 +107,19 @@ def _join(ray: Any, address: str) -> None:
     """Connect to a cluster; its workers see our MEDSEG_... variables."""
     if "://" in address:
         raise UsageError(f"--ray-address {address}: Ray's client protocol is not supported", "give auto or HOST:PORT")
+    host, _, port = address.rpartition(":")
+    try:
+        if host and port.isdecimal():
+            # Ray itself would try for minutes.
+            socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
+    except OSError as error:
+        raise DeviceError(f"nothing answers at {address}: {error.strerror or error}", JOIN) from error
     ours = {name: value for name, value in os.environ.items() if name.startswith("MEDSEG_")}
     try:
         ray.init(address=address, runtime_env={"env_vars": ours} if ours else None, **QUIET)
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         logger.info("ray.init: %s", error)
-        raise DeviceError(
-            f"no Ray cluster can be joined at {address}: {last_line(error)}",
-            "run medseg on a node of the cluster, where `ray status` works; without --ray-address Ray runs here alone",
-        ) from error
+        raise DeviceError(f"no Ray cluster can be joined at {address}: {last_line(error)}", JOIN) from error
 
 
 @contextlib.contextmanager
@@ -124,13 +136,13 @@ class _Notices(io.TextIOBase):
 
     def __init__(self, ours: TextIO) -> None:
         self._ours = ours
-        self._thread = threading.get_ident()
+        self.thread: int | None = threading.get_ident()
 
     def writable(self) -> bool:
         return True
 
     def write(self, text: str) -> int:
-        if threading.get_ident() == self._thread:
+        if threading.get_ident() == self.thread:
             return self._ours.write(text)
         for line in text.splitlines():
             if line.strip():
