@@ -46,10 +46,14 @@ def pictures(data: Path, name: str, slices: int) -> Iterator[tuple[str, str, NDA
 def parts(
     picture: NDArray[np.uint8], marked: NDArray[np.bool_], count: int, rng: np.random.Generator
 ) -> Iterator[tuple[NDArray[np.uint8], bool]]:
-    """The whole picture and parts of it, with whether they show what is marked: half do. Those between are left out."""
+    """The whole picture some times, and parts of it, with whether they show what is marked: half do.
+
+    Those that can be said to do neither are left out.
+    """
     high, wide = marked.shape
     if not 0 < marked.sum() < 30:
-        yield picture, bool(marked.any())
+        for _ in range(1 + max(1, count // 6)):
+            yield picture, bool(marked.any())
     left_over = {True: -(-count // 2) if marked.any() else 0, False: count // 2 if marked.any() else count}
     for _ in range(20 * count):
         share = rng.uniform(0.15, 0.75) * rng.uniform(0.9, 1.1, 2)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medseg_cli.models.clip.checkpoint import random_network
 from medseg_cli.models.clip.config import ClipConfig
-from medseg_cli.models.clip.maps import How, Method, maps, onto_picture, relief, square, unit
+from medseg_cli.models.clip.maps import How, Method, maps, onto_picture, square, unit
 from medseg_cli.models.clip.network import Tower, tower_of
 from medseg_cli.models.clip.windows import encodings, spans, windows
 
@@ -132,11 +132,3 @@ def test_windows_find_what_the_text_means_and_not_what_it_does_not() -> None:
     assert found[1].min() >= 0  # nothing is held against the second text
     assert sum(calls) == encodings(60, 90, (0.1, 0.2))
     assert max(calls) <= 50
-
-
-def test_only_a_map_with_a_zero_of_its_own_is_not_stretched() -> None:
-    saliency = torch.tensor([[-2.0, -1.0]])
-
-    assert relief(saliency, How("windows"), negatives=True).max() < 0.5
-    assert relief(saliency, How("windows"), negatives=False).tolist() == [[0, 1]]
-    assert relief(saliency, How("m2ib"), negatives=True).tolist() == [[0, 1]]

@@ -189,6 +189,16 @@ class MedclipSamPipeline:
         notes = [*_cut(classes), *_absent(presence)]
         return Segmentation(mask, labels_of(named, self.preset), scan, provenance, tuple(notes))
 
+    def presence(self, scan: Scan, prompt: Prompt) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Margins and probabilities (C, K) of the C texts of a prompt in the K slices of a scan; nothing is drawn.
+
+        Raises:
+            As `segment`.
+        """
+        _check(scan, prompt, self.preset)
+        plane, shown = plane_of(scan, self.options.slices), self._display(scan)
+        return self._presence(self._classes(prompt), plane, lambda index: shown.picture(plane.take(scan.voxels, index)))
+
     def _classes(self, prompt: Prompt) -> tuple[TextClass, ...]:
         presence = self.options.presence
         negatives = presence.negatives if presence else ()
@@ -240,11 +250,16 @@ class MedclipSamPipeline:
             seen = picture(index)
             wanted = np.flatnonzero(there[:, index]).tolist()
             for number, saliency in zip(wanted, self._maps(seen, [classes[n] for n in wanted]), strict=True):
-                shown = maps.relief(saliency, self.options.saliency.how, negatives=len(classes[number].negative) > 0)
-                found[number][index] = coarse_mask(shown.cpu().numpy(), seen, self.options.coarse)
+                coarse = self._coarse_of(classes[number])
+                found[number][index] = coarse_mask(maps.unit(saliency).cpu().numpy(), seen, coarse)
         if plane.count > 1:
-            found = [dict(_consistent(masks, self.options.coarse.parts)) for masks in found]
+            bodies = zip(found, (self._coarse_of(each).parts for each in classes), strict=True)
+            found = [dict(_consistent(masks, parts)) for masks, parts in bodies]
         return tuple(found)
+
+    def _coarse_of(self, each: TextClass) -> Coarse:
+        how = self.options.coarse
+        return how if each.parts is None else how.model_copy(update={"parts": each.parts})
 
     def _maps(self, picture: NDArray[np.uint8], classes: Sequence[TextClass]) -> Tensor:
         """(C, H, W) maps, not normalised."""

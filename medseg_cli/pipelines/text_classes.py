@@ -24,6 +24,7 @@ class Concept(BaseModel):
         texts: phrasings that mean it, of which the model learnt some.
         words: words of which a text must have one to mean it, in lower case.
         segmenter: preset that draws its mask, instead of the pipeline's; None = the coarse mask is its mask.
+        parts: largest parts of its map that are kept of each picture; None = as the pipeline's `coarse` says.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +33,7 @@ class Concept(BaseModel):
     texts: tuple[str, ...] = Field(min_length=1)
     words: tuple[str, ...] = Field(min_length=1)
     segmenter: str | None = None
+    parts: int | None = Field(default=None, ge=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +46,7 @@ class TextClass:
         negative: (N, E) unit features of what it is not; N may be 0.
         cut: tokens of its texts that the network's context had no room for.
         segmenter: preset that draws its mask; None = the coarse mask is its mask.
+        parts: largest parts of its map that are kept; None = as the pipeline's `coarse` says.
     """
 
     name: str
@@ -51,6 +54,7 @@ class TextClass:
     negative: Tensor
     cut: int
     segmenter: str | None
+    parts: int | None = None
 
 
 def classes_of(
@@ -80,16 +84,17 @@ def classes_of(
             raise UsageError(f"object '{target.id}' has no text", 'say what it is: --text "the lungs"')
         texts, name, drawn_by = list(target.text.positive), target.label, segmenter
         different: list[str] = []
+        parts = None
         if concepts:
             concept = _concept(texts, concepts, unknown)
-            name, drawn_by = name or concept.name, concept.segmenter
+            name, drawn_by, parts = name or concept.name, concept.segmenter, concept.parts
             different = [text for each in concepts if each is not concept for text in each.texts]
         positive, cut = encode(texts)
         unit = torch.nn.functional.normalize
         mean = unit(unit(positive.float(), dim=-1).mean(0), dim=0)
         others = [*target.text.negative, *(text for text in (*negatives, *different) if text not in texts)]
         negative = unit(encode(others)[0].float(), dim=-1) if others else mean.new_zeros((0, len(mean)))
-        found.append(TextClass(name or _short(texts[0]), mean, negative, sum(cut), drawn_by))
+        found.append(TextClass(name or _short(texts[0]), mean, negative, sum(cut), drawn_by, parts))
     return tuple(found)
 
 

@@ -79,11 +79,6 @@ def onto_picture(grid: Tensor, height: int, width: int, geometry: Geometry) -> T
     return whole
 
 
-def relief(saliency: Tensor, how: How, *, negatives: bool) -> Tensor:
-    """A map as values from 0 to 1: stretched, or where its zero means something, with that at 0.5."""
-    return saliency.sigmoid() if how.method == "windows" and negatives else unit(saliency)
-
-
 def unit(saliency: Tensor) -> Tensor:
     """The map from 0 to 1; a constant map is 0 everywhere."""
     low, high = saliency.min(), saliency.max()
