@@ -128,7 +128,7 @@ def voxel(tab: Tab) -> list[int]:
 def test_it_loads_offline_with_flags_first(tab: Tab, report: Report):
     assert tab.page.title() == HOSTILE
     assert tab.page.locator("h1").inner_text() == HOSTILE
-    statuses = tab.page.locator("tbody tr .status").all_inner_texts()
+    statuses = tab.page.locator("tbody tr .status").all_text_contents()
     assert statuses == ["flagged", "failed", "failed", "skipped", *["ok"] * 7]
     counts = tab.page.locator(".counts button b").all_inner_texts()
     assert counts == ["11", "1", "2", "1", "7"]
@@ -361,7 +361,7 @@ def test_the_keyboard_does_everything(tab: Tab, report: Report):
     assert tab.page.locator("#previous").is_disabled()
     tab.page.keyboard.press("Escape")
     assert tab.page.locator("dialog[open]").count() == 0
-    assert tab.page.evaluate("document.activeElement.innerText") == "zz-flagged"
+    assert tab.page.evaluate("document.activeElement.textContent") == "zz-flagged"
     tab.page.go_back()
     tab.settle()
     assert opened_case(tab) == "zz-flagged"
