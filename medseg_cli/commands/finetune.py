@@ -29,6 +29,8 @@ def finetune(
     rank: own.Rank = None,
     objects: own.Objects = None,
     feature_cache: own.FeatureCache = "auto",
+    gradient_checkpointing: own.Checkpointing = "auto",
+    released_code: own.Released = False,
     epochs: own.Epochs = None,
     steps: own.Steps = None,
     batch_size: own.BatchSize = None,
@@ -38,6 +40,7 @@ def finetune(
     patience: own.Patience = None,
     splits: own.Splits = None,
     fold: own.Fold = None,
+    shortest_caption: own.ShortestCaption = None,
     workers: own.Workers = "auto",
     checkpoint_minutes: own.CheckpointMinutes = 10.0,
     strict: own.Strict = False,
@@ -86,6 +89,8 @@ def finetune(
         asked |= {"--validate-every": validate_every, "--patience": patience, "--splits": splits, "--fold": fold}
         asked |= {"--feature-cache": feature_cache if feature_cache != "auto" else None}
         asked |= {"--precision": precision if precision != "auto" else None, "--amp": amp, "--seed": seed}
+        asked |= {"--gradient-checkpointing": gradient_checkpointing if gradient_checkpointing != "auto" else None}
+        asked |= {"--released-code": released_code or None, "--shortest-caption": shortest_caption}
         own.refuse_with_resume(asked)
         todo = job.resumed(resume, dataset)
         # The same bits come of the same kind of device; another one has to be asked for.
@@ -110,12 +115,30 @@ def finetune(
             seed=seed or 0,
             precision=runtime.precision,
         )
-        prompts = presets.find(preset).prompts
+        base = presets.find(preset)
+        prompts, by_text = base.prompts, "text" in base.prompts.kinds
         if objects == "together" and prompts.automatic:
             raise UsageError(f"--objects together: preset {preset} tells every label apart", "leave it out")
+        if objects is not None and by_text:
+            raise UsageError(f"--objects {objects}: preset {preset} learns captions, which have none", "leave it out")
+        if gradient_checkpointing == "on" and not by_text:
+            raise UsageError(
+                f"--gradient-checkpointing on is for image-text networks, and preset {preset} has none",
+                "use --amp or a smaller --batch-size with --accumulate",
+            )
+        if released_code and not by_text:
+            raise UsageError(f"--released-code: nothing of preset {preset}'s training differs from it", "leave it out")
         if rank is not None and peft != "lora":
             LOGGER.warning("--rank %s has no effect: it is of --peft lora", rank)
-        choices = Choices(peft or "method", rank or Choices.rank, objects or prompts.objects, feature_cache)
+        choices = Choices(
+            peft or "method",
+            rank or Choices.rank,
+            objects or prompts.objects,
+            feature_cache,
+            released_loss=released_code and by_text,
+            checkpointing=gradient_checkpointing,
+            shortest_caption=shortest_caption or 0,
+        )
         todo = job.new(dataset, preset, start == "scratch", wishes, output, choices, splits, fold)
     resources = Resources(
         runtime.device.type,
@@ -149,7 +172,9 @@ def _usage(base: Preset, run: Path) -> str:
     """The command that uses a run."""
     kinds = base.prompts.kinds
     prompt = "--point X,Y,Z" if "point" in kinds else "--box X0,Y0,Z0,X1,Y1,Z1"
-    if base.dims == 2:
+    if "text" in kinds:
+        prompt = '--text "..."'
+    elif base.dims == 2:
         prompt = "" if base.prompts.whole_image else "--point X,Y" if "point" in kinds else "--box X0,Y0,X1,Y1"
     if base.prompts.automatic:
         prompt = ""

@@ -57,6 +57,26 @@ Objects = Annotated[
         rich_help_panel=LEARNING,
     ),
 ]
+Checkpointing = Annotated[
+    Literal["auto", "on", "off"],
+    typer.Option(
+        "--gradient-checkpointing",
+        help="Less memory, more time: image-text networks compute again what they need; auto = large ones.",
+        rich_help_panel=LEARNING,
+    ),
+]
+Released = Annotated[
+    bool,
+    typer.Option(
+        "--released-code",
+        help="As the method's published code computes it where that differs from the paper; docs/finetune.md.",
+        rich_help_panel=LEARNING,
+    ),
+]
+ShortestCaption = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Leave out captions of fewer characters.", rich_help_panel=DATA),
+]
 Epochs = Annotated[
     int | None,
     typer.Option(min=1, help="Length: an epoch shows every training case once.", rich_help_panel=LEARNING),

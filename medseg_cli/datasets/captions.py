@@ -10,7 +10,7 @@ from typing import Any
 from medseg_cli.datasets.case import Case, Dataset, Finding
 from medseg_cli.datasets.facts import facts_of, value_of
 from medseg_cli.datasets.files import anywhere, is_scan, stem
-from medseg_cli.errors import InputError
+from medseg_cli.errors import InputError, UsageError
 
 LAYOUT = "images with captions"
 LINES = (".jsonl", ".ndjson")
@@ -76,6 +76,28 @@ def merged(cases: list[Case], findings: list[Finding]) -> Dataset:
             case if before is None else replace(before, caption=f"{before.caption}\n{case.caption}")
         )
     return Dataset(tuple(together.values()), LAYOUT, findings=tuple(findings))
+
+
+def without_short(dataset: Dataset, shortest: int) -> Dataset:
+    """The dataset without phrasings of fewer characters, and without the cases that have no other; a note says so.
+
+    Raises:
+        UsageError: nothing in it has a caption.
+        InputError: nothing would be left.
+    """
+    if not any(case.captioned for case in dataset.cases):
+        raise UsageError("--shortest-caption is for images with captions, and these have masks", "leave it out")
+    kept, dropped = [], 0
+    for case in dataset.cases:
+        long = [text for text in case.phrasings if len(text) >= shortest]
+        dropped += len(case.phrasings) - len(long)
+        if long:
+            kept.append(replace(case, caption="\n".join(long)))
+    if not kept:
+        raise InputError(f"no caption has {shortest} characters or more", "ask for a smaller --shortest-caption")
+    gone = len(dataset.cases) - len(kept)
+    note = f"{dropped} phrasings shorter than {shortest} characters are left out, and {gone} images with no other"
+    return replace(dataset, cases=tuple(kept), notes=(*dataset.notes, note))
 
 
 def _case(entry: dict[str, Any], folder: Path, where: str, findings: list[Finding]) -> list[Case]:

@@ -22,6 +22,10 @@ class Choices:
         feature_cache: whether what a frozen image encoder makes of a picture is kept and used again. Pictures are then
             drawn from few views of each slice. "auto": where the encoder is frozen (2-D methods, "decoder").
         features: folder in which it is kept; None = in memory only.
+        released_loss: the loss as the method's published code computes it, where that differs from the paper.
+        checkpointing: whether activations are computed again on the way back instead of being kept. "auto": of large
+            networks. Image-text networks alone can.
+        shortest_caption: characters below which a phrasing of a caption is left out.
     """
 
     peft: Peft = "method"
@@ -29,3 +33,6 @@ class Choices:
     objects: Literal["together", "apart"] = "together"
     feature_cache: Literal["off", "on", "auto"] = "auto"
     features: Path | None = None
+    released_loss: bool = False
+    checkpointing: Literal["off", "on", "auto"] = "auto"
+    shortest_caption: int = 0

@@ -1,7 +1,8 @@
 """How an image-text network learns: pictures and captions that belong together, by DHN-NCE (MedCLIP-SAM, section 2.3).
 
 Nothing is frozen. The paper's rate is for BiomedCLIP's weights; random ones learn at a hundred times that. What a
-validation measures is retrieval: of how many pictures, among fifty, the nearest caption is their own.
+validation measures is retrieval: of how many pictures, among fifty, the nearest caption is their own; besides, of how
+many it is one of the two nearest, and the same from captions to pictures.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from medseg_cli.models.clip.checkpoint import build, random_network
 from medseg_cli.models.clip.config import config_of
 from medseg_cli.models.clip.losses import dhn_nce
 from medseg_cli.models.clip.maps import normalised, square
+from medseg_cli.models.clip.network import recompute
 from medseg_cli.models.clip.words import Words
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.pipelines.defaults import Defaults
-from medseg_cli.pipelines.text_words import words_beside
+from medseg_cli.pipelines.text_words import file_of, words_beside
 from medseg_cli.preset import Preset
 from medseg_cli.readers import load_scan
 from medseg_cli.slices import plane_of
@@ -37,6 +39,11 @@ CROP = (0.9, 1.0)
 """Shares of a picture's area that a training sample shows (the published recipe)."""
 RETRIEVED = 50
 """Pictures among which each finds its caption in a validation (the paper's count)."""
+LARGE = 50_000_000
+"""Parameters from which on activations are computed again on the way back, unless the user says otherwise: those of 64
+pictures and captions would take BiomedCLIP, of 196 million, tens of gigabytes."""
+ALSO = ("retrieval top-2", "text retrieval top-1", "text retrieval top-2")
+"""Measured besides the top-1 from pictures to captions; "text": from captions to pictures."""
 LARGEST = 1.5
 """Pictures are kept at most so many times the network's square, which crops need."""
 
@@ -65,7 +72,7 @@ class ClipRecipe:
     Args:
         preset: sizes, vocabulary and grey values.
         start: weights to begin with; None = seeded random weights.
-        choices: what is trained; only everything can be.
+        choices: everything is trained; the loss, and how memory is saved.
     """
 
     preset: Preset
@@ -83,6 +90,7 @@ class ClipRecipe:
             epochs=32,
             warmup=0.05,
             metric="retrieval top-1",
+            also=ALSO,
             together=RETRIEVED,
         )
 
@@ -91,16 +99,23 @@ class ClipRecipe:
 
         Raises:
             ModelError: missing or misfitting weights.
-            UsageError: a part of it was to be frozen.
+            UsageError: a part of it was to be frozen, or features were to be kept.
         """
+        if self.choices.feature_cache == "on":
+            raise UsageError("--feature-cache on: both towers of an image-text network learn", "leave it out")
         if self.choices.peft not in ("method", "full"):
             raise UsageError(
                 f"--peft {self.choices.peft} is not of image-text networks: the method trains both towers",
                 "leave it out",
             )
         if self.start is None:
-            return random_network(config_of(self.preset.model), seed)
-        return build(self.start, self.preset.model).requires_grad_(True)
+            network = random_network(config_of(self.preset.model), seed)
+        else:
+            network = build(self.start, self.preset.model).requires_grad_(True)
+        large = sum(each.numel() for each in network.parameters()) >= LARGE
+        if self.choices.checkpointing == "on" or (self.choices.checkpointing == "auto" and large):
+            recompute(network)
+        return network
 
     def groups(self, network: nn.Module) -> list[dict[str, Any]]:
         """All parameters but the scale, which the loss does not use: it has a temperature of its own."""
@@ -141,16 +156,38 @@ class ClipRecipe:
         return self._pair(volume.picture, volume.phrasings[0], volume)
 
     def loss(self, model: nn.Module, samples: list[Pair]) -> Tensor:
-        """DHN-NCE of a batch; pictures that share a phrasing are no negatives of each other."""
+        """DHN-NCE of a batch; pictures that share a phrasing are no negatives of each other.
+
+        Raises:
+            UsageError: a single pair, which has no negatives.
+        """
+        if len(samples) < 2:
+            raise UsageError(
+                "the loss of image-text networks compares the pairs of a batch with each other, and this one has 1",
+                "give a larger --batch-size; --amp and --gradient-checkpointing on save memory",
+            )
         images, texts = self._features(model, samples)
+        if self.choices.released_loss:
+            return dhn_nce(images, texts, released_code=True)
         return dhn_nce(images, texts, same=_same(samples))
 
-    def score(self, model: nn.Module, samples: list[Pair]) -> list[float]:
-        """Of each picture, whether the nearest caption of all samples is one of its own: 1 or 0."""
+    def score(self, model: nn.Module, samples: list[Pair]) -> list[tuple[float, ...]]:
+        """Retrieval of each picture's caption among those of all samples, and of each caption's picture: 1 or 0.
+
+        Captions that a picture has among its phrasings are its own. Order as `defaults.metric` and `ALSO`.
+        """
         images, texts = self._features(model, samples)
         unit = nn.functional.normalize
-        nearest = (unit(images.float(), dim=-1) @ unit(texts.float(), dim=-1).T).argmax(1).tolist()
-        return [float(samples[other].text in sample.phrasings) for other, sample in zip(nearest, samples, strict=True)]
+        cosines = unit(images.float(), dim=-1) @ unit(texts.float(), dim=-1).T
+        own = torch.tensor([[text.text in picture.phrasings for text in samples] for picture in samples])
+        found = [*retrieved(cosines.cpu(), own), *retrieved(cosines.cpu().T, own.T)]
+        return list(zip(*found, strict=True))
+
+    @property
+    def beside(self) -> tuple[Path, ...]:
+        """The vocabulary's file, which must lie beside weights."""
+        found = file_of(self.preset, self.start)
+        return () if found is None else (found,)
 
     def _features(self, model: nn.Module, samples: list[Pair]) -> tuple[Tensor, Tensor]:
         device = next(model.parameters()).device
@@ -173,6 +210,17 @@ class ClipRecipe:
     def __getstate__(self) -> dict[str, Any]:
         """Without the vocabulary, which each process reads for itself."""
         return {key: value for key, value in self.__dict__.items() if key != "_words"}
+
+
+def retrieved(scores: Tensor, own: Tensor) -> tuple[list[float], list[float]]:
+    """Of each row, whether its best column is one of its own, and whether one of its best two is: 1 or 0.
+
+    Args:
+        scores: (N, M), the more the better.
+        own: (N, M) bool.
+    """
+    best = own.gather(1, scores.topk(min(2, scores.shape[1]), dim=1).indices)
+    return best[:, 0].float().tolist(), best.any(1).float().tolist()
 
 
 def _same(samples: list[Pair]) -> Tensor:

@@ -20,6 +20,7 @@ class Defaults:
         clip: largest norm of all gradients together.
         validate_every: epochs between validations.
         metric: what a validation measures, from 0 to 1, the more the better.
+        also: what it measures besides, which chooses nothing.
         together: validation samples that are scored together.
     """
 
@@ -33,4 +34,5 @@ class Defaults:
     clip: float = 1.0
     validate_every: int = 5
     metric: str = "Dice"
+    also: tuple[str, ...] = ()
     together: int = 1

@@ -26,6 +26,7 @@ def write_card(run: Path, base: Preset, facts: RunFacts, record: Record, machine
         seconds: of training.
     """
     plan, cases = facts.plan, facts.cases
+    use, held, measure = _captions() if facts.captions else _masks()
     began = f"weights with SHA-256 `{facts.start}`" if facts.start else "random weights"
     part = f"lora, rank {facts.choices.rank}" if facts.choices.peft == "lora" else facts.choices.peft
     last = facts.history[-1].step
@@ -38,13 +39,13 @@ nothing but the cases below.
 
 ## Use
 
-`medseg segment SCAN -o MASK --preset RUN`, where RUN is this folder, on scans like those of the dataset.
+`{use}`, where RUN is this folder, on scans like those of the dataset.
 Others were not tried.
 
 ## Training data
 
-{facts.dataset}: {cases["train"]} cases trained, {cases["validation"]} validated, {cases["test"]} are held back for
-`medseg evaluate`; `split.json` names them.
+{facts.dataset}: {cases["train"]} cases trained, {cases["validation"]} validated, {cases["test"]} are held back{held};
+`split.json` names them.
 
 ## Training
 
@@ -52,7 +53,7 @@ Others were not tried.
 {record.command or "(called from Python)"}
 ```
 
-Preset {Path(record.preset).name}, begun with {began}. Trained part: {part}; objects {facts.choices.objects}.
+Preset {Path(record.preset).name}, begun with {began}. {_trained(part, facts)}
 {plan.steps} steps planned{stopped} of {plan.step_size} samples, AdamW, peak learning rate {plan.learning_rate:g},
 weight decay {plan.weight_decay:g}, {plan.precision}, seed {plan.seed}; weights averaged with decay {plan.ema:g}.
 {seconds / 60:.1f} minutes of training steps on {machine}. {versions}.
@@ -61,7 +62,7 @@ weight decay {plan.weight_decay:g}, {plan.precision}, seed {plan.seed}; weights 
 
 The exported weights are those after step {facts.step}, the best of {len(facts.history)} validations: {facts.metric}
 {facts.dice:.4f}; the weights it began with had {facts.before:.4f}. They were chosen by these cases, so the figure
-flatters them: measure on the test cases with `medseg evaluate DATASET --preset RUN`.
+flatters them: {measure}.{_also(facts)}
 
 | step | training loss | validation {facts.metric} |
 |---|---|---|
@@ -71,6 +72,40 @@ flatters them: measure on the test cases with `medseg evaluate DATASET --preset 
 """
     write_text(run / FILE, text)
     return run / FILE
+
+
+def _masks() -> tuple[str, str, str]:
+    """How a network that learnt masks is used, what its test cases are for, and how it is measured on them."""
+    return (
+        "medseg segment SCAN -o MASK --preset RUN",
+        " for\n`medseg evaluate`",
+        "measure on the test cases with `medseg evaluate DATASET --preset RUN`",
+    )
+
+
+def _captions() -> tuple[str, str, str]:
+    """The same of one that learnt captions: it compares texts and pictures, and was shown no mask."""
+    return (
+        'medseg segment SCAN -o MASK --preset RUN --text "..."',
+        "",
+        "measure masks made from texts on scans that have masks. It saw pictures and\n"
+        "captions: where a thing is, it was never told",
+    )
+
+
+def _trained(part: str, facts: RunFacts) -> str:
+    if not facts.captions:
+        return f"Trained part: {part}; objects {facts.choices.objects}."
+    loss = "the published code's form of DHN-NCE, whose gradient differs from the paper's"
+    return f"Trained part: {part}; loss: {loss if facts.choices.released_loss else 'DHN-NCE'}."
+
+
+def _also(facts: RunFacts) -> str:
+    """What else was measured of the exported weights."""
+    exported = next((line for line in facts.history if line.step == facts.step), None)
+    if exported is None or not exported.also:
+        return ""
+    return "\nBesides: " + ", ".join(f"{name} {value:.4f}" for name, value in exported.also.items()) + "."
 
 
 def _table(facts: RunFacts) -> str:

@@ -91,11 +91,12 @@ def put_damaged_aside(run: Path) -> None:
 
 def write_log(run: Path, history: list[Progress]) -> None:
     """All validations as CSV; the column of the score is called as what is measured."""
-    names = {"dice": history[0].metric.lower().replace(" ", "_")} if history else {}
+    names = {"dice": history[0].metric} if history else {}
+    columns = [*COLUMNS, *(history[0].also if history else ())]
     with atomic_output(run / LOG, overwrite=True) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-        writer.writerow({name: names.get(name, name) for name in COLUMNS})
-        writer.writerows(asdict(line) for line in history)
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writerow({name: names.get(name, name).lower().replace(" ", "_") for name in columns})
+        writer.writerows({**asdict(line), **line.also} for line in history)
 
 
 def _read(path: Path) -> dict[str, Any]:

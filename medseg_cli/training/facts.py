@@ -23,6 +23,7 @@ class RunFacts:
         history: every validation.
         command: the command line.
         metric: what validations measure.
+        captions: it was trained on captions, not on masks.
     """
 
     dataset: str
@@ -36,3 +37,4 @@ class RunFacts:
     history: tuple[Progress, ...] = ()
     command: str = ""
     metric: str = "Dice"
+    captions: bool = False

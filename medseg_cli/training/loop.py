@@ -38,7 +38,7 @@ from medseg_cli.training.step import (
     is_out_of_memory,
 )
 from medseg_cli.training.stopping import Stop, StoppedError
-from medseg_cli.training.validation import mean_score
+from medseg_cli.training.validation import mean_scores
 
 LOGGER = logging.getLogger("medseg.training")
 
@@ -131,7 +131,7 @@ class Training:
         parts = self.drawn()
         try:
             if self.state.before is None:
-                self.state.before = self.dice(stop)
+                self.state.before = self.measured(stop)[0]
             while True:
                 state = self.state
                 if self.plan.validates_after(state.step) and not state.validated:
@@ -219,20 +219,21 @@ class Training:
             self.plan.step_size,
         )
 
-    def dice(self, stop: Stop) -> float:
-        """What a validation measures of the averaged weights."""
+    def measured(self, stop: Stop) -> list[float]:
+        """What a validation measures of the averaged weights, the measure that chooses first."""
         # Of the batches' statistics each process has its own; what is scored everywhere is what the first one keeps.
         share(self.fabric, self.average.values.values())
         with self.average.applied():
-            return mean_score(self.fabric, self.recipe, self.network, self.held, self.plan.seed, stop)
+            return mean_scores(self.fabric, self.recipe, self.network, self.held, self.plan.seed, stop)
 
     def validate(self, stop: Stop) -> Progress:
         """Validate, keep the weights if they are the best, write checkpoint and log."""
         state, plan = self.state, self.plan
-        dice = self.dice(stop)
+        score, *others = self.measured(stop)
         rate = plan.learning_rate * plan.rate(state.step - 1)
-        seconds, metric = round(state.seconds, 3), self.recipe.defaults.metric
-        line = Progress(state.step, float(np.mean(state.losses)), dice, rate, seconds, metric)
+        seconds, defaults = round(state.seconds, 3), self.recipe.defaults
+        also = dict(zip(defaults.also, others, strict=True))
+        line = Progress(state.step, float(np.mean(state.losses)), score, rate, seconds, defaults.metric, also)
         state.validated_with(line, {name: value.cpu().clone() for name, value in self.average.values.items()})
         self.save()
         if self.fabric.is_global_zero:

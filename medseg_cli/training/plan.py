@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from medseg_cli.device import Precision
@@ -134,7 +134,7 @@ class Resources:
 class Progress:
     """One validation: the mean loss since the one before, and the seconds of training up to here.
 
-    `dice` is what `metric` names; most recipes measure Dice.
+    `dice` is what `metric` names; most recipes measure Dice. `also` is what was measured besides.
     """
 
     step: int
@@ -143,6 +143,7 @@ class Progress:
     learning_rate: float
     seconds: float
     metric: str = "Dice"
+    also: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

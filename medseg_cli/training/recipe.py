@@ -51,8 +51,11 @@ class Recipe(Protocol):
         """Mean loss of a batch."""
         ...
 
-    def score(self, model: nn.Module, samples: list[Any]) -> list[float]:
-        """What a validation measures of each sample, 0 to 1: Dice, if `defaults.metric` says nothing else."""
+    def score(self, model: nn.Module, samples: list[Any]) -> list[float] | list[tuple[float, ...]]:
+        """What a validation measures of each sample, 0 to 1: Dice, if `defaults.metric` says nothing else.
+
+        A tuple holds what `defaults.also` names behind it.
+        """
         ...
 
 

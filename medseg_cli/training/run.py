@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from lightning_fabric import Fabric
 
 from medseg_cli import pipelines, preset
 from medseg_cli.datasets import Case, Split, read_dataset, read_splits, split_cases
+from medseg_cli.datasets.captions import without_short
 from medseg_cli.datasets.limits import quality_of
 from medseg_cli.errors import InputError, MedsegError, ModelError
 from medseg_cli.pipelines.choices import Choices
@@ -31,6 +33,7 @@ from medseg_cli.training.processes import fabric_of, gathered, machine
 from medseg_cli.training.recipe import Recipe, recipe_of
 from medseg_cli.training.record import SPLIT, Record, TrackerName
 from medseg_cli.training.trackers import tracker_of
+from medseg_cli.writers.atomic import atomic_output
 
 LOGGER = logging.getLogger("medseg.training")
 
@@ -104,6 +107,8 @@ def train(
     """
     fabric = fabric_of(setup.resources, plan.precision)
     found = read_dataset(dataset)
+    if choices.shortest_caption:
+        found = without_short(found, choices.shortest_caption)
     for note in found.notes:
         setup.tell(note)
     split = (
@@ -140,7 +145,9 @@ def train(
         with tracker_of(setup.tracker if fabric.is_global_zero else "none", run, begun) as tracker:
 
             def validated(line: Progress) -> None:
-                tracker(line.step, {"loss/train": line.loss, f"{line.metric.lower()}/validation": line.dice})
+                measured = {line.metric.lower(): line.dice, **line.also}
+                validation = {f"{name}/validation": value for name, value in measured.items()}
+                tracker(line.step, {"loss/train": line.loss, **validation})
                 report(line)
 
             def stepped(step: Stepped) -> None:
@@ -169,7 +176,11 @@ def _finish(fitted: Fitted, recipe: Recipe, base: Preset, begun: Record, split: 
         tuple(state.history),
         begun.command,
         recipe.defaults.metric,
+        captions=any(case.captioned for case in split.train),
     )
+    for needed in getattr(recipe, "beside", ()):
+        with atomic_output(run / needed.name, overwrite=True) as part:
+            shutil.copyfile(needed, part)
     export(fitted.network, base, facts, run, _quality(base, facts, split))
     draw(run, facts)
     write_card(run, base, facts, begun, machine, state.seconds)

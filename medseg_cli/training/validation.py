@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from torch import nn
 
 from medseg_cli.training.processes import total
@@ -15,13 +16,18 @@ from medseg_cli.training.recipe import Recipe
 from medseg_cli.training.stopping import Stop, StoppedError
 
 
-def mean_score(fabric: Fabric, recipe: Recipe, network: nn.Module, held: Sequence[Any], seed: int, stop: Stop) -> float:
-    """Mean of the recipe's measure over the held-back cases, each prompted at the same place every time.
+def mean_scores(
+    fabric: Fabric, recipe: Recipe, network: nn.Module, held: Sequence[Any], seed: int, stop: Stop
+) -> list[float]:
+    """Means of the recipe's measures over the held-back cases, each prompted at the same place every time.
+
+    Returns:
+        The mean of `defaults.metric`, then those of `defaults.also`.
 
     Raises:
         StoppedError: the run is to stop; the validation counts for nothing.
     """
-    scores: list[float] = []
+    scores: list[NDArray[np.float64]] = []
     was_training = network.training
     network.eval()
     with torch.inference_mode(), fabric.autocast():
@@ -31,9 +37,10 @@ def mean_score(fabric: Fabric, recipe: Recipe, network: nn.Module, held: Sequenc
                 break
             chosen = range(first, min(first + together, len(held)))
             samples = [recipe.fixed_sample(held[index], np.random.default_rng([seed, index])) for index in chosen]
-            scores += recipe.score(network, samples)
+            scores += [np.atleast_1d(np.asarray(each, np.float64)) for each in recipe.score(network, samples)]
     network.train(was_training)
-    summed, count, asked = total(fabric, [float(np.sum(scores)), len(scores), stop.asked])
+    own = np.sum(scores, axis=0) if scores else np.zeros(1 + len(recipe.defaults.also))
+    *summed, count, asked = total(fabric, [*own.tolist(), len(scores), stop.asked])
     if asked:
         raise StoppedError
-    return summed / count
+    return [each / count for each in summed]

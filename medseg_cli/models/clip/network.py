@@ -114,6 +114,18 @@ def build_network(config: ClipConfig) -> nn.Module:
     return model
 
 
+def recompute(model: nn.Module) -> None:
+    """From now on training keeps each block's input alone and computes the rest again on the way back: less memory."""
+    if not isinstance(model, Clip):
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
+        return
+    model.visual.trunk.set_grad_checkpointing(True)
+    text: Any = model.text.transformer
+    # transformers 5 gave it another name on the way.
+    enable = getattr(text, "activation_checkpointing_enable", None) or text.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
 @dataclass(frozen=True, eq=False)
 class Tower:
     """An image tower in three steps, so that maps can look at any block's tokens.
