@@ -33,6 +33,7 @@ class Asked:
     slice: int | None
     texts: tuple[str, ...] = ()
     text_table: Path | None = None
+    nots: tuple[str, ...] = ()
 
     def prompt(self) -> Prompt:
         """What can be said without the scan: all but the mask.
@@ -46,7 +47,7 @@ class Asked:
         from medseg_cli.prompt_file import parse_box, parse_point, read_prompts
         from medseg_cli.prompt_text import texts_of
 
-        if self.texts or self.text_table is not None:
+        if self.texts or self.text_table is not None or self.nots:
             others = {
                 "--point": self.points,
                 "--box": self.boxes,
@@ -59,7 +60,7 @@ class Asked:
                 raise UsageError(
                     f"--text does not go with {' or '.join(given)}", "say it in words alone, or point alone"
                 )
-            return texts_of(self.texts, self.text_table)
+            return texts_of(self.texts, self.text_table, self.nots)
         if self.table is not None:
             others = {"--point": self.points, "--box": self.boxes, "--label": self.label, "--mask-prompt": self.mask}
             given = [name for name, value in others.items() if value]

@@ -24,6 +24,7 @@ class Overrides:
         embedding_cache: folder for embeddings.
         batch_slices: slices encoded at a time.
         keep, min_mm3, fill_holes: see `preset_format.Postprocessing`.
+        explain: keep what shows where words and scan agree, to be written.
     """
 
     slices: Literal["finest", "axial", "coronal", "sagittal", "acquisition"] | None = None
@@ -35,6 +36,7 @@ class Overrides:
     keep: Literal["all", "clicked", "largest"] | None = None
     min_mm3: float | None = None
     fill_holes: bool | None = None
+    explain: bool | None = None
 
     def __post_init__(self) -> None:
         """Check what belongs together.
@@ -55,6 +57,10 @@ def with_options(preset: Preset, chosen: Overrides) -> Preset:
         UsageError: a setting of the 2-D models for a preset with a 3-D one, or an unknown window.
         ModelError: the preset's pipeline is unknown.
     """
+    if chosen.explain and "text" not in preset.prompts.kinds:
+        raise UsageError(
+            f"preset {preset.name} takes no text: --explain shows where words and scan agree", "leave --explain out"
+        )
     sliced = {
         "slices": chosen.slices,
         "window": chosen.window,
@@ -87,6 +93,7 @@ def _options(preset: Preset, chosen: Overrides) -> dict[str, Any]:
         "propagate": chosen.propagate,
         "embedding_cache": chosen.embedding_cache,
         "batch": chosen.batch_slices,
+        "explain": chosen.explain,
     }
     options.update(_given(simple))
     if chosen.max_slices is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +15,44 @@ from medseg_cli.prompt import Prompt, Target, Text
 
 EXAMPLE = '--text "the lungs" or --text lungs="both lungs of a chest radiograph"'
 MOST_BYTES = 1 << 20
+NAME = re.compile(r"\w[\w .,()/+-]{0,63}")
+"""What may stand before the "=" of a text: the name of its class."""
 
 
-def texts_of(typed: Sequence[str], table: Path | None) -> Prompt:
-    """One object per text.
+def texts_of(typed: Sequence[str], table: Path | None = None, nots: Sequence[str] = ()) -> Prompt:
+    """One object per text, in the order in which they were typed.
 
     Args:
         typed: "what it is", or "name=what it is"; the same name again is another phrasing of it.
         table: YAML, class name → a text, a list of texts, or a mapping with `positive` and `negative`.
+        nots: "what it is not" of every class, or "name=what it is not" of one.
 
     Raises:
-        UsageError: an empty text, or a name without one.
+        UsageError: an empty text, a text that is there twice, a name without a text, or `nots` of no class.
         InputError: the table is none.
     """
     classes: dict[str, Text] = {}
-    for number, each in enumerate(typed, start=1):
-        name, text = _parse(each)
-        before = classes.get(name or f"\0{number}", Text(()))
-        classes[name or f"\0{number}"] = Text((*before.positive, text))
+    for number, (name, text) in enumerate((_parse(each, "--text") for each in typed), start=1):
+        if any(text in each.positive for each in classes.values()):
+            raise UsageError(f"the text '{_short(text)}' is there twice", "leave one of them out")
+        # A class without a name is called as its text, which the model decides.
+        key = name or f"\0{number}"
+        classes[key] = Text((*classes.get(key, Text(())).positive, text))
     if table is not None:
         for name, text_of in _read(table).items():
             if name in classes:
                 raise UsageError(f"--text and {table} both say what {name} is", "say it in one place")
             classes[name] = text_of
-    # A class without a name is called as its text, which the model decides.
+    for name, text in (_parse(each, "--not") for each in nots):
+        if not classes or (name and name not in classes):
+            known = ", ".join(each for each in classes if not each.startswith("\0"))
+            raise UsageError(
+                f"--not '{_short(text)}' says what {name or 'something'} is not, and there is no text that says what "
+                "it is",
+                f"classes with a name are: {known}" if known else EXAMPLE,
+            )
+        for key in [name] if name else list(classes):
+            classes[key] = replace(classes[key], negative=(*classes[key].negative, text))
     return Prompt(
         tuple(
             Target(str(number), "" if name.startswith("\0") else name, text=text)
@@ -45,15 +61,25 @@ def texts_of(typed: Sequence[str], table: Path | None) -> Prompt:
     )
 
 
-def _parse(typed: str) -> tuple[str, str]:
-    """(name or "", text) of one --text."""
+def _parse(typed: str, option: str) -> tuple[str, str]:
+    """(name or "", text) of one --text or --not."""
     name, sign, text = typed.partition("=")
     if not sign:
         name, text = "", typed
     name, text = name.strip(), text.strip().strip('"').strip()
-    if not text or (sign and not name):
-        raise UsageError(f"--text '{typed}' says nothing" if not text else f"--text '{typed}' has no name", EXAMPLE)
+    if not text:
+        raise UsageError(f"{option} '{_short(typed)}' says nothing", EXAMPLE)
+    if sign and not NAME.fullmatch(name):
+        raise UsageError(
+            f"{option} '{_short(typed)}': {f'{_short(name)!r} is no name of a class' if name else 'there is no name'} "
+            "before the =",
+            f"{EXAMPLE}; names have up to 64 letters, digits and spaces",
+        )
     return name, text
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _read(table: Path) -> dict[str, Text]:
@@ -67,7 +93,15 @@ def _read(table: Path) -> dict[str, Text]:
         raise InputError(f"{table} is no YAML: {str(error).splitlines()[0]}", "docs/text.md shows one") from error
     if not isinstance(content, dict) or not content:
         raise InputError(f"{table} names no classes", "write one a line: lungs: [the lungs, both lungs]")
-    return {str(name): _text(name, value, table) for name, value in content.items()}
+    return {_name(name, table): _text(name, value, table) for name, value in content.items()}
+
+
+def _name(name: Any, table: Path) -> str:
+    if isinstance(name, bool) or not isinstance(name, str | int) or not NAME.fullmatch(str(name).strip()):
+        raise InputError(
+            f"{table}: {_short(repr(name))} is no name of a class", "names have up to 64 letters, digits and spaces"
+        )
+    return str(name).strip()
 
 
 def _text(name: Any, value: Any, table: Path) -> Text:
@@ -78,12 +112,14 @@ def _text(name: Any, value: Any, table: Path) -> Text:
         positive, negative = _list(value.get("positive")), _list(value.get("negative"))
     else:
         positive, negative = _list(value), ()
+    if any(not isinstance(text, str) for text in (*positive, *negative)):
+        raise InputError(f"{table}: class {name} has something that is no text", "give a text, or a list of texts")
     if not positive or not all(text.strip() for text in (*positive, *negative)):
         raise InputError(f"{table}: class {name} has no text", "give a text, or a list of texts")
-    return Text(positive, negative)
+    return Text(tuple(dict.fromkeys(positive)), tuple(dict.fromkeys(negative)))
 
 
-def _list(value: Any) -> tuple[str, ...]:
+def _list(value: Any) -> tuple[Any, ...]:
     if value is None:
         return ()
-    return tuple(str(each) for each in value) if isinstance(value, list) else (str(value),)
+    return tuple(value) if isinstance(value, list) else (value,)

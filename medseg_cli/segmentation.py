@@ -32,6 +32,21 @@ class Label:
 
 
 @dataclass(frozen=True, eq=False)
+class Explanation:
+    """Why labels are where they are.
+
+    Args:
+        maps: label value → (I, J, K) float32 on the scan's grid, 0 to 1 in each slice, 0 where nobody looked.
+        pictures: label value → (H, W, 3) uint8, the map over the slice where it was most probable.
+        scores: JSON-ready: what was asked, and the scores of every label and slice.
+    """
+
+    maps: dict[int, NDArray[np.float32]]
+    pictures: dict[int, NDArray[np.uint8]]
+    scores: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
 class Segmentation:
     """A label map on the grid of `scan`.
 
@@ -42,6 +57,7 @@ class Segmentation:
         provenance: what made it, JSON-serialisable: `preset` (name), `prompted` (whether a user pointed at something),
             `weights`, and what the pipeline tells about itself.
         notes: what the user should know about this result, one sentence each (empty mask, minus clicks...).
+        explanation: where it was asked for and the pipeline has one.
     """
 
     mask: NDArray[np.unsignedinteger[Any]]
@@ -49,6 +65,7 @@ class Segmentation:
     scan: Scan
     provenance: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    explanation: Explanation | None = None
 
     def __post_init__(self) -> None:
         if self.mask.shape != self.scan.shape:

@@ -87,7 +87,7 @@ def test_what_excel_writes_is_read(folder: Path) -> None:
         ("scans/a.nii.gz,one,,,", "channel 'one'"),
         ("scans/a.nii.gz,,1;2,,", "--point '1'"),
         ("scans/a.nii.gz,,,xyz,", "coords 'xyz'"),
-        ("scans/a.nii.gz,,,,the liver", "takes no text"),
+        ("scans/a.nii.gz,,,,liver=", "says nothing"),
         ("readme.txt,,,,", "of no kind"),
         ("empty.nii.gz,,,,", "0 bytes"),
     ],

@@ -115,7 +115,7 @@ def _row(
 def prompts_of(case: BatchCase) -> str:
     """What is asked of a case, in words."""
     asked = case.asked
-    counts = ((len(asked.points), "point"), (len(asked.boxes), "box"))
+    counts = ((len(asked.points), "point"), (len(asked.boxes), "box"), (len(asked.texts), "text"))
     words = [f"{count} {word}{'' if count == 1 else 'es' if word == 'box' else 's'}" for count, word in counts if count]
     words += [f"table {asked.table.name}"] if asked.table else []
     words += [f"mask {asked.mask.name}"] if asked.mask else []

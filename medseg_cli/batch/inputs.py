@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from medseg_cli.batch.case import BatchCase
+from medseg_cli.batch.content import look
 from medseg_cli.batch.settings import fingerprint
 
 
@@ -17,13 +18,7 @@ def digest(case: BatchCase) -> str:
     Whoever reads the scan says why; here it only matters that nothing is taken for unchanged.
     """
     try:
-        files = sorted(case.files or _files(case.scan))
-        if not files:
-            return ""
-        if len(files) == 1:
-            return _of_file(files[0])
-        lines = (f"{_name(path, case.scan)} {_of_file(path)}\n" for path in files)
-        return _of_lines(lines)
+        return _of_files(sorted(case.files or _files(case.scan)), case.scan)
     except OSError:
         return ""
 
@@ -35,7 +30,8 @@ def asked(case: BatchCase, run: str) -> str:
         case: how it is read and what is asked of it; tables and masks of prompts count by their bytes.
         run: `Settings.fingerprint` of its preset.
     """
-    prompt = {**asdict(case.asked), "table": _content(case.asked.table), "mask": _content(case.asked.mask)}
+    files = {key: _content(getattr(case.asked, key)) for key in ("table", "mask", "text_table")}
+    prompt = asdict(case.asked) | files
     return fingerprint({"run": run, "reading": asdict(case.reading), "asked": prompt, "modality": case.modality})
 
 
@@ -58,13 +54,25 @@ def _name(path: Path, scan: Path) -> str:
 
 
 def _content(path: Path | None) -> str | None:
+    """Of a table or mask; the data beside a mask's header and all files of a folder count too."""
+    if path is None:
+        return None
     try:
-        return None if path is None else _of_file(path)
+        return _of_files(sorted(_files(path) if path.is_dir() else look(path)[1] or (path,)), path)
     except OSError:
         return str(path)  # whoever reads it says what is wrong with it
 
 
+def _of_files(files: Sequence[Path], scan: Path) -> str:
+    """Of the bytes of one file; of several, of their names and hashes; "" of none."""
+    if len(files) < 2:
+        return _of_file(files[0]) if files else ""
+    return _of_lines(f"{_name(path, scan)} {_of_file(path)}\n" for path in files)
+
+
 def _of_file(path: Path) -> str:
+    if not path.is_file():
+        raise OSError(f"{path} is no file")  # a pipe would be waited for without end
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import reprlib
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
@@ -15,12 +17,16 @@ from medseg_cli.readers import detect
 from medseg_cli.readers.options import ReadOptions
 
 COLUMNS = (
-    *("path", "name", "preset", "prompts", "point", "box", "coords", "slice", "mask_prompt", "label", "text"),
+    *("path", "name", "preset", "prompts", "point", "box", "coords", "slice", "mask_prompt", "label", "text", "not"),
     *("series", "channel", "spacing", "modality"),
 )
-PROMPTS = ("prompts", "point", "box", "coords", "slice", "mask_prompt", "label")
+PROMPTS = ("prompts", "point", "box", "coords", "slice", "mask_prompt", "label", "text", "not")
+LONGEST = 9
+"""Digits of a whole number that means a channel or a slice."""
+SHOWN = 100
+"""Characters of a value in a message."""
 SEVERAL = ";"
-"""Between several points or boxes of one row."""
+"""Between several points, boxes or texts of one row."""
 
 
 def case_of(values: dict[str, Any], where: str, folder: Path, reading: ReadOptions, asked: Asked) -> BatchCase:
@@ -42,8 +48,6 @@ def case_of(values: dict[str, Any], where: str, folder: Path, reading: ReadOptio
     scan = _path(folder, given["path"])
     id_ = _name(given, scan, folder, where)
     try:
-        if "text" in given:
-            raise _text_refused(given, where)
         chosen = _reading(given, scan, reading, where)
         own = _asked(given, folder, where) if any(key in given for key in PROMPTS) else asked
         modality = _modality(given, where)
@@ -53,10 +57,20 @@ def case_of(values: dict[str, Any], where: str, folder: Path, reading: ReadOptio
     return BatchCase(id_, scan, chosen, own, _preset(given, folder), problem, modality, files)
 
 
+def shortened(value: Any) -> str:
+    """A value as a message shows it: a manifest may hold anything, of any size."""
+    text = reprlib.repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
 def _path(folder: Path, text: str) -> Path:
     from medseg_cli.datasets.files import anywhere
 
-    path = Path(text.strip()).expanduser()
+    path = Path(text.strip())
+    try:
+        path = path.expanduser()
+    except RuntimeError:
+        pass  # nobody has that home: there is no such file, as whoever looks for it says
     return path if path.is_absolute() else anywhere(folder, text.strip())
 
 
@@ -77,22 +91,13 @@ def _preset(given: dict[str, Any], folder: Path) -> str:
     """The preset; a file beside the manifest by its full path."""
     name = str(given.get("preset", "")).strip()
     beside = folder / name
-    return str(beside) if name and ("/" in name or name.endswith((".yaml", ".yml"))) and beside.exists() else name
-
-
-def _text_refused(given: dict[str, Any], where: str) -> UsageError:
-    preset = given.get("preset")
-    who = f"preset {preset}" if preset else "the preset"
-    return UsageError(
-        f"{where}: {who} takes no text, and the row says {str(given['text'])!r}",
-        "use points, boxes or masks; `medseg presets show NAME` lists what a preset takes",
-    )
+    return str(beside) if name and ("/" in name or name.endswith((".yaml", ".yml"))) and os.path.exists(beside) else name
 
 
 def _reading(given: dict[str, Any], scan: Path, reading: ReadOptions, where: str) -> ReadOptions:
     from medseg_cli.datasets.facts import spacing_of
 
-    if not scan.is_dir():
+    if not os.path.isdir(scan):
         reading = reading_of(scan, reading)
     if "series" in given:
         reading = replace(reading, series=str(given["series"]).strip())
@@ -103,8 +108,8 @@ def _reading(given: dict[str, Any], scan: Path, reading: ReadOptions, where: str
 
 def _whole(value: Any, what: str, where: str) -> int:
     text = str(value).strip()
-    if not (text.isascii() and text.isdigit()):
-        raise InputError(f"{where}: {what} {value!r} is no number from 0 upwards", f"number a {what} from 0")
+    if not (text.isascii() and text.isdigit() and len(text) <= LONGEST):
+        raise InputError(f"{where}: {what} {shortened(value)} is no number from 0 upwards", f"number a {what} from 0")
     return int(text)
 
 
@@ -128,12 +133,14 @@ def _asked(given: dict[str, Any], folder: Path, where: str) -> Asked:
         _path(folder, str(given["prompts"])) if "prompts" in given else None,
         _path(folder, str(given["mask_prompt"])) if "mask_prompt" in given else None,
         _whole(given["slice"], "slice", where) if "slice" in given else None,
+        _texts(given.get("text"), "text", where),
+        nots=_texts(given.get("not"), "not", where),
     )
     try:
         asked.prompt()
     except MedsegError as error:
         raise type(error)(f"{where}: {error.message}", error.hint) from error
-    if asked.mask is not None and not asked.mask.exists():
+    if asked.mask is not None and not os.path.exists(asked.mask):
         raise InputError(f"{where}: there is no mask {asked.mask}", "check the column mask_prompt")
     return asked
 
@@ -151,6 +158,28 @@ def _several(value: Any, most: int) -> tuple[str, ...]:
     return (str(value),)
 
 
+def _texts(value: Any, column: str, where: str) -> tuple[str, ...]:
+    """One or more texts as --text takes them, from text with semicolons, from a list, or from names and their texts.
+
+    Raises:
+        InputError: something else.
+    """
+    if value is None:
+        return ()
+    pairs = [("", value)]
+    if isinstance(value, dict):
+        pairs = [(f"{name}=", each) for name, each in value.items()]
+    texts = []
+    for name, each in pairs:
+        listed = each if isinstance(each, list) else each.split(SEVERAL) if isinstance(each, str) else None
+        if listed is None or not all(isinstance(text, str) for text in listed):
+            raise InputError(
+                f"{where}: {column} {each!r} is no text", 'for example "lungs=both lungs; heart=the heart"'
+            )
+        texts += [f"{name}{text.strip()}" for text in listed if text.strip()]
+    return tuple(texts)
+
+
 def _modality(given: dict[str, Any], where: str) -> str:
     from medseg_cli.readers.modality import parse_modality
 
@@ -164,7 +193,7 @@ def _modality(given: dict[str, Any], where: str) -> str:
 
 def _files(scan: Path, where: str) -> tuple[tuple[Path, ...], MedsegError | None]:
     """All files of the scan, and what their first bytes say is wrong."""
-    if not scan.exists():
+    if not os.path.exists(scan):  # `Path.exists` raises where a name is too long to be one
         return (), InputError(f"{where}: there is no scan {scan}", "check the column path")
     if scan.is_dir():
         from medseg_cli.readers.dicom.files import from_folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -14,6 +15,7 @@ from medseg_cli.commands import options
 from medseg_cli.commands import segment_options as shared
 
 if TYPE_CHECKING:
+    from medseg_cli.asked import Asked
     from medseg_cli.batch.budget import Budget
     from medseg_cli.batch.case import BatchCase, Cases
     from medseg_cli.batch.run import Engine, Result
@@ -32,6 +34,9 @@ def batch(
     dry_run: own.DryRun = False,
     retry_failed: own.RetryFailed = False,
     fail_fast: own.FailFast = False,
+    text: shared.Texts = None,
+    text_file: shared.TextFile = None,
+    not_: shared.Nots = None,
     engine: own.Engine = "local",
     ray_address: own.RayAddress = "",
     shards: own.Shards = None,
@@ -81,6 +86,8 @@ def batch(
     medseg batch manifest.csv -o out/ --preset hippocampus-mr --format nifti,dicom-seg
 
     medseg batch scans/ -o out/ --preset chest-xray-lungs --shard 2/8 --jobs 4
+
+    medseg batch scans/ -o out/ --preset medclip-sam --text "both lungs"
     """
     talk = options.start_talking(quiet, verbose, debug, log_json)
     from medseg_cli import report
@@ -98,20 +105,22 @@ def batch(
 
     if output is None:
         raise UsageError("no output folder given", "medseg batch INPUT -o OUT --preset NAME")
+    wanted = formats.parse(format_ or ())
     settings = Settings(
         out=output.expanduser().absolute(),
         preset=preset,
         weights=weights,
         random_weights=random_weights,
         overrides=Overrides(
-            slices, window, propagate, max_slices, embedding_cache, batch_slices, keep, min_mm3, fill_holes
+            *(slices, window, propagate, max_slices, embedding_cache, batch_slices, keep, min_mm3, fill_holes),
+            explain="explain" in wanted or None,
         ),
         modality=parse_modality(modality) if modality else "",
         device=device,
         precision=precision,
         seed=seed,
         deterministic=deterministic,
-        formats=formats.parse(format_ or ()),
+        formats=wanted,
         naming=naming,
         choices=options.format_choices(ml, mesh_frame, mesh_smooth, seg_type),
         preview=preview,
@@ -124,6 +133,7 @@ def batch(
         source,
         out=settings.out,
         reading=reading,
+        asked=_said(tuple(text or ()), text_file, tuple(not_ or ())),
         modality=settings.modality,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
@@ -166,6 +176,19 @@ def batch(
         display.end()
     _tell(result, settings, talk, as_json=as_json)
     _end(result)
+
+
+def _said(texts: tuple[str, ...], table: Path | None, nots: tuple[str, ...]) -> Asked:
+    """The texts of all cases that have no prompt of their own.
+
+    Raises:
+        UsageError, InputError: they cannot be used.
+    """
+    from medseg_cli.asked import Asked
+
+    asked = Asked((), (), "ijk", "", None, None, None, texts, table, nots)
+    asked.prompt()
+    return asked
 
 
 def _submit(

@@ -8,6 +8,7 @@ import typer
 
 from medseg_cli.commands import evaluate_options as own
 from medseg_cli.commands import options
+from medseg_cli.commands import segment_options as shared
 
 if TYPE_CHECKING:
     from medseg_cli.evaluation import CaseResult, Evaluation
@@ -20,6 +21,9 @@ def evaluate(
     preset: own.Preset = "",
     cases: own.Cases = "test",
     prompt: own.PromptKind = "usual",
+    text: shared.Texts = None,
+    text_file: shared.TextFile = None,
+    not_: shared.Nots = None,
     split_seed: own.SplitSeed = 0,
     splits: own.Splits = None,
     fold: own.Fold = None,
@@ -51,6 +55,8 @@ def evaluate(
     medseg evaluate mine.nii.gz manual.nii.gz --images scan.nii.gz -o report.html
 
     medseg evaluate hippocampus-mr/ --preset hippocampus-mr -o report/
+
+    medseg evaluate xrays/ --preset medclip-sam --text "both lungs" -o report/
     """
     # With JSON lines on stderr, nothing else may stand there.
     quiet = options.start_talking(quiet, verbose, debug, log_json) == "quiet" or log_json == "-"
@@ -58,18 +64,22 @@ def evaluate(
     from medseg_cli.commands.evaluate_task import Chosen, assemble, in_files, predicted
     from medseg_cli.errors import UsageError
     from medseg_cli.evaluation.summary import to_json
+    from medseg_cli.prompt_text import texts_of
 
     report = evaluation.plan(output, overwrite) if output is not None else None
     measures = evaluation.Measures(_tolerances(nsd_mm), hit)
     reading = options.read_options(None, None, spacing, "error", "error", "error")
     table = evaluation.read_table(labels) if labels else None
+    words = texts_of(text or (), text_file, not_ or ())
+    if words.targets and not preset:
+        raise UsageError("--text goes with --preset: it says what to predict", "add --preset NAME")
     if preset:
         if reference is not None:
             raise UsageError(f"with --preset there is one dataset; {reference} is too many", "leave it out")
         for value, name in ((images, "--images"), (resample_to, "--resample-to"), (spacing, "--spacing")):
             if value is not None:
                 raise UsageError(f"{name} goes with masks in files, not with --preset", f"leave {name} out")
-        chosen = Chosen(first, preset, cases, split_seed, splits, fold, prompt, objects, seed)
+        chosen = Chosen(first, preset, cases, split_seed, splits, fold, prompt, objects, seed, words)
         task = predicted(chosen, table, measures, (device, precision, deterministic), against)
     else:
         if reference is None:

@@ -41,9 +41,10 @@ Cases = Annotated[
     ),
 ]
 PromptKind = Annotated[
-    Literal["usual", "click", "box", "boxes", "none"],
+    Literal["usual", "click", "box", "boxes", "text", "none"],
     typer.Option(
         help="What each reference gives: one random click, its exact box, one box in each of its slices, or nothing; "
+        "text = the words of --text instead; "
         "usual = what the preset is made for.",
         rich_help_panel=PREDICTING,
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from medseg_cli.datasets import Case
     from medseg_cli.evaluation import CaseResult, Evaluation, LabelTable, Measures, Protocol, Row, Rules, Scored
     from medseg_cli.preset import Preset
+    from medseg_cli.prompt import Prompt
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Chosen:
     prompt: str
     objects: Any
     seed: int
+    texts: Prompt
 
 
 def predicted(
@@ -72,8 +74,10 @@ def predicted(
     kind: Any = evaluation.usual_kind(found) if chosen.prompt == "usual" else chosen.prompt
     evaluation.check_kind(found, kind)
     objects = chosen.objects or evaluation.usual_objects(found, kind)
-    protocol = evaluation.Protocol(kind, chosen.seed, objects, _slices(found))
+    _check_texts(kind, found, chosen)
     dataset = read_dataset(chosen.dataset)
+    values = evaluation.values_of(chosen.texts, dataset.labels) if kind == "text" else (None,)
+    protocol = evaluation.Protocol(kind, chosen.seed, objects, _slices(found), chosen.texts, values)
     cases = _part(dataset.cases, found, chosen)
     rows, name = ((), "") if against is None else (_earlier(against), against.name)
     where, precision, deterministic = computing
@@ -91,6 +95,16 @@ def predicted(
         rows,
         name,
     )
+
+
+def _check_texts(kind: str, preset: Preset, chosen: Chosen) -> None:
+    """Raises: UsageError, where there are texts and nobody asks for them, or the other way round."""
+    from medseg_cli.errors import UsageError
+
+    if kind == "text" and not chosen.texts.targets:
+        raise UsageError(f"preset {preset.name} needs a text", 'add --text "the lungs", the same for all cases')
+    if kind != "text" and chosen.texts.targets:
+        raise UsageError(f"--text goes with --prompt text, not with {kind}", f"leave it out: {preset.name}")
 
 
 def _part(cases: tuple[Case, ...], preset: Preset, chosen: Chosen) -> tuple[Case, ...]:
@@ -127,6 +141,7 @@ def _preset_facts(preset: Preset, chosen: Chosen, protocol: Protocol) -> dict[st
         "fold": chosen.fold,
         "prompt": protocol.kind,
         "objects_are": protocol.objects,
+        "texts": [asdict(target.text) for target in protocol.texts.targets if target.text],
         "click_seed": protocol.seed if protocol.kind == "click" else None,
     }
 

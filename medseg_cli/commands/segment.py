@@ -32,6 +32,7 @@ def segment(
     box: own.Boxes = None,
     text: own.Texts = None,
     text_file: own.TextFile = None,
+    not_: own.Nots = None,
     mask_prompt: own.MaskPrompt = None,
     prompts: own.PromptFile = None,
     coords: own.Coords = "ijk",
@@ -62,6 +63,7 @@ def segment(
     compile_: own.Compile = False,
     overwrite: options.Overwrite = False,
     preview: own.Preview = True,
+    explain: own.Explain = False,
     format_: options.Formats = None,
     naming: options.Naming = "case",
     ml: options.LabelValues = None,
@@ -74,13 +76,15 @@ def segment(
     debug: options.Debug = False,
     log_json: options.LogJson = "",
 ) -> None:
-    """Segment the objects of a scan that clicks, boxes or a coarse mask point at; write mask, report and picture.
+    """Segment what clicks, boxes, a coarse mask or words point at in a scan; write mask, report and picture.
 
     medseg segment brain.nii.gz -o mask.nii.gz --preset hippocampus-mr --point -26,-22,-14 --coords ras
 
     medseg segment xray.png -o lungs.png --preset chest-xray-lungs
 
     medseg segment DICOM_FOLDER -o out/ --preset hippocampus-mr --prompts prompts.csv
+
+    medseg segment scan.nii.gz -o lungs.nii.gz --preset medclip-sam --text "both lungs" --explain
     """
     talk = options.start_talking(quiet, verbose, debug, log_json)
     from medseg_cli import device as devices
@@ -94,16 +98,16 @@ def segment(
     from medseg_cli.writers import formats, outputs, sidecar
 
     source, target = _paths(scan, mask, input_, output)
-    asked = Asked(
-        tuple(point or ()), tuple(box or ()), coords, label, prompts, mask_prompt, slice_, tuple(text or ()), text_file
-    )
+    pointed = (tuple(point or ()), tuple(box or ()), coords, label, prompts, mask_prompt, slice_)
+    asked = Asked(*pointed, tuple(text or ()), text_file, tuple(not_ or ()))
     prompt = asked.prompt()
+    wanted = formats.parse((*(format_ or ()), *(["explain"] if explain else [])))
     overrides = Overrides(
-        slices, window, propagate, max_slices, embedding_cache, batch_slices, keep, min_mm3, fill_holes
+        *(slices, window, propagate, max_slices, embedding_cache, batch_slices, keep, min_mm3, fill_holes),
+        explain="explain" in wanted or None,
     )
     chosen = steps.choose_preset(preset, weights, overrides)
     check_kinds(chosen, prompt, asked)
-    wanted = formats.parse(format_ or ())
     choices = options.format_choices(ml, mesh_frame, mesh_smooth, seg_type)
     files = outputs.plan(source, target, preview=preview, wanted=wanted, naming=naming)
     inputs = (source, prompts, mask_prompt, text_file, chosen.path)

@@ -40,6 +40,15 @@ Texts = Annotated[
         rich_help_panel=PROMPTS,
     ),
 ]
+Nots = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--not",
+        metavar="[NAME=]WHAT",
+        help="What the texts could be taken for and do not mean, of all classes or of one; may be repeated.",
+        rich_help_panel=PROMPTS,
+    ),
+]
 TextFile = Annotated[
     Path | None,
     typer.Option(
@@ -180,6 +189,15 @@ RandomWeights = Annotated[
         "--random-weights",
         help="Run without weights; every output is stamped as meaningless.",
         rich_help_panel=COMPUTING,
+    ),
+]
+Explain = Annotated[
+    bool,
+    typer.Option(
+        "--explain",
+        help="Write where words and scan agree: maps, pictures and scores of every class (the same as --format "
+        "explain beside the mask).",
+        rich_help_panel=WRITING,
     ),
 ]
 Preview = Annotated[

@@ -71,7 +71,10 @@ def pull(
 
 @app.command("import")
 def import_weights(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint: .pth, .pt, .bin, .tar, .safetensors.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="Checkpoint (.pth, .pt, .bin, .tar, .safetensors), vocabulary, or folder."),
+    ],
     name: Annotated[str, typer.Option("--name", help="Name in the store, where the file does not tell it.")] = "",
     licence: Annotated[str, typer.Option("--licence", help="Licence of weights of your own.")] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another file of that name.")] = False,
@@ -81,13 +84,24 @@ def import_weights(
     """Bring a checkpoint file into the store, from a USB stick or a download by hand.
 
     Recognises what it is by its hash or its tensors, refuses files that could run code, converts to safetensors.
+    A tokenizer.json or vocab.txt is the vocabulary of the weights --name; a folder may hold weights and vocabulary.
 
     $ medseg weights import last.pth.tar --name sam3d-kits
     """
-    from medseg_cli.weights.importer import import_file
+    from medseg_cli.weights import vocabulary
+    from medseg_cli.weights.importer import checkpoint_in, import_file
 
+    if vocabulary.is_vocabulary(file):
+        _vocabulary(vocabulary.import_vocabulary(file, name, overwrite=overwrite), as_json)
+        return
+    beside = next((file / kind for kind in vocabulary.NAMES if (file / kind).is_file()), None)
+    file = checkpoint_in(file) if file.is_dir() else file
     with _progress(f"reading {file.name}", quiet) as progress:
         record = import_file(file, name, licence=licence, overwrite=overwrite, progress=progress)
+    if beside is not None:
+        found = vocabulary.import_vocabulary(beside, record.name, overwrite=overwrite)
+        if not quiet:
+            _remark(f"its vocabulary: {found}")
     _done(record, as_json, quiet)
 
 
@@ -192,6 +206,10 @@ def _done(record: Record, as_json: bool, quiet: bool) -> None:
     _remark(f"source SHA-256 {record.source_sha256}, stored SHA-256 {record.sha256}")
     if known is not None and known.sha256 is None:
         _remark("unverified source: nobody publishes a hash of this file; the hash of what was imported is recorded")
+
+
+def _vocabulary(path: Path, as_json: bool) -> None:
+    typer.echo(json.dumps({"path": str(path)}, indent=2) if as_json else str(path))
 
 
 def _remark(text: str) -> None:

@@ -63,7 +63,7 @@ def _load(case: Case, protocol: Protocol) -> _Pair:
     if problem is not None:
         raise problem.error()
     labels = label_values(case, label)
-    if protocol.kind != "none" and not np.any(labels > 0):
+    if protocol.takes_from_reference and not np.any(labels > 0):
         raise empty(case).error()
     ignored = None if case.ignore is None else np.rint(label.voxels[0]) == case.ignore
     return _Pair(scan, labels, ignored)

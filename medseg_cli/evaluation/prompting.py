@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from medseg_cli.errors import UsageError
 from medseg_cli.evaluation.results import Kind
 from medseg_cli.preset import Preset
-from medseg_cli.prompt import Box, Click, Prompt, Target
+from medseg_cli.prompt import Box, Click, Prompt, Target, Text
 from medseg_cli.scan import Scan
 from medseg_cli.slices import PlaneName, plane_of
 
@@ -28,16 +29,25 @@ class Protocol:
 
     Args:
         kind: "click" at a random voxel of the reference, "box" exactly round it, "boxes" exactly round it in each of
-            its slices, or "none".
+            its slices, "text": the same words for every case, or "none".
         seed: of the clicks; case number n is clicked by the generator (seed, n).
         objects: "apart": every label value is an object; "together": all of them are one.
         slices: the plane of "boxes".
+        texts: of "text", one target per class.
+        values: of "text", the label value of each class; (None,) = all of them together.
     """
 
     kind: Kind = "click"
     seed: int = 0
     objects: Objects = "together"
     slices: PlaneName = "finest"
+    texts: Prompt = field(default_factory=Prompt)
+    values: tuple[int | None, ...] = (None,)
+
+    @property
+    def takes_from_reference(self) -> bool:
+        """Whether a case without an object cannot be asked about."""
+        return self.kind not in ("none", "text")
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,8 @@ def usual_kind(preset: Preset) -> Kind:
     """How a preset is used when nobody says otherwise: without a prompt if it can, else by click, else by box."""
     if preset.prompts.whole_image or preset.prompts.automatic:
         return "none"
+    if "text" in preset.prompts.kinds:
+        return "text"
     return "click" if "point" in preset.prompts.kinds else "box"
 
 
@@ -75,10 +87,34 @@ def check_kind(preset: Preset, kind: Kind) -> None:
     """
     takes = {"click": "point" in preset.prompts.kinds, "box": "box" in preset.prompts.kinds}
     takes["boxes"] = takes["box"] and preset.dims == 2
+    takes["text"] = "text" in preset.prompts.kinds
     takes["none"] = preset.prompts.whole_image or preset.prompts.automatic
     if not takes[kind]:
         known = ", ".join(f"--prompt {name}" for name, taken in takes.items() if taken)
         raise UsageError(f"preset {preset.name} cannot be measured with --prompt {kind}", f"it takes {known}")
+
+
+def values_of(texts: Prompt, labels: Mapping[int, str]) -> tuple[int | None, ...]:
+    """The label value that each class of `texts` is measured against, by its name; (None,) = all of them together.
+
+    Args:
+        texts: one target per class.
+        labels: value → name, as the dataset has them.
+
+    Raises:
+        UsageError: several classes, of which one has no name or another name than the dataset's labels.
+    """
+    values = {name: value for value, name in labels.items()}
+    strange = [target.label or " ".join((target.text or Text(())).positive) for target in texts.targets]
+    strange = [name for target, name in zip(texts.targets, strange, strict=True) if target.label not in values]
+    if strange and len(texts.targets) == 1:
+        return (None,)
+    if strange:
+        raise UsageError(
+            f"the dataset has no label '{strange[0]}' to measure that text against",
+            f"name each text as its label is called: {', '.join(values) or 'this dataset names none'}",
+        )
+    return tuple(values[target.label] for target in texts.targets)
 
 
 def ask(scan: Scan, labels: NDArray[np.integer], protocol: Protocol, number: int) -> Asked:
@@ -90,6 +126,8 @@ def ask(scan: Scan, labels: NDArray[np.integer], protocol: Protocol, number: int
         protocol: how.
         number: of the case, which draws its click.
     """
+    if protocol.kind == "text":
+        return Asked(protocol.values, protocol.texts, ((),) * len(protocol.values))
     apart = [int(value) for value in np.unique(labels) if value > 0] if protocol.objects == "apart" else []
     values: tuple[int | None, ...] = tuple(apart) or (None,)
     if protocol.kind == "none":

@@ -11,7 +11,7 @@ from medseg_cli.metrics import HIT, NSD_MM, Score, score
 from medseg_cli.scan import Scan
 
 Number = float | int | None
-Kind = Literal["click", "box", "boxes", "none"]
+Kind = Literal["click", "box", "boxes", "text", "none"]
 
 
 @dataclass(frozen=True)

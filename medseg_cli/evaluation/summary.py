@@ -193,7 +193,7 @@ def _case(result: CaseResult) -> dict[str, Any]:
 
 
 def _place(found: ObjectScore) -> dict[str, Any]:
-    return {"click_ijk" if found.kind == "click" else "box_ijk": list(found.place)}
+    return {} if not found.place else {"click_ijk" if found.kind == "click" else "box_ijk": list(found.place)}
 
 
 def _plain(record: dict[str, Any]) -> dict[str, Any]:

@@ -7,14 +7,13 @@ another preset, the segmenter, draws the mask. The published chains never answer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from medseg_cli.device import Runtime
@@ -28,66 +27,22 @@ from medseg_cli.models.clip.words import Words
 from medseg_cli.pipelines.loading import options_of, weights_of
 from medseg_cli.pipelines.objects import labels_of
 from medseg_cli.pipelines.precision import settle
-from medseg_cli.pipelines.text_classes import Concept, TextClass, classes_of
+from medseg_cli.pipelines.text_classes import TextClass, classes_of
 from medseg_cli.pipelines.text_draw import Drawing, draw, segmenter_of
-from medseg_cli.pipelines.text_presence import Presence, margins, probabilities
-from medseg_cli.pipelines.text_regions import Asking, Coarse, coarse_mask, one_body
+from medseg_cli.pipelines.text_explain import Maps, scores_of
+from medseg_cli.pipelines.text_options import Options
+from medseg_cli.pipelines.text_presence import margins, probabilities
+from medseg_cli.pipelines.text_regions import Coarse, coarse_mask, consistent
+from medseg_cli.pipelines.text_report import absent_notes, cut_notes, presence_of
 from medseg_cli.pipelines.text_words import words_beside
 from medseg_cli.postprocess import clean
 from medseg_cli.preset import Preset
 from medseg_cli.preset_format import Postprocessing
 from medseg_cli.prompt import Prompt, Target
 from medseg_cli.scan import Scan
-from medseg_cli.segmentation import Segmentation
-from medseg_cli.slices import Plane, PlaneName, plane_of
+from medseg_cli.segmentation import Explanation, Segmentation
+from medseg_cli.slices import Plane, plane_of
 from medseg_cli.stages import Stages
-
-
-class Saliency(BaseModel):
-    """How maps are made; see `models.clip.maps.How`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    method: maps.Method = "m2ib"
-    layer: int = Field(default=7, ge=0)
-    beta: float = Field(default=0.1, ge=0)
-    steps: int = Field(default=10, ge=1)
-    copies: int = Field(default=10, ge=1)
-    top: int = Field(default=300, ge=1)
-    geometry: maps.Geometry = "squash"
-    crops: int = Field(default=1, ge=1, le=8)
-    windows: tuple[Annotated[float, Field(gt=0.02, le=1)], ...] = Field(default=(0.2, 0.35), min_length=1)
-
-    @property
-    def how(self) -> maps.How:
-        """The same as the maps take it."""
-        return maps.How(**self.model_dump())
-
-
-class Options(BaseModel):
-    """Knobs of this pipeline in a preset's `options`.
-
-    Attributes:
-        words: vocabulary of a small text tower; () = in a file beside the weights, or open_clip's own.
-        saliency, coarse, prompts: the chain from texts to prompts.
-        segmenter: preset that draws the mask; None = the coarse mask is the result.
-        presence: how "not there" is found; None = everything is always there, as published.
-        concepts: what a small model knows; () = any text.
-        slices: the plane in which a volume is sliced.
-        batch: pictures that are compared with the texts at a time.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    words: tuple[str, ...] = ()
-    saliency: Saliency = Saliency()
-    coarse: Coarse = Coarse()
-    prompts: Asking = Asking()
-    segmenter: str | None = None
-    presence: Presence | None = Presence()
-    concepts: tuple[Concept, ...] = ()
-    slices: PlaneName = "finest"
-    batch: int = Field(default=16, ge=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +80,7 @@ class MedclipSamPipeline:
         words = words_beside(preset, path)
         runtime = settle(runtime, preset, None)
         drawn_by = [each.segmenter for each in options.concepts] or [options.segmenter]
-        segmenters = {name: segmenter_of(name, options.prompts, runtime) for name in drawn_by if name}
+        segmenters = {name: segmenter_of(name, preset, options.prompts, runtime) for name in drawn_by if name}
         return cls(preset, options, runtime, model, words, weights, segmenters)
 
     def segment(self, scan: Scan, prompt: Prompt, stages: Stages) -> Segmentation:
@@ -147,14 +102,15 @@ class MedclipSamPipeline:
         with stages("presence"):
             margin, probability = self._presence(classes, plane, picture)
         with stages("saliency"):
-            masks = self._coarse(classes, probability, plane, picture)
+            kept = Maps.of(plane, len(classes)) if self.options.explain else None
+            masks = self._coarse(classes, probability, plane, picture, kept)
         named = Prompt(tuple(Target(t.id, c.name) for t, c in zip(prompt.targets, classes, strict=True)))
         mask, drawn = draw(self._drawing, scan, plane, masks, classes, stages)
         with stages("postprocess"):
             cleaning = [self._clean(mask, value, scan) for value in range(1, len(classes) + 1)]
         threshold = self.options.presence.threshold if self.options.presence else None
         presence = [
-            _presence_of(number, each.name, probability[number], margin[number], threshold)
+            presence_of(number, each.name, probability[number], margin[number], threshold)
             for number, each in enumerate(classes)
         ]
         provenance = {
@@ -186,8 +142,35 @@ class MedclipSamPipeline:
             ],
             "kernels": self.runtime.kernels,
         }
-        notes = [*_cut(classes), *_absent(presence)]
-        return Segmentation(mask, labels_of(named, self.preset), scan, provenance, tuple(notes))
+        notes = [*cut_notes(classes), *absent_notes(presence)]
+        why = None if kept is None else self._explanation(kept, prompt, margin, probability, masks, picture)
+        return Segmentation(mask, labels_of(named, self.preset), scan, provenance, tuple(notes), why)
+
+    def _explanation(
+        self,
+        kept: Maps,
+        prompt: Prompt,
+        margin: NDArray[np.float64],
+        probability: NDArray[np.float64],
+        masks: Sequence[dict[int, NDArray[np.bool_]]],
+        picture: Callable[[int], NDArray[np.uint8]],
+    ) -> Explanation:
+        """Maps, for each label a picture of its most probable slice with one, and all scores."""
+        looked = [sorted(each) for each in kept.slices]
+        pictures = {}
+        for value, slices in enumerate(looked, start=1):
+            if slices:
+                best = max(slices, key=lambda index: (index in masks[value - 1], probability[value - 1, index]))
+                pictures[value] = kept.over(value, best, picture(best))
+        threshold = self.options.presence.threshold if self.options.presence else None
+        facts = {
+            "saliency": self.options.saliency.model_dump(),
+            "plane": kept.plane.name,
+            "axis": kept.plane.axis,
+            "threshold": threshold,
+        }
+        texts = [target.text for target in prompt.targets if target.text is not None]
+        return Explanation(kept.values, pictures, facts | {"labels": scores_of(texts, margin, probability, looked)})
 
     def presence(self, scan: Scan, prompt: Prompt) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Margins and probabilities (C, K) of the C texts of a prompt in the K slices of a scan; nothing is drawn.
@@ -241,6 +224,7 @@ class MedclipSamPipeline:
         probability: NDArray[np.float64],
         plane: Plane,
         picture: Callable[[int], NDArray[np.uint8]],
+        kept: Maps | None,
     ) -> tuple[dict[int, NDArray[np.bool_]], ...]:
         """Per class, slice → coarse mask, of the slices where it is present."""
         threshold = self.options.presence.threshold if self.options.presence else 0.0
@@ -251,10 +235,13 @@ class MedclipSamPipeline:
             wanted = np.flatnonzero(there[:, index]).tolist()
             for number, saliency in zip(wanted, self._maps(seen, [classes[n] for n in wanted]), strict=True):
                 coarse = self._coarse_of(classes[number])
-                found[number][index] = coarse_mask(maps.unit(saliency).cpu().numpy(), seen, coarse)
+                shown = maps.unit(saliency).cpu().numpy()
+                if kept is not None:
+                    kept.keep(number + 1, index, shown)
+                found[number][index] = coarse_mask(shown, seen, coarse)
         if plane.count > 1:
             bodies = zip(found, (self._coarse_of(each).parts for each in classes), strict=True)
-            found = [dict(_consistent(masks, parts)) for masks, parts in bodies]
+            found = [dict(consistent(masks, parts)) for masks, parts in bodies]
         return tuple(found)
 
     def _coarse_of(self, each: TextClass) -> Coarse:
@@ -318,50 +305,3 @@ def _check(scan: Scan, prompt: Prompt, preset: Preset) -> None:
 def _across(plane: Plane) -> tuple[int, int]:
     """The two voxel axes within a slice."""
     return (plane.rows, plane.columns)
-
-
-def _consistent(masks: dict[int, NDArray[np.bool_]], parts: int) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-    """The coarse masks of a volume without what hangs on to nothing in the neighbouring slices."""
-    if not masks:
-        return
-    first, last = min(masks), max(masks)
-    stack = np.zeros((last - first + 1, *next(iter(masks.values())).shape), bool)
-    for index, mask in masks.items():
-        stack[index - first] = mask
-    for index, mask in enumerate(one_body(stack, parts), start=first):
-        if mask.any():
-            yield index, mask
-
-
-def _presence_of(
-    number: int, name: str, probability: NDArray[np.float64], margin: NDArray[np.float64], threshold: float | None
-) -> dict[str, Any]:
-    best = int(probability.argmax())
-    there = [int(index) for index in np.flatnonzero(probability >= (threshold or 0.0))]
-    return {
-        "label": number + 1,
-        "name": name,
-        "probability": round(float(probability[best]), 6),
-        "margin": round(float(margin[best]), 6),
-        "threshold": threshold,
-        "present": bool(there),
-        "slice": best,
-        "slices_present": len(there),
-    }
-
-
-def _cut(classes: Sequence[TextClass]) -> list[str]:
-    return [
-        f"the text of {each.name} is longer than the network reads: its last {each.cut} tokens were left out"
-        for each in classes
-        if each.cut
-    ]
-
-
-def _absent(presence: Sequence[dict[str, Any]]) -> list[str]:
-    return [
-        f"{each['name']} was not found: the probability that it is there is {each['probability']:.3f}, "
-        f"{each['threshold']:.3f} is asked for"
-        for each in presence
-        if not each["present"]
-    ]

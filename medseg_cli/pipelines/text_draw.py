@@ -14,7 +14,7 @@ from medseg_cli.device import Runtime
 from medseg_cli.errors import ModelError
 from medseg_cli.pipelines.text_classes import TextClass
 from medseg_cli.pipelines.text_regions import Asking, middle, pointed
-from medseg_cli.preset import find
+from medseg_cli.preset import Preset, find
 from medseg_cli.prompt import Prompt, Target
 from medseg_cli.scan import Scan
 from medseg_cli.slices import Plane
@@ -77,8 +77,14 @@ def _target(how: Drawing, name: str, plane: Plane, masks: dict[int, NDArray[np.b
     return Target(label, label, places.clicks, places.boxes)
 
 
-def segmenter_of(name: str, asking: Asking, runtime: Runtime) -> Any:
+def segmenter_of(name: str, asker: Preset, asking: Asking, runtime: Runtime) -> Any:
     """The pipeline that draws masks.
+
+    Args:
+        name: its preset.
+        asker: the preset whose coarse masks it is asked about, with what the user chose for this run.
+        asking: what those become.
+        runtime: where it computes.
 
     Raises:
         ModelError: no such preset, missing weights, or one that takes no such prompts.
@@ -92,7 +98,11 @@ def segmenter_of(name: str, asking: Asking, runtime: Runtime) -> Any:
             f"{' and '.join(sorted(wanted))}",
             "change options.prompts.kind, or choose another segmenter",
         )
-    if "propagate" in preset.options or pipelines.find(preset.pipeline).dims == 2:
-        # Every slice is asked for itself.
-        preset = preset.model_copy(update={"options": {**preset.options, "propagate": False}})
+    if pipelines.find(preset.pipeline).dims == 2:
+        # It sees the same slices, in the grey values that the user chose, and every one is asked for itself.
+        slices = asker.options.get("slices", "finest")
+        changed: dict[str, Any] = {"options": {**preset.options, "propagate": False, "slices": slices}}
+        if any(key.startswith("preprocessing.") for key in asker.changes):
+            changed["preprocessing"] = asker.preprocessing
+        preset = preset.model_copy(update=changed)
     return pipelines.build(preset, runtime)

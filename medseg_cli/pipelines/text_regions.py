@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,6 +90,19 @@ def one_body(masks: NDArray[np.bool_], parts: int) -> NDArray[np.bool_]:
     kept = np.argsort(-sizes, kind="stable")[:parts]
     body: NDArray[np.bool_] = np.isin(labels, kept[sizes[kept] > 0])
     return body
+
+
+def consistent(masks: dict[int, NDArray[np.bool_]], parts: int) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    """The coarse masks of a volume without what hangs on to nothing in the neighbouring slices."""
+    if not masks:
+        return
+    first, last = min(masks), max(masks)
+    stack = np.zeros((last - first + 1, *next(iter(masks.values())).shape), bool)
+    for index, mask in masks.items():
+        stack[index - first] = mask
+    for index, mask in enumerate(one_body(stack, parts), start=first):
+        if mask.any():
+            yield index, mask
 
 
 @dataclass(frozen=True)

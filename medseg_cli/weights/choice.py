@@ -16,8 +16,8 @@ def override(preset: Preset, text: str) -> Preset:
 
     Args:
         preset: any; whether the weights fit its model shows when they are loaded.
-        text: a name that `medseg weights list` shows, or the path of a checkpoint file. A name comes first: write
-            `./medsam` for a file of that name.
+        text: a name that `medseg weights list` shows, or the path of a checkpoint file, or of a folder with one, as
+            hubs have it. A name comes first: write `./medsam` for a file of that name.
 
     Raises:
         ModelError: neither a known name nor a checkpoint file.
@@ -25,6 +25,10 @@ def override(preset: Preset, text: str) -> Preset:
     if text in store.known_names():
         return _by_name(preset, text)
     path = Path(text).expanduser()
+    if path.is_dir():
+        from medseg_cli.weights.importer import checkpoint_in
+
+        path = checkpoint_in(path)
     if not path.name.endswith(SUFFIXES):
         if path.exists() or len(path.parts) > 1:
             raise ModelError(f"{path} is no checkpoint file", f"weights end with {', '.join(SUFFIXES)}")

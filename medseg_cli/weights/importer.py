@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from medseg_cli import preset as presets
 from medseg_cli.checkpoint_file import read_content, sniff
 from medseg_cli.errors import ModelError
-from medseg_cli.preset_format import NAME
+from medseg_cli.preset_format import NAME, SUFFIXES
 from medseg_cli.weights import store
 from medseg_cli.weights.catalogue import CATALOGUE, Entry, by_hash, entry
 from medseg_cli.weights.layouts import Checkpoint, identify
@@ -78,6 +78,20 @@ def import_file(
     )
     store.write_record(record)
     return record
+
+
+def checkpoint_in(folder: Path) -> Path:
+    """The one checkpoint of a folder as downloaded from a hub; safetensors before others of the same weights.
+
+    Raises:
+        ModelError: none, or several.
+    """
+    found = sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(SUFFIXES))
+    safe = [path for path in found if path.suffix == ".safetensors"]
+    if len(safe) == 1 or len(found) == 1:
+        return (safe if len(safe) == 1 else found)[0]
+    names = ": " + ", ".join(path.name for path in found[:3]) if found else ""
+    raise ModelError(f"{folder} holds {len(found) or 'no'} checkpoints{names}", "name the checkpoint file itself")
 
 
 def _refuse_difference(path: Path) -> None:

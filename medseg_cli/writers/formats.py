@@ -16,7 +16,7 @@ from medseg_cli.writers import masks
 from medseg_cli.writers.masks import Values
 
 Needs = Literal["any", "picture", "volume", "dicom"]
-Content = Literal["voxels", "shapes", "table"]
+Content = Literal["voxels", "shapes", "table", "maps"]
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Format:
         needs: the scans it can hold: one slice ("picture"), more than one ("volume"), or those read from DICOM.
         summary: for people, in a few words.
         content: "voxels": every voxel's label. "shapes": surfaces or outlines; where all labels are empty, nothing is
-            written. "table": names and colours.
-        members: suffix of the files of a folder; "" for a single file.
+            written. "table": names and colours. "maps": why the labels are where they are, beside a mask.
+        members: suffix of the files of a folder, or several; "" for a single file.
         takes: fields of `Choices` that the function has as keywords.
         check: "module:function", called with the scan before the work; it raises what speaks against writing it. ""
             where `needs` says it all.
@@ -63,7 +63,7 @@ class Format:
     needs: Needs
     summary: str
     content: Content = "voxels"
-    members: str = ""
+    members: str | tuple[str, ...] = ""
     takes: tuple[str, ...] = ()
     check: str = ""
     also: tuple[str, ...] = ()
@@ -126,6 +126,15 @@ FORMATS = {
         Format(
             "glb", ".glb", f"{_MESHES}:write_glb", "volume", "surfaces of all objects, one scene", "shapes", "", _MESH
         ),
+        Format(
+            "explain",
+            "_explain",
+            "medseg_cli.writers.explain:write",
+            "any",
+            "maps, pictures and scores of every text, in a folder",
+            "maps",
+            (".nii.gz", ".png", ".json"),
+        ),
     )
 }
 """Name → format."""
@@ -157,7 +166,8 @@ def of_file(path: Path) -> tuple[Format, str]:
     fitting = [(each, suffix) for each, suffix in known if each.content != "table" and name.endswith(suffix)]
     if fitting:
         return max(fitting, key=lambda pair: len(pair[1]))
-    others = [each.name for each in FORMATS.values() if path.suffix.lower() in (each.members, Path(each.suffix).suffix)]
+    own = path.suffix.lower()
+    others = [each.name for each in FORMATS.values() if own and own in (each.members, Path(each.suffix).suffix)]
     if path.suffix and others:
         hint = f"name a mask file or a folder with a slash, and add --format {others[0]}"
         raise UsageError(f"{path.name} does not name a mask", hint)

@@ -143,7 +143,9 @@ def plan_case(
     Raises:
         UsageError: BIDS names in a folder of raw data.
     """
-    wanted = wanted or ("png" if picture else "nifti",)
+    if all(formats.FORMATS[name].content == "maps" for name in wanted):
+        # Maps explain a mask: there is one beside them.
+        wanted = ("png" if picture else "nifti", *wanted)
     if naming == "case":
         stem = folder / f"{case}_seg"
         return _beside(_outputs(stem.parent, stem.name, wanted), stem, preview=preview)

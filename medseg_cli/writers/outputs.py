@@ -43,7 +43,9 @@ def check(outputs: Outputs, inputs: tuple[Path, ...], *, overwrite: bool) -> Non
             raise InputError(f"output {path} exists", "add --overwrite, or choose another name")
         if path.exists() and members is not None and not _holds_only(path, members):
             raise InputError(
-                f"output {path} would replace something else than a folder of {members} files", "move it away"
+                f"output {path} would replace something else than a folder of "
+                f"{members if isinstance(members, str) else ', '.join(members)} files",
+                "move it away",
             )
         if path == outputs.preview and path.exists() and not _replaceable(path):
             raise InputError(
@@ -60,7 +62,7 @@ def check(outputs: Outputs, inputs: tuple[Path, ...], *, overwrite: bool) -> Non
         raise _unwritable(outputs.mask, error) from error
 
 
-def _holds_only(folder: Path, suffix: str) -> bool:
+def _holds_only(folder: Path, suffix: str | tuple[str, ...]) -> bool:
     return folder.is_dir() and all(path.is_file() and path.name.lower().endswith(suffix) for path in folder.iterdir())
 
 

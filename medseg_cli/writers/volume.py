@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from medseg_cli import gzip_file
 from medseg_cli.errors import InputError, UsageError
 from medseg_cli.memory_order import ordered_copy
-from medseg_cli.scan import RAS_TO_LPS
+from medseg_cli.scan import RAS_TO_LPS, Scan
 from medseg_cli.segmentation import RANDOM_WEIGHTS, Segmentation
 from medseg_cli.writers import caret, seg_nrrd
 from medseg_cli.writers.atomic import atomic_output, out_of_space
@@ -49,7 +49,8 @@ def write(segmentation: Segmentation, path: Path, overwrite: bool = False) -> No
         raise UsageError("a mask of random weights cannot be stamped as such in an MGH file", "write .nii.gz instead")
     with atomic_output(path, overwrite) as temporary:
         if name.endswith((".nii", ".nii.gz")):
-            image = _nifti(segmentation)
+            mask = ordered_copy(segmentation.mask, segmentation.mask.dtype, "F")
+            image = _nifti(mask, segmentation.scan, _INTENT_LABEL, b"label map")
             # In place of the scan's own extensions, which may name the patient.
             image.header.extensions = caret.extensions(segmentation.labels)
             if segmentation.is_random:
@@ -59,6 +60,20 @@ def write(segmentation: Segmentation, path: Path, overwrite: bool = False) -> No
             _store(_mgh(segmentation), temporary)
         else:
             _write_itk(segmentation, temporary, path)
+
+
+def write_values(values: NDArray[np.float32], segmentation: Segmentation, path: Path) -> None:
+    """Write numbers (I, J, K) on the grid of a segmentation's scan as NIfTI, with the geometry that its mask has.
+
+    Args:
+        values: in Fortran's order they are not copied.
+        segmentation: whose scan they lie on; random weights are stamped.
+        path: `.nii.gz`, in a folder that nobody else sees yet.
+    """
+    image = _nifti(np.asfortranarray(values, np.float32), segmentation.scan, 0, b"map of 0 to 1")
+    if segmentation.is_random:
+        image.header["descrip"] = RANDOM_WEIGHTS.encode()
+    _store(image, path)
 
 
 def stored_dtype(segmentation: Segmentation, path: str | Path) -> str:
@@ -91,24 +106,23 @@ def _pack_nifti(image: nib.Nifti1Image, stream: gzip.GzipFile) -> None:
     stream.write(np.asanyarray(image.dataobj).T.data)
 
 
-def _nifti(segmentation: Segmentation) -> nib.Nifti1Image:
-    """The mask under its scan's own NIfTI header, or under a fresh one with the scan's affine in both forms."""
+def _nifti(values: NDArray[Any], scan: Scan, intent: int, what: bytes) -> nib.Nifti1Image:
+    """Values under their scan's own NIfTI header, or under a fresh one with the scan's affine in both forms."""
     import nibabel as nib
 
-    mask, own = ordered_copy(segmentation.mask, segmentation.mask.dtype, "F"), segmentation.scan.header
-    if isinstance(own, nib.Nifti1Header):
-        return _under_own_header(mask, own)
-    kind = nib.Nifti2Image if max(mask.shape) > _NIFTI1_MAX_SIZE else nib.Nifti1Image
-    image = kind(mask, segmentation.scan.affine)
-    code = 1 if segmentation.scan.provenance.format == "dicom" else 2
-    image.set_sform(segmentation.scan.affine, code=code)
-    image.set_qform(segmentation.scan.affine, code=code)
+    if isinstance(scan.header, nib.Nifti1Header):
+        return _under_own_header(values, scan.header, intent, what)
+    kind = nib.Nifti2Image if max(values.shape) > _NIFTI1_MAX_SIZE else nib.Nifti1Image
+    image = kind(values, scan.affine)
+    code = 1 if scan.provenance.format == "dicom" else 2
+    image.set_sform(scan.affine, code=code)
+    image.set_qform(scan.affine, code=code)
     image.header.set_xyzt_units("mm")
-    image.header["intent_code"] = _INTENT_LABEL
+    image.header["intent_code"] = intent
     return image
 
 
-def _under_own_header(mask: NDArray[Any], own: nib.Nifti1Header) -> nib.Nifti1Image:
+def _under_own_header(mask: NDArray[Any], own: nib.Nifti1Header, intent: int, what: bytes) -> nib.Nifti1Image:
     """A single-file image whose header differs from the scan's only where a mask differs from a scan."""
     import nibabel as nib
 
@@ -126,9 +140,9 @@ def _under_own_header(mask: NDArray[Any], own: nib.Nifti1Header) -> nib.Nifti1Im
         header[key] = 0
     for key in ("intent_p1", "intent_p2", "intent_p3"):
         header[key] = 0
-    header["intent_code"], header["intent_name"] = _INTENT_LABEL, b""
+    header["intent_code"], header["intent_name"] = intent, b""
     # Free text may name the patient, and it describes the scan.
-    header["descrip"], header["aux_file"] = b"label map", b""
+    header["descrip"], header["aux_file"] = what, b""
     if not isinstance(own, nib.Nifti2Header):
         header["db_name"], header["data_type"] = b"", b""
     kind = nib.Nifti2Image if isinstance(own, nib.Nifti2Header) else nib.Nifti1Image

@@ -107,8 +107,8 @@ def maps(
         scale: what cosines are multiplied by.
         how: the method.
         mean, std: of the network's pictures.
-        seed: of the noise. With the picture's content and the text's place it decides all randomness, so that no other
-            picture's map changes this one.
+        seed: of the noise. With the picture's content it decides all randomness, so that no other picture's or text's
+            map changes this one.
         negatives: per text (N, E) features of what it is not, N may be 0; only "windows" looks at them. () = none.
 
     Returns:
@@ -141,9 +141,9 @@ def _grids(tower: Tower, image: Tensor, texts: Tensor, scale: float, how: How, s
     """(rows, columns) of each text."""
     search = m2ib.Bottleneck(how.layer, how.beta, how.steps, how.copies)
     tokens = m2ib.prefix(tower, image, how.layer) if how.method == "m2ib" else None
-    for number, text in enumerate(texts):
+    for text in texts:
         if tokens is not None:
-            yield m2ib.m2ib(tower, tokens, text, search, seed + number)[0]
+            yield m2ib.m2ib(tower, tokens, text, search, seed)[0]
         elif how.method == "gradcam":
             yield gradients.grad_cam(tower, image, text, how.layer)
         else:

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from medseg_cli.errors import InputError, ModelError
 from medseg_cli.models.clip.config import ClipConfig
+from medseg_cli.weights.vocabulary import NAMES
 
-NAMES = ("tokenizer.json", "vocab.txt")
-"""How vocabularies are called beside weights: Hugging Face's file, or one word a line."""
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LARGEST = 10_000
 """Characters of a text that are looked at."""

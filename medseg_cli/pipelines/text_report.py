@@ -1,0 +1,55 @@
+"""What reports say about texts: whether their things are there, and what the network did not read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg_cli.pipelines.text_classes import TextClass
+
+
+def presence_of(
+    number: int, name: str, probability: NDArray[np.float64], margin: NDArray[np.float64], threshold: float | None
+) -> dict[str, Any]:
+    """Whether one class is there, as reports say it.
+
+    Args:
+        number: of the class, from 0.
+        name: of its label.
+        probability, margin: (K,), of each slice.
+        threshold: probability from which it counts as there; None where nobody asks.
+    """
+    best = int(probability.argmax())
+    there = [int(index) for index in np.flatnonzero(probability >= (threshold or 0.0))]
+    return {
+        "label": number + 1,
+        "name": name,
+        "probability": round(float(probability[best]), 6),
+        "margin": round(float(margin[best]), 6),
+        "threshold": threshold,
+        "present": bool(there),
+        "slice": best,
+        "slices_present": len(there),
+    }
+
+
+def cut_notes(classes: Sequence[TextClass]) -> list[str]:
+    """A note for each class whose texts are longer than the network reads."""
+    return [
+        f"the text of {each.name} is longer than the network reads: its last {each.cut} tokens were left out"
+        for each in classes
+        if each.cut
+    ]
+
+
+def absent_notes(presence: Sequence[dict[str, Any]]) -> list[str]:
+    """A note for each class that is not there, of what `presence_of` says."""
+    return [
+        f"{each['name']} was not found: the probability that it is there is {each['probability']:.3f}, "
+        f"{each['threshold']:.3f} is asked for"
+        for each in presence
+        if not each["present"]
+    ]
