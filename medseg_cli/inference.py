@@ -8,16 +8,13 @@ towards a crop's border.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
-
-Predict = Callable[[NDArray[np.int64], NDArray[np.float64]], NDArray[np.float32]]
-"""(crop's first voxel on the working lattice (3,), clicks (N, 3) in crop voxels) → object probability (P, P, P)."""
 
 BORDER = 3
 """Object voxels this close to a crop's face call for another crop."""
@@ -62,6 +59,21 @@ class Canvas:
         self.weight[place] += importance
 
 
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """A crop that is to be predicted.
+
+    Args:
+        start: (3,) its first voxel on the working lattice.
+        clicks: (N, 3) in crop voxels.
+        held: voxels of the canvas so far.
+    """
+
+    start: NDArray[np.int64]
+    clicks: NDArray[np.float64]
+    held: int
+
+
 @dataclass
 class Coverage:
     """What `follow` found.
@@ -82,22 +94,23 @@ class Coverage:
 
 
 def follow(
-    predict: Predict,
     clicks: NDArray[np.float64],
     size: int,
     extent: tuple[int, int, int],
     spacing: tuple[float, float, float],
     max_crops: int,
-) -> Coverage:
-    """Predict crop after crop until the clicked object is covered.
+) -> Generator[Ask, NDArray[np.float32], Coverage]:
+    """Ask for crop after crop until the clicked object is covered.
 
     Args:
-        predict: the network on one crop.
         clicks: (N, 3) continuous voxel index on the working lattice, inside `extent`.
         size: edge P of a crop in voxels.
         extent: (I, J, K) of the scan on the working lattice.
         spacing: mm per lattice step along each axis.
         max_crops: stop after this many; `complete` is then False.
+
+    Yields:
+        The next crop, whose object probability (P, P, P) is to be sent.
 
     Returns:
         Coverage; its object is `clicked_parts` of probability > 0.5.
@@ -113,7 +126,9 @@ def follow(
         if coverage.crops == max_crops:
             coverage.complete = False
             break
-        _predict_at(coverage, predict, _start(queue.pop(0), size), clicks, size, spacing)
+        start = _start(queue.pop(0), size)
+        probability = yield Ask(start, _clicks_in(start, clicks, size), coverage.canvas.total.size)
+        _add(coverage, start, probability, clicks, spacing)
         if elsewhere and not previous.object.any() and not coverage.object.any() and coverage.crops < max_crops:
             queue = [elsewhere.pop(0)]
             coverage = _empty(_start(queue[0], size), size, coverage.crops)
@@ -143,19 +158,21 @@ def _around(middle: NDArray[np.float64], size: int) -> list[NDArray[np.float64]]
     return [middle + sign * size / 6 * np.eye(3)[axis] for axis in range(3) for sign in (-1, 1)]
 
 
-def _predict_at(
+def _clicks_in(start: NDArray[np.int64], clicks: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """(N, 3) in crop voxels: the clicks in the crop at `start`, or else its middle, which is a voxel of the object."""
+    inside = clicks[np.all((clicks - start > -0.5) & (clicks - start < size - 0.5), axis=1)] - start
+    return inside if len(inside) else np.full((1, 3), size // 2, dtype=np.float64)
+
+
+def _add(
     coverage: Coverage,
-    predict: Predict,
     start: NDArray[np.int64],
+    probability: NDArray[np.float32],
     clicks: NDArray[np.float64],
-    size: int,
     spacing: tuple[float, float, float],
 ) -> None:
-    """Add the crop at `start` to the coverage, prompted by the clicks in it or by its middle, a voxel of the object."""
-    inside = clicks[np.all((clicks - start > -0.5) & (clicks - start < size - 0.5), axis=1)] - start
-    if not len(inside):
-        inside = np.full((1, 3), size // 2, dtype=np.float64)
-    coverage.canvas.add(start, predict(start, inside), _importance(size))
+    """Add the crop at `start` to the coverage."""
+    coverage.canvas.add(start, probability, _importance(len(probability)))
     coverage.starts.append(start)
     coverage.crops += 1
     coverage.object = clicked_parts(coverage.canvas.probability > 0.5, clicks - coverage.canvas.start, spacing)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medseg_cli.inference import clicked_parts, follow
+from medseg_cli.inference import Coverage, clicked_parts, follow
 
 SIZE = 16
 MM = (1.0, 1.0, 1.0)
@@ -31,8 +31,20 @@ def oracle(truth: np.ndarray, seen: list | None = None):
     return predict
 
 
+def cover(predict, clicks: np.ndarray, extent: tuple[int, int, int], max_crops: int) -> Coverage:
+    """What `follow` makes of it when every crop that it asks for is predicted at once."""
+    following = follow(clicks, SIZE, extent, MM, max_crops)
+    probability = None
+    while True:
+        try:
+            ask = following.send(probability)
+        except StopIteration as end:
+            return end.value
+        probability = predict(ask.start, ask.clicks)
+
+
 def found(truth: np.ndarray, clicks: np.ndarray, max_crops: int = 64) -> tuple[np.ndarray, object]:
-    coverage = follow(oracle(truth), clicks, SIZE, truth.shape, MM, max_crops)
+    coverage = cover(oracle(truth), clicks, truth.shape, max_crops)
     whole = np.zeros(truth.shape, bool)
     for voxel in np.argwhere(coverage.object) + coverage.canvas.start:
         whole[tuple(voxel)] = True
@@ -109,7 +121,7 @@ def test_every_box_is_covered(low: tuple[int, int, int], size: tuple[int, int, i
 
 
 def test_nothing_found_is_an_empty_object() -> None:
-    coverage = follow(lambda *_: np.zeros((SIZE,) * 3, np.float32), np.array([[5.0, 5, 5]]), SIZE, (20, 20, 20), MM, 8)
+    coverage = cover(lambda *_: np.zeros((SIZE,) * 3, np.float32), np.array([[5.0, 5, 5]]), (20, 20, 20), 8)
     assert not coverage.object.any()
     assert coverage.crops == 7
     assert coverage.complete
@@ -123,7 +135,7 @@ def test_a_click_at_whose_place_nothing_is_seen_is_looked_at_from_nearby() -> No
             crop[place] = 1
         return crop
 
-    coverage = follow(predict, np.array([[20.0, 20, 20]]), SIZE, (60, 60, 60), MM, 20)
+    coverage = cover(predict, np.array([[20.0, 20, 20]]), (60, 60, 60), 20)
     assert coverage.object.sum() == 64
 
 
@@ -156,6 +168,6 @@ def test_a_move_that_finds_nothing_is_taken_back() -> None:
             crop[8:13, 7:10, 7:10] = 1
         return crop
 
-    coverage = follow(predict, np.array([[20.0, 20, 20]]), SIZE, (60, 60, 60), MM, 8)
+    coverage = cover(predict, np.array([[20.0, 20, 20]]), (60, 60, 60), 8)
     assert coverage.object.sum() == 5 * 3 * 3
     assert coverage.crops >= 2

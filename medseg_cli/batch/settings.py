@@ -38,7 +38,7 @@ class Settings:
         choices: what users choose about the formats.
         preview: whether a picture is written.
         overwrite: whether files that no record claims may be replaced.
-        together: most cases whose slices may share batches of the network; 0 = `TOGETHER` on a GPU, else 1.
+        together: most cases whose slices or crops may share batches of the network; 0 = `TOGETHER` on a GPU, else 1.
         command: the command line, for reports.
     """
 

@@ -1,4 +1,4 @@
-"""Several cases in one call of their model, so that their slices share its batches."""
+"""Several cases in one call of their model, so that their slices or crops share its batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger("medseg.batch")
 
 
 def predict_together(group: Sequence[Loaded], models: Models) -> list[Predicted | Exception]:
-    """What `predict` makes of cases of one preset, or why it cannot; their slices share batches where the model can.
+    """What `predict` makes of cases of one preset, or why it cannot; they share batches where the model can.
 
     Time and memory of what is done together count for each case with its share of the time.
     """
@@ -41,7 +41,7 @@ def predict_together(group: Sequence[Loaded], models: Models) -> list[Predicted 
             results.append(segmentation)
             continue
         loaded.run.stages.finished.extend(replace(each, seconds=each.seconds / len(group)) for each in shared.finished)
-        note = f"segmented together with {len(group) - 1} other cases, their slices in the same batches"
+        note = f"segmented together with {len(group) - 1} other cases, in the same batches of the network"
         run = replace(loaded.run, runtime=pipeline.runtime, notes=(*loaded.run.notes, note))
         results.append(Predicted(loaded, run, segmentation))
     return results

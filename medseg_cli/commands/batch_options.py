@@ -95,7 +95,7 @@ Together = Annotated[
     typer.Option(
         min=0,
         metavar="N",
-        help="Cases whose slices may share batches of a 2-D network; masks then agree to rounding.",
+        help="Cases whose slices or crops may share batches of the network; masks then agree to rounding.",
         show_default="8 on a GPU; 1 on a CPU and with --deterministic",
         rich_help_panel=COMPUTING,
     ),

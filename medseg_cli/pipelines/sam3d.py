@@ -6,6 +6,7 @@ repeats the published test: one crop round the clicks on the resampled volume (s
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 
 from medseg_cli.device import Runtime
-from medseg_cli.errors import InputError, ModelError, UsageError
+from medseg_cli.errors import InputError, MedsegError, ModelError, UsageError
 from medseg_cli.geometry import FULLY_IN_VIEW, Grid, overlap, resample, resample_in_slabs, scan_grid, working_grid
 from medseg_cli.inference import EVERYWHERE, Coverage, follow
 from medseg_cli.intensity import normalise
@@ -26,9 +27,10 @@ from medseg_cli.models.sam3d.network import Sam3d
 from medseg_cli.models.sam3d.start import load
 from medseg_cli.pipelines import sam3d_official
 from medseg_cli.pipelines.loading import check_trained, options_of, weights_of
-from medseg_cli.pipelines.objects import empty_targets, labels_of
+from medseg_cli.pipelines.objects import labels_of
 from medseg_cli.pipelines.precision import probe, settle
-from medseg_cli.postprocess import clean
+from medseg_cli.pipelines.sam3d_crops import Batches, Crop, Look, answered
+from medseg_cli.pipelines.sam3d_objects import Found, Objects
 from medseg_cli.preset import Preset
 from medseg_cli.prompt import Prompt, locate
 from medseg_cli.scan import Scan
@@ -37,6 +39,8 @@ from medseg_cli.stages import Stages
 
 LAYOUT = "3dsam-adapter"
 """What `weights.layouts` calls checkpoints of this network."""
+BATCH = 4
+"""Crops that go through the network together on a GPU, if memory suffices."""
 
 
 class Options(BaseModel):
@@ -46,6 +50,8 @@ class Options(BaseModel):
         protocol: "follow" (ours) or "official" (one crop, the published test).
         official_axes: order in which the official code takes the file's array axes as (D, H, W).
         max_crops: crops per object after which "follow" stops and says so.
+        batch: crops of several objects, of one scan or of many, that go through the network together; absent: 4 on a
+            GPU, on a CPU as many as there are scans. A GPU whose memory does not suffice takes half of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +59,7 @@ class Options(BaseModel):
     protocol: Literal["follow", "official"] = "follow"
     official_axes: tuple[int, int, int] = (2, 1, 0)
     max_crops: int = Field(default=64, ge=1)
+    batch: int | None = Field(default=None, ge=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,32 +103,48 @@ class Sam3dPipeline:
             InputError: no target, a click outside the scan, a target without clicks, or a colour scan.
             UsageError: a minus click, which this network would ignore.
         """
-        clicks = self._clicks(scan, prompt)
-        mask = np.zeros(scan.shape, np.uint8 if len(clicks) < 256 else np.uint16)
-        best = np.zeros(scan.shape, np.float32) if len(clicks) > 1 else None
-        notes, crops, cleaning = [], [], []
-        for value, (target, voxels) in enumerate(zip(prompt.targets, clicks, strict=True), start=1):
+        (result,) = self.segment_together([(scan, prompt)], stages)
+        if isinstance(result, MedsegError):
+            raise result
+        return result
+
+    def segment_together(self, jobs: Sequence[tuple[Scan, Prompt]], stages: Stages) -> list[Segmentation | MedsegError]:
+        """What `segment` makes of each job, or the error it raises; crops of all objects of all scans share batches.
+
+        A network's sums may round otherwise in another batch, so that masks agree to rounding.
+        """
+        begun = [self._begin(scan, prompt) for scan, prompt in jobs]
+        places = [
+            (case, value) for case in begun if isinstance(case, Objects) for value in range(1, len(case.clicks) + 1)
+        ]
+        looks = (self._look(case.scan, case.clicks[value - 1]) for case, value in places)
+        ended = answered(looks, Batches(self.model, self.runtime, self._batch(len(jobs))))
+        for _ in places:
             with stages("infer"):
-                probability, place, count, complete = self._probability(scan, voxels)
+                number, found = next(ended)
+            case, value = places[number]
+            if isinstance(found, MedsegError):
+                case.error = case.error or found
+                continue
             with stages("postprocess"):
-                cleaned = clean(
-                    probability > 0.5,
-                    voxels - [part.start for part in place],
-                    scan.spacing,
-                    self.preset.postprocessing,
-                )
-                inside = cleaned.mask
-                if best is not None:
-                    inside &= (mask[place] == 0) | (probability > best[place])
-                    best[place][inside] = probability[inside]
-                mask[place][inside] = value
-            crops.append(count)
-            cleaning.append({"id": target.id, "steps": cleaned.steps})
-            if not complete:
-                notes.append(
-                    f"object '{target.id}' was not finished: it still grew after {count} crops (options.max_crops)"
-                )
-        notes += empty_targets(set(np.unique(mask).tolist()), prompt)
+                case.add(value, found)
+            del found
+        return [each if isinstance(each, MedsegError) else each.error or self._result(each) for each in begun]
+
+    def _batch(self, jobs: int) -> int:
+        """Crops at a time. On a CPU larger batches are no faster; several scans are given where the user says so."""
+        return self.options.batch or (jobs if self.runtime.device.type == "cpu" else BATCH)
+
+    def _begin(self, scan: Scan, prompt: Prompt) -> Objects | MedsegError:
+        """A job as it will be looked at, or why it cannot be."""
+        try:
+            return Objects(scan, prompt, self._clicks(scan, prompt), self.preset.postprocessing)
+        except MedsegError as error:
+            return error
+
+    def _result(self, case: Objects) -> Segmentation:
+        """The label map of a scan whose objects have all been found."""
+        scan, notes = case.scan, case.notes
         if scan.modality and not {scan.modality, "any"} & set(self.preset.modality):
             notes.append(f"the scan is {scan.modality}, the preset is made for {', '.join(self.preset.modality)}")
         provenance = {
@@ -130,11 +153,11 @@ class Sam3dPipeline:
             "prompted": True,
             "weights": self.weights,
             "protocol": self.options.protocol,
-            "crops": crops,
-            "cleaning": cleaning,
+            "crops": case.crops,
+            "cleaning": case.cleaning,
             "kernels": self.runtime.kernels,
         }
-        return Segmentation(mask, labels_of(prompt, self.preset), scan, provenance, tuple(notes))
+        return Segmentation(case.mask, labels_of(case.prompt, self.preset), scan, provenance, tuple(notes))
 
     def _clicks(self, scan: Scan, prompt: Prompt) -> list[NDArray[np.float64]]:
         """(N, 3) continuous voxel index ijk per target."""
@@ -160,16 +183,16 @@ class Sam3dPipeline:
             )
         return [np.array([locate(click, scan) for click in target.clicks]) for target in prompt.targets]
 
-    def _probability(
-        self, scan: Scan, clicks: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float32], tuple[slice, slice, slice], int, bool]:
-        """Object probability on a part of the scan's grid, that part, the number of crops, whether it is complete."""
+    def _look(self, scan: Scan, clicks: NDArray[np.float64]) -> Look:
+        """Look at one object of a scan from its clicks (N, 3), voxel index ijk, by the preset's protocol."""
         if self.options.protocol == "official":
-            whole = sam3d_official.probability(scan, clicks, self.options.official_axes, self.preset, self._predict)
-            i, j, k = (slice(0, size) for size in scan.shape)
-            return whole, (i, j, k), 1, True
+            return sam3d_official.look(scan, clicks, self.options.official_axes, self.preset)
+        return self._follow(scan, clicks)
+
+    def _follow(self, scan: Scan, clicks: NDArray[np.float64]) -> Look:
+        """Object probability on the part of the scan's grid that its crops cover."""
         grid, lattice = scan_grid(scan), self._lattice(scan)
-        coverage = self._cover(scan, grid, lattice, lattice.index_of(clicks, grid))
+        coverage = yield from self._cover(scan, grid, lattice, lattice.index_of(clicks, grid))
         canvas = coverage.canvas
         shape = canvas.total.shape
         source = lattice.window(canvas.start, (shape[0], shape[1], shape[2]))
@@ -181,32 +204,30 @@ class Sam3dPipeline:
         # One voxel of margin keeps the interpolated surface; other parts than the clicked ones are not the object.
         near = ndimage.binary_dilation(coverage.object, EVERYWHERE)
         back = resample_in_slabs(torch.from_numpy(canvas.probability * near)[None], source, target)
-        return back, place, coverage.crops, coverage.complete
+        return Found(back, place, coverage.crops, coverage.complete)
 
     def _lattice(self, scan: Scan) -> Grid:
         preprocessing = self.preset.preprocessing
         return working_grid(scan_grid(scan), preprocessing.orientation, preprocessing.spacing)
 
-    def _cover(self, scan: Scan, grid: Grid, lattice: Grid, clicks: NDArray[np.float64]) -> Coverage:
+    def _cover(
+        self, scan: Scan, grid: Grid, lattice: Grid, clicks: NDArray[np.float64]
+    ) -> Generator[Crop, NDArray[np.float32], Coverage]:
         """Follow the object from its clicks (N, 3), voxel index of the working lattice."""
         voxels = torch.from_numpy(scan.voxels)
         size = self.model.config.crop_size
-
-        def predict(start: NDArray[np.int64], inside: NDArray[np.float64]) -> NDArray[np.float32]:
-            crop, weight = resample(voxels, grid, lattice.window(start, (size, size, size)))
+        following = follow(clicks, size, lattice.shape, lattice.spacing, self.options.max_crops)
+        probability: NDArray[np.float32] | None = None
+        while True:
+            try:
+                ask = next(following) if probability is None else following.send(probability)
+            except StopIteration as end:
+                coverage: Coverage = end.value
+                return coverage
+            crop, weight = resample(voxels, grid, lattice.window(ask.start, (size, size, size)))
             crop = crop / weight.clamp(min=FULLY_IN_VIEW)
             image = normalise(crop, weight > FULLY_IN_VIEW, self.preset.preprocessing.intensity)
             # Working order (I, J, K) is the network's (W, H, D); its click columns are (d, w, h) = (k, i, j).
-            probability = self._predict(image.permute(0, 3, 2, 1)[None], inside[:, [2, 0, 1]])
+            answer = yield Crop(image.permute(0, 3, 2, 1), ask.clicks[:, [2, 0, 1]], ask.held)
             # What lies outside the scan is nobody's: it must neither join parts nor move crops.
-            return probability.transpose(2, 1, 0) * (weight[0] > 0).numpy()
-
-        return follow(predict, clicks, size, lattice.shape, lattice.spacing, self.options.max_crops)
-
-    def _predict(self, image: torch.Tensor, points: NDArray[np.float64]) -> NDArray[np.float32]:
-        """image (1, 1, P, P, P) in (D, H, W), points (N, 3) columns (d, w, h) → probability (P, P, P) in (D, H, W)."""
-        columns = torch.from_numpy(points)[:, None].float().to(self.runtime.device)
-        with torch.inference_mode(), self.runtime.autocast():
-            logits = self.model(image.to(self.runtime.device), columns)
-        probability: NDArray[np.float32] = logits.float().softmax(1)[0, 1].cpu().numpy()
-        return probability
+            probability = answer.transpose(2, 1, 0) * (weight[0] > 0).numpy()

@@ -6,8 +6,6 @@ anti-aliasing, then clipped and normalised; one crop lies round the clicks, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,6 +14,8 @@ from torch.nn import functional as F
 
 from medseg_cli.errors import InputError, ModelError
 from medseg_cli.models.sam3d.config import config_of
+from medseg_cli.pipelines.sam3d_crops import Crop, Look
+from medseg_cli.pipelines.sam3d_objects import Found
 from medseg_cli.preset import Preset
 from medseg_cli.preset_format import ClipZScore
 from medseg_cli.scan import Scan
@@ -50,24 +50,14 @@ def resample_to_1mm(volume: Tensor, zooms: Tensor) -> Tensor:
     return F.interpolate(volume, scale_factor=factors, mode="trilinear", align_corners=False)
 
 
-def probability(
-    scan: Scan,
-    clicks: NDArray[np.float64],
-    axes: tuple[int, int, int],
-    preset: Preset,
-    predict: Callable[[Tensor, NDArray[np.float64]], NDArray[np.float32]],
-) -> NDArray[np.float32]:
-    """Object probability on the scan's grid by the official protocol.
+def look(scan: Scan, clicks: NDArray[np.float64], axes: tuple[int, int, int], preset: Preset) -> Look:
+    """Object probability on the scan's grid by the official protocol; zero outside the one crop.
 
     Args:
         scan: any grey scan.
         clicks: (N, 3) voxel index ijk.
         axes: file axis that serves as D, H and W.
         preset: gives the intensities (method clip-zscore) and the crop size.
-        predict: (1, 1, P, P, P) crop in (D, H, W) and points (N, 3), columns (d, w, h) → (P, P, P) probability.
-
-    Returns:
-        (I, J, K) float32, zero outside the one crop.
 
     Raises:
         ModelError: the preset's intensities are not the official kind.
@@ -93,20 +83,20 @@ def probability(
     size = config_of(preset.model).crop_size
     centre = np.floor((points.max(0) + points.min(0)) / 2).astype(int)
     low = centre - size // 2
-    crop = torch.zeros(1, 1, size, size, size)
+    crop = torch.zeros(1, size, size, size)
     inside, source = [], []
     for axis in range(3):
         start, stop = max(low[axis], 0), min(low[axis] + size, volume.shape[axis + 1])
         source.append(slice(start, stop))
         inside.append(slice(start - low[axis], stop - low[axis]))
-    crop[0, 0][tuple(inside)] = volume[0][tuple(source)]
+    crop[0][tuple(inside)] = volume[0][tuple(source)]
     local = points - low
-    predicted = torch.from_numpy(np.ascontiguousarray(predict(crop, local[:, [0, 2, 1]])))
+    predicted = torch.from_numpy((yield Crop(crop, local[:, [0, 2, 1]], volume.numel())))
     whole = torch.zeros(volume.shape)
     whole[0][tuple(source)] = predicted[tuple(inside)]
     back = F.interpolate(whole[None], size=original, mode="trilinear", align_corners=False)[0, 0]
-    result: NDArray[np.float32] = back.permute(*np.argsort(axes).tolist()).numpy()
-    return result
+    i, j, k = (slice(0, size) for size in scan.shape)
+    return Found(back.permute(*np.argsort(axes).tolist()).numpy(), (i, j, k), 1, True)
 
 
 def _to_1mm(points: NDArray[np.float64], original: tuple[int, ...], size: tuple[int, ...]) -> NDArray[np.float64]:
