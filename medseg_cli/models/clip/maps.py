@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from medseg_cli.models.clip import gradients, m2ib
 from medseg_cli.models.clip.network import Tower
-from medseg_cli.models.clip.windows import windows
+from medseg_cli.models.clip.windows import Place, cut, windows
 
 Geometry = Literal["squash", "crop-aware", "official"]
 Method = Literal["m2ib", "gscorecam", "gscorecam-official", "gradcam", "windows"]
@@ -119,8 +119,8 @@ def maps(
     if how.method == "windows":
         others = negatives or [texts.new_zeros((0, texts.shape[1]))] * len(texts)
 
-        def encode(parts: list[tuple[slice, slice]]) -> Tensor:
-            squares = torch.stack([square(picture[part], edge(tower), how.geometry) for part in parts])
+        def encode(places: list[Place]) -> Tensor:
+            squares = torch.stack([square(cut(picture, place), edge(tower), how.geometry) for place in places])
             tokens = tower.tokens(normalised(squares.to(texts.device), mean, std))
             return tower.features(tower.run(tokens, 0, len(tower.blocks)))
 

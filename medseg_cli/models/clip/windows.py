@@ -9,24 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 STEPS = 3
-"""Windows begin every third of their length."""
+"""Windows begin every third of their length, the first one a third before the picture: a network that says what is in
+the middle of a window is asked of the picture's edge, too."""
 SPREAD = 0.5
 """Of the bell curve by which a window counts for its middle, in half window lengths."""
 
 Span = tuple[int, int]
 """First pixel and length."""
+Place = tuple[Span, Span]
+"""Rows and columns of a window, which may lie in part outside the picture."""
 
 
 def spans(size: int, share: float) -> list[Span]:
-    """Windows of `share` of a length of `size` pixels, which overlap and cover all of it."""
+    """Windows of `share` of a length of `size` pixels, which overlap, cover all of it and reach beyond both ends."""
     length = max(1, round(size * share))
-    count = max(1, round((size / length - 1) * STEPS) + 1)
-    starts = torch.linspace(0, size - length, count).round().int().tolist()
+    beyond = length // STEPS
+    count = max(1, round((size + 2 * beyond - length) / length * STEPS) + 1)
+    starts = torch.linspace(-beyond, size - length + beyond, count).round().int().tolist()
     return [(start, length) for start in dict.fromkeys(starts)]
 
 
@@ -37,7 +43,7 @@ def encodings(height: int, width: int, shares: Sequence[float]) -> int:
 
 @torch.no_grad()
 def windows(
-    encode: Callable[[list[tuple[slice, slice]]], Tensor],
+    encode: Callable[[list[Place]], Tensor],
     height: int,
     width: int,
     shares: Sequence[float],
@@ -49,7 +55,7 @@ def windows(
     """Maps of several texts, not normalised.
 
     Args:
-        encode: (rows, columns) of B parts of the picture → their features (B, E).
+        encode: B windows of the picture → their features (B, E).
         height, width: of the picture.
         shares: sides of the windows, as shares of the picture's; maps of several are averaged.
         texts: (T, E) features.
@@ -64,16 +70,26 @@ def windows(
     total = texts.new_zeros((len(texts), height, width))
     for share in shares:
         places = [(row, column) for row in spans(height, share) for column in spans(width, share)]
-        parts = [(slice(y, y + h), slice(x, x + w)) for (y, h), (x, w) in places]
-        found = [encode(parts[first : first + batch]) for first in range(0, len(parts), batch)]
+        found = [encode(places[first : first + batch]) for first in range(0, len(places), batch)]
         likeness = scale * _margins(F.normalize(torch.cat(found).float(), dim=-1), texts, negatives)
         blended, weight = torch.zeros_like(total), texts.new_zeros((height, width))
-        for number, (rows, columns) in enumerate(parts):
-            bell = _bell(rows.stop - rows.start, texts)[:, None] * _bell(columns.stop - columns.start, texts)[None]
+        for number, ((row, high), (column, wide)) in enumerate(places):
+            bell = _bell(row, high, height, texts)[:, None] * _bell(column, wide, width, texts)[None]
+            rows, columns = (slice(max(at, 0), at + length) for at, length in ((row, high), (column, wide)))
             blended[:, rows, columns] += likeness[:, number, None, None] * bell
             weight[rows, columns] += bell
         total += blended / weight
     return total / len(shares)
+
+
+def cut(picture: NDArray[np.uint8], place: Place) -> NDArray[np.uint8]:
+    """A window of a picture (H, W, 3), black where it lies outside."""
+    (row, high), (column, wide) = place
+    seen = np.zeros((high, wide, 3), np.uint8)
+    part = picture[max(row, 0) : row + high, max(column, 0) : column + wide]
+    top, left = max(-row, 0), max(-column, 0)
+    seen[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return seen
 
 
 def _margins(images: Tensor, texts: Tensor, negatives: Sequence[Tensor]) -> Tensor:
@@ -85,7 +101,7 @@ def _margins(images: Tensor, texts: Tensor, negatives: Sequence[Tensor]) -> Tens
     return torch.stack(rows)
 
 
-def _bell(length: int, like: Tensor) -> Tensor:
-    """(length,) weights of a window's pixels along one axis, above 0."""
-    places = (torch.arange(length, device=like.device) + 0.5) / length * 2 - 1
+def _bell(start: int, length: int, size: int, like: Tensor) -> Tensor:
+    """Weights, above 0, of a window's pixels along one axis, of those within the picture's `size`."""
+    places = (torch.arange(max(start, 0), min(start + length, size), device=like.device) - start + 0.5) / length * 2 - 1
     return torch.exp(-(places**2) / (2 * SPREAD**2))
