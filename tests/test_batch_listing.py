@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from dicom_phantom import SERIES_UID, series, write
 from phantom import affine, voxels, write_volume
 from PIL import Image
 
+from medseg_cli.batch import inputs
 from medseg_cli.batch.case import BatchCase, Cases
 from medseg_cli.batch.listing import list_cases
 from medseg_cli.batch.patterns import matches
@@ -119,6 +121,21 @@ def test_damaged_scans_are_cases_that_fail_and_others_are_untouched(tmp_path: Pa
     assert "0 bytes" in found["empty"].problem.message
     assert "link" in found["gone"].problem.message
     assert broken[1].name in found["torn"].problem.message
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8, and pipes, are of Linux")
+def test_names_that_are_no_text_get_ids_and_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    nifti(tmp_path / "good.nii.gz")
+    os.rename(tmp_path / "good.nii.gz", os.fsencode(tmp_path) + b"/caf\xe9.nii.gz")
+    os.mkfifo(tmp_path / "pipe.nii.gz")
+
+    found = by_id(list_cases(tmp_path))
+
+    assert list(found) == ["caf_", "pipe"]
+    assert found["caf_"].problem is None
+    assert len(inputs.digest(found["caf_"])) == 64
+    assert found["pipe"].problem is not None
+    assert inputs.digest(found["pipe"]) == ""
 
 
 def test_the_outputs_of_medseg_and_the_output_folder_are_no_input(tmp_path: Path) -> None:

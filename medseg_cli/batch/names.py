@@ -13,7 +13,8 @@ from medseg_cli.readers import detect
 
 BARE = (".img", ".hdr", ".ima", ".zip")
 """Suffixes that claim no format and are no part of a name either."""
-UNFIT = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\]+|\s+')
+UNFIT = re.compile(r'[\x00-\x1f\x7f\ud800-\udfff<>:"|?*\\]+|\s+')
+"""Controls, what Windows refuses, and bytes of a name that are no UTF-8, which Python hands over as surrogates."""
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 """Names that Windows keeps for devices."""
 LONGEST = 150
@@ -47,7 +48,7 @@ def _fit(part: str) -> str:
 def natural(text: str) -> tuple[tuple[int, int | str], ...]:
     """Sort key: "case2" before "case10", folders before what comes after them, capitals alike."""
     return tuple(
-        (0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"([0-9]+)", text.casefold()) if part
+        (0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"([0-9]+)", text.casefold()) if part
     )
 
 
