@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import reprlib
 from dataclasses import replace
@@ -67,10 +68,9 @@ def _path(folder: Path, text: str) -> Path:
     from medseg_cli.datasets.files import anywhere
 
     path = Path(text.strip())
-    try:
+    # Where nobody has that home there is no such file, as whoever looks for it says.
+    with contextlib.suppress(RuntimeError):
         path = path.expanduser()
-    except RuntimeError:
-        pass  # nobody has that home: there is no such file, as whoever looks for it says
     return path if path.is_absolute() else anywhere(folder, text.strip())
 
 
@@ -91,7 +91,9 @@ def _preset(given: dict[str, Any], folder: Path) -> str:
     """The preset; a file beside the manifest by its full path."""
     name = str(given.get("preset", "")).strip()
     beside = folder / name
-    return str(beside) if name and ("/" in name or name.endswith((".yaml", ".yml"))) and os.path.exists(beside) else name
+    return (
+        str(beside) if name and ("/" in name or name.endswith((".yaml", ".yml"))) and os.path.exists(beside) else name
+    )
 
 
 def _reading(given: dict[str, Any], scan: Path, reading: ReadOptions, where: str) -> ReadOptions:
@@ -174,7 +176,7 @@ def _texts(value: Any, column: str, where: str) -> tuple[str, ...]:
         listed = each if isinstance(each, list) else each.split(SEVERAL) if isinstance(each, str) else None
         if listed is None or not all(isinstance(text, str) for text in listed):
             raise InputError(
-                f"{where}: {column} {each!r} is no text", 'for example "lungs=both lungs; heart=the heart"'
+                f"{where}: {column} {shortened(each)} is no text", 'for example "lungs=both lungs; heart=the heart"'
             )
         texts += [f"{name}{text.strip()}" for text in listed if text.strip()]
     return tuple(texts)

@@ -33,7 +33,7 @@ from medseg_cli.pipelines.text_explain import Maps, scores_of
 from medseg_cli.pipelines.text_options import Options
 from medseg_cli.pipelines.text_presence import margins, probabilities
 from medseg_cli.pipelines.text_regions import Coarse, coarse_mask, consistent
-from medseg_cli.pipelines.text_report import absent_notes, cut_notes, presence_of
+from medseg_cli.pipelines.text_report import absent_notes, cut_notes, lost_notes, presence_of
 from medseg_cli.pipelines.text_words import words_beside
 from medseg_cli.postprocess import clean
 from medseg_cli.preset import Preset
@@ -105,7 +105,8 @@ class MedclipSamPipeline:
             kept = Maps.of(plane, len(classes)) if self.options.explain else None
             masks = self._coarse(classes, probability, plane, picture, kept)
         named = Prompt(tuple(Target(t.id, c.name) for t, c in zip(prompt.targets, classes, strict=True)))
-        mask, drawn = draw(self._drawing, scan, plane, masks, classes, stages)
+        drawn = draw(self._drawing, scan, plane, masks, classes, stages)
+        mask = drawn.mask
         with stages("postprocess"):
             cleaning = [self._clean(mask, value, scan) for value in range(1, len(classes) + 1)]
         threshold = self.options.presence.threshold if self.options.presence else None
@@ -118,7 +119,7 @@ class MedclipSamPipeline:
             "preset": self.preset.name,
             "prompted": True,
             "weights": self.weights,
-            "segmenters": drawn,
+            "segmenters": drawn.said,
             "saliency": self.options.saliency.model_dump(),
             "presence": presence if self.options.presence else None,
             "slices": {
@@ -142,7 +143,7 @@ class MedclipSamPipeline:
             ],
             "kernels": self.runtime.kernels,
         }
-        notes = [*cut_notes(classes), *absent_notes(presence)]
+        notes = [*cut_notes(classes), *absent_notes(presence), *lost_notes(classes, drawn.lost)]
         why = None if kept is None else self._explanation(kept, prompt, margin, probability, masks, picture)
         return Segmentation(mask, labels_of(named, self.preset), scan, provenance, tuple(notes), why)
 
@@ -185,9 +186,17 @@ class MedclipSamPipeline:
     def _classes(self, prompt: Prompt) -> tuple[TextClass, ...]:
         presence = self.options.presence
         negatives = presence.negatives if presence else ()
-        return classes_of(
+        classes = classes_of(
             prompt, self._encode, self.options.concepts, negatives, self.words.unknown, self.options.segmenter
         )
+        names = [each.name for each in classes]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise UsageError(
+                f"two texts mean {twice}",
+                f'several phrasings of one thing have one name: --text x="..." --text x="..." (here x: {twice})',
+            )
+        return classes
 
     def _encode(self, texts: Sequence[str]) -> tuple[Tensor, tuple[int, ...]]:
         """Features (T, E) of texts and what was cut off each; a text that was asked before is not encoded again."""

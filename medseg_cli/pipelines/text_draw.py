@@ -39,22 +39,35 @@ class Drawing:
     seed: int
 
 
-def draw(
-    how: Drawing, scan: Scan, plane: Plane, masks: Masks, classes: Sequence[TextClass], stages: Stages
-) -> tuple[NDArray[np.unsignedinteger[Any]], list[dict[str, Any]]]:
-    """The label map, value n for the n-th class, and what each segmenter says of itself.
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What came out.
+
+    Args:
+        mask: (I, J, K) label map.
+        said: what each segmenter says of itself.
+        lost: of each class, voxels of its own that a class named before has.
+    """
+
+    mask: NDArray[np.unsignedinteger[Any]]
+    said: list[dict[str, Any]]
+    lost: list[int]
+
+
+def draw(how: Drawing, scan: Scan, plane: Plane, masks: Masks, classes: Sequence[TextClass], stages: Stages) -> Drawn:
+    """The label map, value n for the n-th class.
 
     Where masks meet, the class that was named first has the voxel.
     """
     mask = np.zeros(scan.shape, np.uint8 if len(masks) < 256 else np.uint16)
-    said = []
+    said: list[dict[str, Any]] = []
+    lost = [0] * len(masks)
     for name in dict.fromkeys(each.segmenter for each in classes):
         values = [value for value, each in enumerate(classes, start=1) if each.segmenter == name]
         if name is None:
             for value in values:
                 for index, own in masks[value - 1].items():
-                    part = plane.take(mask, index)
-                    part[own & (part == 0)] = value
+                    lost[value - 1] += _put(plane.take(mask, index), own, value)
             continue
         targets = {value: _target(how, name, plane, masks[value - 1], classes[value - 1].name) for value in values}
         asked = {value: target for value, target in targets.items() if target.clicks or target.boxes}
@@ -62,10 +75,17 @@ def draw(
         if asked:
             drawn = how.segmenters[name].segment(scan, Prompt(tuple(asked.values())), stages)
             for number, value in enumerate(asked, start=1):
-                mask[(drawn.mask == number) & (mask == 0)] = value
+                lost[value - 1] += _put(mask, drawn.mask == number, value)
             facts |= drawn.provenance
         said.append(facts)
-    return mask, said
+    return Drawn(mask, said, lost)
+
+
+def _put(mask: NDArray[np.unsignedinteger[Any]], own: NDArray[np.bool_], value: int) -> int:
+    """Give free voxels to a class; how many of its own another has already."""
+    free = own & (mask == 0)
+    mask[free] = value
+    return int(np.count_nonzero(own)) - int(np.count_nonzero(free))
 
 
 def _target(how: Drawing, name: str, plane: Plane, masks: dict[int, NDArray[np.bool_]], label: str) -> Target:

@@ -45,6 +45,15 @@ def cut_notes(classes: Sequence[TextClass]) -> list[str]:
     ]
 
 
+def lost_notes(classes: Sequence[TextClass], lost: Sequence[int]) -> list[str]:
+    """A note for each class of which voxels belong to a class that was named before it."""
+    return [
+        f"{each.name}: {count} of its voxels belong to what was named before it"
+        for each, count in zip(classes, lost, strict=True)
+        if count
+    ]
+
+
 def absent_notes(presence: Sequence[dict[str, Any]]) -> list[str]:
     """A note for each class that is not there, of what `presence_of` says."""
     return [
