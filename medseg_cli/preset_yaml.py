@@ -13,7 +13,7 @@ LARGEST = 256 * 1024  # bytes; the longest preset that makes sense is a few kB
 DEEPEST = 16
 
 
-class _StrictLoader(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
     """SafeLoader without aliases (a few of them can unfold into gigabytes), repeated keys, or deep nesting."""
 
     depth = 0
@@ -60,7 +60,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if len(raw) > LARGEST:
         raise ModelError(f"{path} is larger than {LARGEST // 1024} KiB: no preset", "give a preset's YAML file")
     try:
-        data = yaml.load(raw.decode("utf-8"), Loader=_StrictLoader)
+        data = yaml.load(raw.decode("utf-8"), Loader=StrictLoader)
     except UnicodeDecodeError as error:
         raise ModelError(f"{path} is not UTF-8 text", "give a preset's YAML file") from error
     except yaml.MarkedYAMLError as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 from medseg_cli.asked import Asked
 from medseg_cli.batch.case import BatchCase, Cases
-from medseg_cli.batch.manifest_row import COLUMNS, case_of
+from medseg_cli.batch.manifest_row import COLUMNS, case_of, shortened
 from medseg_cli.errors import InputError
 from medseg_cli.readers import detect
 from medseg_cli.readers.options import ReadOptions
@@ -73,7 +73,7 @@ def _rows(source: Path) -> Iterator[Row]:
         if isinstance(entry, str):
             entry = {"path": entry}
         if not isinstance(entry, dict):
-            raise InputError(f"{where} is {entry!r}, not an object", f"a manifest is {ENTRIES}")
+            raise InputError(f"{where} is {shortened(entry)}, not an object", f"a manifest is {ENTRIES}")
         names = _columns([str(key) for key in entry], where)
         yield Row(dict(zip(names, entry.values(), strict=True)), where)
 
@@ -141,11 +141,13 @@ def _entries(source: Path, text: str) -> list[Any]:
     """What a JSON, JSON lines or YAML manifest lists."""
     import yaml
 
+    from medseg_cli.preset_yaml import StrictLoader
+
     suffix = detect.suffix_of(source)
     try:
         if suffix in LINES:
             return [json.loads(line) for line in text.splitlines() if line.strip()]
-        data = json.loads(text) if suffix == ".json" else yaml.safe_load(text)
+        data = json.loads(text) if suffix == ".json" else yaml.load(text, Loader=StrictLoader)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(
             f"{source} is no manifest: {' '.join(str(error).split())}", f"a manifest is {ENTRIES}"

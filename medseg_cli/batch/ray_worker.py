@@ -69,6 +69,7 @@ class RayWorker:
         self._records[case.id] = Future()
         self._cases.put(case)
         record = self._records[case.id].result()
+        del self._records[case.id]
         said, self._said = self._said, []
         return record, said
 

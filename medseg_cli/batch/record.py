@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
 SCHEMA = "medseg-batch-case/1"
@@ -10,6 +11,16 @@ SCHEMA = "medseg-batch-case/1"
 Status = Literal["ok", "flagged", "absent", "failed", "skipped"]
 STATUSES: tuple[Status, ...] = ("failed", "flagged", "absent", "skipped", "ok")
 """In the order in which people want to see them."""
+
+KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("id", "reason", "settings_sha256", "preset", "started", "finished"), str),
+    **dict.fromkeys(("input", "worker", "versions"), dict),
+    **dict.fromkeys(("outputs", "left", "labels", "flags", "notes", "stages"), list),
+    "seconds": (int, float),
+    "error": (dict, type(None)),
+    "thumbnail": (str, type(None)),
+}
+"""What the values of a record are."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,35 @@ class Record:
             raise ValueError(f"no record of schema {SCHEMA}")
         known = {each.name for each in fields(cls)}
         values: dict[str, Any] = {key: tuple(each) if isinstance(each, list) else each for key, each in data.items()}
+        _check(data)
         try:
             return cls(**{key: value for key, value in values.items() if key in known})
         except TypeError as error:
             raise ValueError(str(error)) from error
+
+
+def _check(data: dict[str, Any]) -> None:
+    """Refuse what no run has written: rows that are none, and files that lie elsewhere than in the output folder.
+
+    Files of a record are deleted when their case is done again, and shown in the page.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+    odd = [key for key, kind in KINDS.items() if key in data and not isinstance(data[key], kind)]
+    if odd:
+        raise ValueError(f"{odd[0]} is of another kind than it should be")
+    rows = {key: data.get(key) or () for key in ("outputs", "left", "labels", "flags", "stages")}
+    if not all(isinstance(each, dict) for listed in rows.values() for each in listed):
+        raise ValueError("a list holds something else than objects")
+    named = {"labels": ("name", "empty"), "flags": ("code", "message"), "stages": ("stage", "seconds")}
+    if any(key not in each for listed, keys in named.items() for each in rows[listed] for key in keys):
+        raise ValueError("a label, flag or stage has no name")
+    files = (*rows["outputs"], *rows["left"])
+    if not all(isinstance(each.get(key), str) for each in files for key in ("path", "sha256", "kind")):
+        raise ValueError("an output has no path, hash or kind")
+    if not all(isinstance(each.get("bytes"), int) for each in files):
+        raise ValueError("an output has no size")
+    for path in (*(each["path"] for each in files), data.get("thumbnail") or "."):
+        if ".." in PurePosixPath(path).parts or PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive:
+            raise ValueError(f"{path} does not lie in the output folder")

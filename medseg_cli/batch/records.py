@@ -117,5 +117,5 @@ def _path(out: Path, case: str, suffix: str = ".json") -> Path:
 def _read(path: Path) -> Record | None:
     try:
         return Record.from_json(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

@@ -67,7 +67,8 @@ class ShardTask:
         Raises:
             MedsegError: the shard ended with an error, so that Slurm counts the task as failed. Failed cases are none.
         """
-        command = [sys.executable, "-m", "medseg_cli", *self.words]
+        # -P: a `random.py` in the folder where the user stands must not become part of the program.
+        command = [sys.executable, "-P", "-m", "medseg_cli", *self.words]
         self._child = subprocess.Popen(command, cwd=self.folder, preexec_fn=_deaf)
         code = self._child.wait()
         if code not in (0, SOME_FAILED):

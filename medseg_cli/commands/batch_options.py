@@ -104,6 +104,7 @@ Memory = Annotated[
     float | None,
     typer.Option(
         min=0.1,
+        max=1e6,
         metavar="GIB",
         help="What all cases in flight may need together.",
         show_default="80 % of what is free",

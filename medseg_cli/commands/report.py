@@ -20,7 +20,9 @@ Page = Annotated[
 ]
 Budget = Annotated[
     float,
-    typer.Option("--viewer-budget", min=0, metavar="MIB", help="Size of a page; more room holds more viewers."),
+    typer.Option(
+        "--viewer-budget", min=0, max=1e6, metavar="MIB", help="Size of a page; more room holds more viewers."
+    ),
 ]
 
 

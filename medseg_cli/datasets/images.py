@@ -87,7 +87,7 @@ def _task(listing: Path) -> dict[str, Any]:
 
     try:
         facts = yaml.safe_load(listing.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return facts if isinstance(facts, dict) else {}
 

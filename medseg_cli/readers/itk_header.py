@@ -152,6 +152,8 @@ def _data_files(path: Path, named: str, text: str) -> tuple[Path, ...]:
         raise InputError(f"{path} is spread over a pattern of files ({named})", "convert it to one .nrrd or .mha file")
     else:
         names = [named]
+    if any("\0" in name for name in names):
+        raise InputError(f"{path} names a file with a zero byte in its name", "it is damaged: export it again")
     files = tuple(path.parent / name for name in names)
     for file in files:
         if not file.resolve().is_relative_to(path.parent.resolve()):

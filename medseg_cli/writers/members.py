@@ -14,6 +14,7 @@ from medseg_cli.writers.atomic import atomic_folder
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{device}{number}" for device in ("com", "lpt") for number in range(10))}
 """Names that Windows keeps for itself, whatever suffix follows."""
 _LONGEST = 100
+"""Bytes of a name: file systems count those, and a suffix must fit behind it."""
 
 
 def names(labels: Sequence[Label]) -> dict[int, str]:
@@ -22,7 +23,7 @@ def names(labels: Sequence[Label]) -> dict[int, str]:
     taken: set[str] = set()
     for label in labels:
         kept = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in label.name.strip())
-        name = kept.strip("._")[:_LONGEST] or f"label_{label.value}"
+        name = kept.strip("._").encode()[:_LONGEST].decode(errors="ignore").rstrip("._") or f"label_{label.value}"
         if name.lower().partition(".")[0] in _RESERVED:
             name = f"_{name}"
         if name.lower() in taken:
