@@ -1,0 +1,123 @@
+"""The embedded preset text-demo on real scans: what it finds, what it refuses, and what a wrong sentence does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medseg_cli import device, pipelines, preset
+from medseg_cli.datasets import Case, load_pair, read_cases, split_cases
+from medseg_cli.prompt import Prompt, Target, Text
+from medseg_cli.readers import load_scan
+from medseg_cli.scan import Scan
+from medseg_cli.stages import Stages
+
+LUNGS, HEAD, HIPPOCAMPUS = "the lungs in a chest radiograph", "the fetal head", "hippocampus"
+SETS = {"chest-xray-lungs": LUNGS, "fetal-head-us-half": HEAD, "hippocampus-mr": HIPPOCAMPUS}
+InProcess = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> pipelines.Pipeline:
+    return pipelines.build(preset.find("text-demo"), device.select("cpu"))
+
+
+@pytest.fixture(scope="module")
+def held_back(shared: Path) -> dict[str, tuple[Case, ...]]:
+    return {name: split_cases(read_cases(shared / "data" / name), seed=0).test for name in SETS}
+
+
+def drawn(pipeline: pipelines.Pipeline, scan: Scan, text: str) -> np.ndarray:
+    return pipeline.segment(scan, Prompt((Target("1", "", text=Text((text,))),)), Stages()).mask > 0
+
+
+def dices(pipeline: pipelines.Pipeline, cases: tuple[Case, ...], text: str) -> list[float]:
+    found = []
+    for case in cases:
+        scan, labels = load_pair(case)
+        mask = drawn(pipeline, scan, text)
+        found.append(float(2 * (mask & (labels > 0)).sum() / (mask.sum() + (labels > 0).sum())))
+    return found
+
+
+def test_the_weights_are_small_and_their_figures_are_on_the_card() -> None:
+    chosen = preset.find("text-demo")
+    assert chosen.weights_file is not None
+    assert chosen.weights_file.stat().st_size < 8_000_000
+    card = chosen.weights_file.with_suffix(".md").read_text()
+    assert chosen.weights_sha256
+    assert chosen.weights_sha256 in card
+    assert chosen.accuracy
+    for number in chosen.accuracy:
+        assert number.command in card
+        assert f"{number.value:.4f}" in card
+
+
+@pytest.mark.parametrize(("name", "count", "least"), [("chest-xray-lungs", 6, 0.94), ("fetal-head-us-half", 12, 0.6)])
+def test_held_back_pictures(
+    pipeline: pipelines.Pipeline, held_back: dict[str, tuple[Case, ...]], name: str, count: int, least: float
+) -> None:
+    assert np.mean(dices(pipeline, held_back[name][:count], SETS[name])) > least
+
+
+def test_a_held_back_volume(pipeline: pipelines.Pipeline, held_back: dict[str, tuple[Case, ...]]) -> None:
+    assert dices(pipeline, held_back["hippocampus-mr"][:1], HIPPOCAMPUS)[0] > 0.8
+
+
+@pytest.mark.parametrize("text", list(SETS.values()))
+def test_a_wrong_sentence_finds_nothing(
+    pipeline: pipelines.Pipeline, held_back: dict[str, tuple[Case, ...]], text: str
+) -> None:
+    for name, right in SETS.items():
+        if right != text:
+            cases = held_back[name][: 1 if name == "hippocampus-mr" else 6]
+            assert sum(drawn(pipeline, load_scan(case.image), text).any() for case in cases) == 0, name
+
+
+def test_different_words_for_the_same_thing(
+    pipeline: pipelines.Pipeline, held_back: dict[str, tuple[Case, ...]]
+) -> None:
+    case = held_back["chest-xray-lungs"][:1]
+    for text in ("lungs", "left lung and right lung", "a radiograph of the lungs"):
+        assert dices(pipeline, case, text)[0] > 0.9
+
+
+def test_what_it_does_not_know_is_refused(
+    in_process: InProcess, shared: Path, held_back: dict[str, tuple[Case, ...]], tmp_path: Path
+) -> None:
+    picture = held_back["chest-xray-lungs"][0].image
+    for text in ("the liver", "a brain tumour", "soft tissue and bone", "lungs beside the fetal head"):
+        words = ("segment", picture, "-o", tmp_path / "m.png", "--preset", "text-demo", "--text", text)
+        code, _, err = in_process(*words)
+        assert code == 2, err
+        assert "is not a concept of this model" in err
+        assert "it knows: lungs, fetal head, hippocampus" in err
+
+
+def test_the_command_of_the_readme(
+    in_process: InProcess, held_back: dict[str, tuple[Case, ...]], tmp_path: Path
+) -> None:
+    words = ("-o", tmp_path / "m.png", "--preset", "text-demo", "--text", LUNGS, "--json")
+    code, out, err = in_process("segment", held_back["fetal-head-us-half"][0].image, *words)
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["status"] == "absent"
+    assert report["labels"][0]["name"] == "lungs"
+    assert report["pipeline"]["presence"][0]["probability"] < 0.1
+
+
+def test_the_scans_of_the_tables_are_held_back(pipeline: pipelines.Pipeline, root: Path, shared: Path) -> None:
+    sys.path.insert(0, str(root / "examples"))
+    try:
+        import text_cases
+    finally:
+        sys.path.pop(0)
+    held = {case.id for name in SETS for case in split_cases(read_cases(shared / "data" / name), seed=0).test}
+    seen = [each for each in text_cases.shown(shared / "data", "test") if each.drawn is not None]
+    assert {each.id for each in seen} == held
+    assert set(text_cases.CONCEPTS) == {each.name for each in pipeline.options.concepts}  # type: ignore[attr-defined]
