@@ -20,6 +20,9 @@ Index = tuple[int, int, int]
 
 LEAST_WEIGHT = 1e-3
 """Of a window's corner, relative to its middle."""
+TOGETHER = 1 << 21
+"""Voxels of windows that go through a network together on a GPU: many small windows need no more memory than one of
+128³. A CPU takes window by window."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,23 +71,27 @@ def mean_blocks(
     classes: int,
     device: torch.device,
     most: int,
+    together: int | None = None,
 ) -> Iterator[Block]:
     """Predictions of overlapping windows, averaged with the weights of a Gaussian round their middles.
 
     Args:
-        predict: (1, 1, *edge) → (1, C, *edge), on `device`.
+        predict: (N, 1, *edge) → (N, C, *edge), on `device`.
         part: voxels from the first index to the second, exclusive → (1, i, j, k) on `device`. Beyond the volume,
             windows see zeros.
         windows: where they lie.
         classes: C.
         device: where predictions are added up.
         most: predicted values that are held at a time, unless a single window has more.
+        together: most windows N of a row that are predicted at once; None: what `TOGETHER` allows, 1 on a CPU.
     """
+    if together is None:
+        together = 1 if device.type == "cpu" else max(1, TOGETHER // prod(windows.edge))
     along = min(range(3), key=lambda axis: _planes(windows, axis) * prod(windows.shape) / windows.shape[axis])
     weights = compute_importance_map(windows.edge, mode="gaussian", sigma_scale=0.125, device=device)
     weights = weights.float().clamp(min=max(LEAST_WEIGHT, float(weights.min())))
     for tile in _tiles(windows, along, most // classes):
-        yield from _Tile(predict, part, windows, weights, along, tile, classes).blocks(device)
+        yield from _Tile(predict, part, windows, weights, along, tile, classes, together).blocks(device)
 
 
 def _planes(windows: Windows, axis: int) -> int:
@@ -123,6 +130,7 @@ class _Tile:
     along: int
     own: tuple[tuple[int, int], ...]
     classes: int
+    together: int
 
     def blocks(self, device: torch.device) -> Iterator[Block]:
         """Row after row of windows along the axis."""
@@ -155,8 +163,7 @@ class _Tile:
         begin = _index([max(0, each[0]) for each in firsts])
         end = _index([min(of, each[-1] + e) for of, each, e in zip(self.windows.shape, firsts, edge, strict=True)])
         image = self.part(begin, end)
-        for corner in product(*firsts):
-            scores = self.predict(_window(image, [c - b for c, b in zip(corner, begin, strict=True)], edge)[None])[0]
+        for corner, scores in self._scores(image, begin, [_index(list(each)) for each in product(*firsts)]):
             there, here = [slice(None)], [slice(None)]
             for c, e, first, last in zip(corner, edge, low, high, strict=True):
                 near, far = max(c, first), min(c + e, last)
@@ -165,6 +172,14 @@ class _Tile:
             seen = self.weights[None][tuple(here)]
             total[tuple(there)].addcmul_(scores[tuple(here)].to(total), seen)
             weight[tuple(there)].add_(seen)
+
+    def _scores(self, image: Tensor, begin: Index, corners: list[Index]) -> Iterator[tuple[Index, Tensor]]:
+        """Each corner of a window in the volume with its scores (C, *edge); `image` begins at `begin`."""
+        for first in range(0, len(corners), self.together):
+            some = corners[first : first + self.together]
+            places = [[c - b for c, b in zip(corner, begin, strict=True)] for corner in some]
+            scores = self.predict(torch.stack([_window(image, place, self.windows.edge) for place in places]))
+            yield from zip(some, scores, strict=True)
 
     def _owned(
         self, base: int, unfinished: int, after: int

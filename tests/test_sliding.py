@@ -34,8 +34,9 @@ def whole(image: Tensor, edge: tuple[int, int, int], share: float) -> Tensor:
     share=st.sampled_from([0.0, 0.25, 0.5, 0.8]),
     most=st.sampled_from([1, 300, 3000, 1 << 20]),
     seed=st.integers(0, 99),
+    together=st.sampled_from([None, 2, 5]),
 )
-def test_blocks_make_up_monais_mean(shape, edge, share: float, most: int, seed: int) -> None:
+def test_blocks_make_up_monais_mean(shape, edge, share: float, most: int, seed: int, together: int | None) -> None:
     image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
     expected = whole(image, edge, share)
 
@@ -45,7 +46,7 @@ def test_blocks_make_up_monais_mean(shape, edge, share: float, most: int, seed: 
 
     places = [np.arange(-0.75, size, 0.25) for size in shape]
     owners = np.zeros([len(each) for each in places], int)
-    for block in mean_blocks(network, part, Windows(shape, edge, share), CLASSES, CPU, most):
+    for block in mean_blocks(network, part, Windows(shape, edge, share), CLASSES, CPU, most, together):
         size = block.mean.shape[1:]
         there = tuple(slice(first, first + count) for first, count in zip(block.low, size, strict=True))
         torch.testing.assert_close(block.mean, expected[(slice(None), *there)], rtol=1e-4, atol=1e-4)
@@ -72,3 +73,27 @@ def test_what_is_held_grows_neither_with_length_nor_with_classes(classes: int) -
         )
         held.append(max(block.mean.untyped_storage().nbytes() for block in blocks))
     assert held[0] == held[1] <= 4 << 14
+
+
+@pytest.mark.parametrize(("together", "most"), [(None, 1), (3, 3), (9, 6)])
+def test_windows_of_a_row_are_predicted_together(together: int | None, most: int) -> None:
+    sizes = []
+
+    def counted(windows: Tensor) -> Tensor:
+        sizes.append(len(windows))
+        return windows
+
+    image = torch.randn(1, 12, 8, 30)
+    windows = Windows((12, 8, 30), (4, 4, 4), 0.0)
+    for _ in mean_blocks(
+        counted,
+        lambda low, high: image[:, low[0] : high[0], low[1] : high[1], low[2] : high[2]],
+        windows,
+        1,
+        CPU,
+        1 << 20,
+        together,
+    ):
+        pass
+    assert sum(sizes) == 3 * 2 * 8
+    assert max(sizes) == most, "a row has six windows"

@@ -24,11 +24,11 @@ from medseg_cli import device, intensity, pipelines, postprocess, preset
 from medseg_cli.frame import Frame
 from medseg_cli.geometry import Grid, overlap, resample, resample_in_slabs, scan_grid, working_grid
 from medseg_cli.preset_format import Postprocessing, Window
-from medseg_cli.prompt import Prompt
+from medseg_cli.prompt import Click, Prompt, Target
 from medseg_cli.read_ahead import read_ahead
 from medseg_cli.readers import ReadOptions
 from medseg_cli.readers.files import read_file
-from medseg_cli.scan import Scan
+from medseg_cli.scan import Provenance, Scan
 from medseg_cli.segmentation import Label, Segmentation
 from medseg_cli.stages import Stages
 from medseg_cli.writers.masks import write_mask
@@ -98,10 +98,32 @@ def volume_rows(path: Path, folder: Path, network: bool) -> Iterator[Row]:
         crop = torch.randn(1, 1, *[chosen.model["crop_size"]] * 3)
         click = torch.full((1, 1, 3), 24.0)
         yield from _halves("volume", model.encoder, lambda kept: model.decode(kept, crop, click), crop)
+        yield _crops_together()
     blob = np.random.default_rng(0).random(lattice.shape, np.float32)
     yield _paste("volume", blob, lattice, grid)
     labels = (scan.voxels[0] > np.quantile(scan.voxels, 0.9)).astype(np.uint8)
     yield _write("volume", scan, labels, folder, None)
+
+
+def _crops_together() -> Row:
+    """Four small cases of a batch in shared batches of crops; noise, so that each object takes all its crops."""
+    chosen = preset.find("hippocampus-mr")
+    chosen = chosen.model_copy(update={"options": {**chosen.options, "max_crops": 3}})
+    pipeline = pipelines.build(chosen, device.select("cpu", seed=1), random_weights=True)
+    jobs = []
+    for number in range(4):
+        voxels = np.random.default_rng(number).normal(100, 20, (1, 35, 51, 35)).astype(np.float32)
+        scan = Scan(voxels, np.eye(4), Provenance(Path("noise.nii.gz"), "nifti", ""), "MR")
+        jobs.append((scan, Prompt((Target("1", "", (Click((17.0, 25.0, 17.0)),)),))))
+    return compare(
+        "volume",
+        "segment four hippocampus-size volumes in shared batches of crops (naive: one by one)",
+        lambda: np.stack([pipeline.segment(*job, Stages()).mask for job in jobs]),
+        lambda: np.stack([each.mask for each in pipeline.segment_together(jobs, Stages())]),
+        share,
+        1e-3,
+        rounds=3,
+    )
 
 
 def ct_rows(path: Path, labels: NDArray[np.uint8], folder: Path, network: bool, seed: int) -> Iterator[Row]:
