@@ -106,7 +106,10 @@ def with_absolute_weights(preset: Preset) -> Preset:
     """The preset with the weights beside it named by their absolute path; unchanged when they are in the store."""
     if preset.weights is None or preset.weights_file is None:
         return preset
-    moved = preset.weights.model_copy(update={"file": str(preset.weights_file.resolve())})
+    folder = preset.weights_file.parent if preset.path is None else preset.path.parent
+    members = getattr(preset.weights, "members", ())
+    absolute = [each.model_copy(update={"file": str((folder / each.file).resolve())}) for each in members]
+    moved = preset.weights.model_copy(update={"file": str(preset.weights_file.resolve()), "members": tuple(absolute)})
     return preset.model_copy(update={"weights": moved})
 
 

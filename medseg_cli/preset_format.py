@@ -58,6 +58,13 @@ class BaseWeights(Section):
         return self.name or str(self.file)
 
 
+class Member(Section):
+    """Another checkpoint of the same network: its file, as in `ShippedWeights`, and the file's SHA-256."""
+
+    file: CheckpointFile
+    sha256: Sha256
+
+
 class ShippedWeights(Section):
     """Weights in a file beside the preset.
 
@@ -65,11 +72,13 @@ class ShippedWeights(Section):
         file: checkpoint file, relative to the preset's folder (or absolute); what medseg itself writes is safetensors.
         sha256: its SHA-256; None only while a preset is being made: the file is then used unverified.
         base: what the file's tensors belong to, where it holds only those that a training changed.
+        members: more checkpoints; the preset's answer is then the mean of all their probabilities.
     """
 
     file: CheckpointFile
     sha256: Sha256 | None = None
     base: BaseWeights | None = None
+    members: tuple[Member, ...] = ()
 
 
 class CatalogueWeights(Section):

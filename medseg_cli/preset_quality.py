@@ -61,6 +61,7 @@ class Quality(Section):
         spacing_mm: voxel size from right to left, back to front and feet to head; of pictures along i and j.
         intensity: values of the scan.
         predicted_iou: least score that the network gives its own masks, 0 to 1.
+        uncertainty: most doubt of a mask, see `medseg_cli.uncertainty`; 100 = a border of undecided pixels.
         presence: least probability that what was asked for is in the scan, 0 to 1.
         cases: how many the limits come from; None where they were not measured.
         source: data and command that gave them.
@@ -70,6 +71,7 @@ class Quality(Section):
     spacing_mm: Annotated[tuple[Limits, ...], Field(min_length=2, max_length=3)] | None = None
     intensity: IntensityLimits | None = None
     predicted_iou: Share | None = None
+    uncertainty: Annotated[float, Field(ge=0)] | None = None
     presence: Share | None = None
     cases: Annotated[int, Field(ge=1)] | None = None
     source: Text | None = None

@@ -27,6 +27,7 @@ Code = Literal[
     "components",
     "border",
     "predicted-iou",
+    "uncertain",
     "intensity",
     "spacing",
     "modality",
@@ -137,12 +138,25 @@ def _scores(label: Label, provenance: dict[str, Any], quality: Quality) -> Itera
         if score is not None and least is not None and score < least:
             text = f"{label.name}: {what} is {score:.2f}, below {least:g}"
             yield Flag(code, text, label.value, score, (least, None))  # type: ignore[arg-type]
+    doubt, most = uncertainty(label, provenance), quality.uncertainty
+    if doubt is not None and most is not None and doubt > most:
+        text = f"{label.name}: the doubt along its border is {doubt:.1f}, above {most:g}"
+        yield Flag("uncertain", text, label.value, doubt, (None, most))
 
 
 def predicted_iou(label: Label, provenance: dict[str, Any]) -> float | None:
     """The network's own estimate of a mask's IoU, mean over its slices: `objects[...]["predicted_iou"]["mean"]`."""
+    return _mean(label, provenance, "predicted_iou")
+
+
+def uncertainty(label: Label, provenance: dict[str, Any]) -> float | None:
+    """How unsure a mask is, mean over its slices: `objects[...]["uncertainty"]["mean"]`."""
+    return _mean(label, provenance, "uncertainty")
+
+
+def _mean(label: Label, provenance: dict[str, Any], what: str) -> float | None:
     objects = provenance.get("objects") or []
-    scores = objects[label.value - 1].get("predicted_iou") if label.value <= len(objects) else None
+    scores = objects[label.value - 1].get(what) if label.value <= len(objects) else None
     return float(scores["mean"]) if scores else None
 
 

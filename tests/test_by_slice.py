@@ -115,6 +115,9 @@ def test_one_box_finds_an_object_in_a_ct_of_122_101_112(tmp_path: Path) -> None:
     assert sum(pipeline.model.encoded) == 62
     slices = result.provenance["slices"]
     assert (slices["plane"], slices["axis"], slices["count"]) == ("coronal", "k", 112)
+    doubt = result.provenance["objects"][0].pop("uncertainty")
+    assert 0 < doubt["mean"] <= doubt["most"]
+    assert 26 <= doubt["slice"] <= 85
     assert result.provenance["objects"] == [
         {
             "id": "1",

@@ -167,6 +167,15 @@ def test_what_the_network_thinks_of_itself() -> None:
     assert codes(cube(2, facts=facts)) == [], "without a limit nothing is asked"
 
 
+def test_doubt_along_a_border_is_flagged_by_its_mean() -> None:
+    facts = {"objects": [{"uncertainty": {"mean": 90.0, "most": 300.0, "slice": 3}}, {"uncertainty": None}]}
+
+    (flag,) = flags(cube(2, facts=facts), {"uncertainty": 80})
+
+    assert (flag.code, flag.label, flag.value, flag.limit) == ("uncertain", 1, 90.0, (None, 80.0))
+    assert codes(cube(2, facts=facts), {"uncertainty": 90}) == codes(cube(2, facts=facts), {}) == []
+
+
 def test_another_modality() -> None:
     (flag,) = flags(cube(modality="CT"))
     assert (flag.code, flag.message) == ("modality", "the scan is CT, the preset is made for MR")

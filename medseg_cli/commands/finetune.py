@@ -29,6 +29,9 @@ def finetune(
     rank: own.Rank = None,
     objects: own.Objects = None,
     feature_cache: own.FeatureCache = "auto",
+    cycles: own.Cycles = None,
+    gamma: own.Gamma = None,
+    keep: own.Keep = None,
     gradient_checkpointing: own.Checkpointing = "auto",
     released_code: own.Released = False,
     epochs: own.Epochs = None,
@@ -74,7 +77,8 @@ def finetune(
     from medseg_cli.errors import UsageError
     from medseg_cli.pipelines.choices import Choices
     from medseg_cli.training import job
-    from medseg_cli.training.plan import Resources, Wishes
+    from medseg_cli.training.members import PRESET as ENSEMBLE
+    from medseg_cli.training.plan import GAMMA, KEEP, Resources, Wishes
     from medseg_cli.training.run import Setup, train
 
     if resume is not None:
@@ -90,6 +94,7 @@ def finetune(
         asked |= {"--feature-cache": feature_cache if feature_cache != "auto" else None}
         asked |= {"--precision": precision if precision != "auto" else None, "--amp": amp, "--seed": seed}
         asked |= {"--gradient-checkpointing": gradient_checkpointing if gradient_checkpointing != "auto" else None}
+        asked |= {"--cycles": cycles, "--gamma": gamma, "--keep": keep}
         asked |= {"--released-code": released_code or None, "--shortest-caption": shortest_caption}
         own.refuse_with_resume(asked)
         todo = job.resumed(resume, dataset)
@@ -114,6 +119,10 @@ def finetune(
             patience=patience or 0,
             seed=seed or 0,
             precision=runtime.precision,
+            cycles=cycles or 1,
+            gamma=gamma or GAMMA,
+            keep=keep or KEEP,
+            released_rate=released_code and cycles is not None,
         )
         base = presets.find(preset)
         prompts, by_text = base.prompts, "text" in base.prompts.kinds
@@ -126,8 +135,10 @@ def finetune(
                 f"--gradient-checkpointing on is for image-text networks, and preset {preset} has none",
                 "use --amp or a smaller --batch-size with --accumulate",
             )
-        if released_code and not by_text:
+        if released_code and not by_text and cycles is None:
             raise UsageError(f"--released-code: nothing of preset {preset}'s training differs from it", "leave it out")
+        if cycles is None and (gamma is not None or keep is not None):
+            raise UsageError(f"{'--keep' if gamma is None else '--gamma'} is of --cycles", "add --cycles 3")
         if rank is not None and peft != "lora":
             LOGGER.warning("--rank %s has no effect: it is of --peft lora", rank)
         choices = Choices(
@@ -166,6 +177,8 @@ def finetune(
         path = train(todo.dataset, todo.base, todo.start, todo.plan, todo.run, display.validated, todo.choices, setup)
     if talk != "quiet":
         typer.echo(f"done: {_usage(todo.base, path.parent)}", err=True)
+        if (path.parent / ENSEMBLE).is_file():
+            typer.echo(f"together: {_usage(todo.base, path.parent / ENSEMBLE)}", err=True)
 
 
 def _usage(base: Preset, run: Path) -> str:

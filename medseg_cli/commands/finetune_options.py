@@ -77,6 +77,20 @@ ShortestCaption = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, help="Leave out captions of fewer characters.", rich_help_panel=DATA),
 ]
+Cycles = Annotated[
+    int | None,
+    typer.Option(
+        min=2, help="Let the rate fall and start again so often, and make an ensemble.", rich_help_panel=LEARNING
+    ),
+]
+Gamma = Annotated[
+    float | None,
+    typer.Option(min=0.01, max=1.0, help="Share of a cycle in which its rate falls (0.8).", rich_help_panel=LEARNING),
+]
+Keep = Annotated[
+    int | None,
+    typer.Option(min=1, help="Checkpoints that a cycle gives to the ensemble (3).", rich_help_panel=LEARNING),
+]
 Epochs = Annotated[
     int | None,
     typer.Option(min=1, help="Length: an epoch shows every training case once.", rich_help_panel=LEARNING),

@@ -86,6 +86,7 @@ def quality_of(
         spacing_mm=_spacing_limits(spacings),
         intensity=IntensityLimits(units=units, percentiles=_value_limits(values)) if values else None,
         predicted_iou=before.predicted_iou,
+        uncertainty=before.uncertainty,
         presence=before.presence,
         cases=len(chosen),
         source=source,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from medseg_cli.datasets import captions, entries, folders, medsam, nnunet, sa_med2d, samus, table
+from medseg_cli.datasets import batch_folder, captions, entries, folders, medsam, nnunet, sa_med2d, samus, table
 from medseg_cli.datasets.case import Case, Dataset, Finding
 from medseg_cli.datasets.files import LAYOUTS, read_json
 from medseg_cli.errors import InputError
@@ -66,6 +66,7 @@ def _read_folder(folder: Path, channel: int) -> Dataset:
     if listing.is_file():
         return _read_json(listing, channel)
     layouts: tuple[tuple[Callable[[Path], bool], Callable[[Path], Dataset]], ...] = (
+        (batch_folder.is_there, batch_folder.read),
         (sa_med2d.is_there, sa_med2d.read),
         (samus.is_there, samus.read),
         (lambda _: bool(_lists(folder)), lambda _: _read_list(folder, channel)),

@@ -50,6 +50,7 @@ class Entry:
         recipe: "module:Class" that trains it, `Class(preset, start, choices)`; empty when it cannot be trained here.
         planner: "module:function" that completes a preset from a dataset before training, see `plan`; empty when
             presets are complete.
+        ensemble: whether several checkpoints of its network can answer together, by the mean of their probabilities.
     """
 
     target: str
@@ -58,6 +59,7 @@ class Entry:
     dims: int
     recipe: str = ""
     planner: str = ""
+    ensemble: bool = False
 
 
 PIPELINES: dict[str, Entry] = {
@@ -75,6 +77,7 @@ PIPELINES: dict[str, Entry] = {
         dims=3,
         recipe="medseg_cli.pipelines.dynunet_recipe:DynunetRecipe",
         planner="medseg_cli.pipelines.dynunet_plan:plan",
+        ensemble=True,
     ),
     "medclip-sam": Entry(
         target="medseg_cli.pipelines.medclip_sam:MedclipSamPipeline",
@@ -90,6 +93,7 @@ PIPELINES: dict[str, Entry] = {
         prompts=frozenset({"point", "box", "mask"}),
         dims=2,
         recipe="medseg_cli.pipelines.sam_recipe:SamRecipe",
+        ensemble=True,
     ),
     "sam-unet": Entry(
         target="medseg_cli.pipelines.sam_unet:SamUnetPipeline",
@@ -97,6 +101,7 @@ PIPELINES: dict[str, Entry] = {
         prompts=frozenset({"box", "mask"}),
         dims=2,
         recipe="medseg_cli.pipelines.sam_unet_recipe:SamUnetRecipe",
+        ensemble=True,
     ),
     "samus": Entry(
         target="medseg_cli.pipelines.samus:SamusPipeline",
@@ -104,6 +109,7 @@ PIPELINES: dict[str, Entry] = {
         prompts=frozenset({"point", "box", "mask"}),
         dims=2,
         recipe="medseg_cli.pipelines.samus_recipe:SamusRecipe",
+        ensemble=True,
     ),
 }
 
@@ -123,8 +129,10 @@ def build(preset: Preset, runtime: Runtime, *, random_weights: bool = False) -> 
     """The preset's pipeline with its weights loaded on the device.
 
     Raises:
-        ModelError: unknown pipeline, wrong options, missing or misfitting weights.
+        ModelError: unknown pipeline, wrong options, missing or misfitting weights, several where it takes one.
     """
+    if getattr(preset.weights, "members", ()) and not find(preset.pipeline).ensemble:
+        raise ModelError(f"pipeline {preset.pipeline} takes one checkpoint, and preset {preset.name} names several")
     module, name = find(preset.pipeline).target.split(":")
     return getattr(import_module(module), name).from_preset(preset, runtime, random_weights)
 

@@ -7,6 +7,7 @@ on the scan's own grid happens here: plane, grey values, which slices are prompt
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,13 +22,14 @@ from medseg_cli.device import Runtime
 from medseg_cli.embeddings import EmbeddingCache
 from medseg_cli.errors import InputError, MedsegError
 from medseg_cli.intensity import Display, display
-from medseg_cli.pipelines.loading import options_of, weights_of
+from medseg_cli.pipelines.loading import members_of, options_of, weights_of
 from medseg_cli.pipelines.objects import empty_targets, labels_of
 from medseg_cli.pipelines.precision import probe, settle
 from medseg_cli.pipelines.slice_batches import answer_together
 from medseg_cli.pipelines.slice_compose import compose
+from medseg_cli.pipelines.slice_ensemble import SliceEnsemble
 from medseg_cli.pipelines.slice_prompts import Plan, plan_slices, unused_minus, unused_regions, whole_image
-from medseg_cli.pipelines.slice_run import Network, SliceRun, Ways, own_scores
+from medseg_cli.pipelines.slice_run import Network, SliceRun, Ways, doubts, own_scores
 from medseg_cli.preset import Preset
 from medseg_cli.prompt import Prompt
 from medseg_cli.propagation import Rules
@@ -84,6 +86,7 @@ class Options(BaseModel):
         propagation: when to stop.
         batch: slices encoded at a time.
         fit, scale, interpolation: see `frame.Frame`.
+        threshold: probability above which a pixel is the object.
         dense: give coarse masks to the network as dense prompt too, not only as the box round them.
         embedding_cache: folder for embeddings on disk; None keeps them in memory only.
         memory_mb: embeddings kept in memory, MiB.
@@ -98,6 +101,7 @@ class Options(BaseModel):
     fit: Literal["longest", "stretch"] = "longest"
     scale: Literal["imagenet", "unit", "byte"] = "imagenet"
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    threshold: float = Field(default=0.5, gt=0, lt=1)
     dense: bool = True
     embedding_cache: str | None = None
     memory_mb: int = Field(default=512, ge=0)
@@ -145,7 +149,11 @@ class SlicePipeline:
         """
         options = options_of(preset, Options)
         path, weights = weights_of(preset, random_weights)
-        model = build(path, preset, runtime.seed).eval().requires_grad_(False).to(runtime.device)
+        model = build(path, preset, runtime.seed)
+        others = () if random_weights else members_of(preset)
+        if others:
+            model = SliceEnsemble([model, *(build(each, preset, runtime.seed) for each in others)])
+        model = model.eval().requires_grad_(False).to(runtime.device)
         image = torch.randn(1, 3, model.size, model.size, generator=torch.Generator().manual_seed(0)).to(runtime.device)
         runtime = settle(runtime, preset, probe(model, lambda: model.encode(image), weights, preset))
         folder = Path(options.embedding_cache).expanduser() if options.embedding_cache else None
@@ -212,6 +220,7 @@ class SlicePipeline:
                 "slices_prompted": sorted(plan.slices),
                 "slices_with_mask": sum(not answer.empty for answer in found.values()),
                 "predicted_iou": own_scores(found),
+                "uncertainty": doubts(found),
                 "propagation": way,
                 "cleaning": steps,
             }
@@ -247,13 +256,16 @@ class SlicePipeline:
         options = self.options
         frame = {"fit": options.fit, "scale": options.scale, "interpolation": options.interpolation}
         name = self.weights["sha256"] or f"random weights of seed {self.runtime.seed}"
+        name = " ".join([name, *self.weights.get("members", [])])
         # Not all of a configuration is in the weights, and nothing of it in random ones.
         name = f"{name} {json.dumps(self.preset.model, sort_keys=True)}"
         runtime = self.runtime
         if runtime.kernels == "reference":
             # Who looks for a kernel at fault must not be answered from what it left in the cache.
             name = f"{name} by the formulas"
-        return Network(self.model, runtime.device, name, frame, options.dense, runtime.precision, runtime.autocast)
+        level = math.log(options.threshold / (1 - options.threshold))
+        chosen, autocast = runtime.precision, runtime.autocast
+        return Network(self.model, runtime.device, name, frame, options.dense, chosen, autocast, level)
 
     def _modality_notes(self, scan: Scan) -> list[str]:
         made_for = self.preset.modality

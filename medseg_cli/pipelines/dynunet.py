@@ -22,7 +22,8 @@ from medseg_cli.errors import InputError, ModelError, UsageError
 from medseg_cli.geometry import Grid, scan_grid, working_grid
 from medseg_cli.label_blocks import label_map
 from medseg_cli.models.dynunet import Dynunet, build, config_of, random_network
-from medseg_cli.pipelines.loading import options_of, weights_of
+from medseg_cli.pipelines.class_ensemble import ClassEnsemble
+from medseg_cli.pipelines.loading import members_of, options_of, weights_of
 from medseg_cli.pipelines.precision import settle
 from medseg_cli.postprocess import clean
 from medseg_cli.preset import Preset
@@ -80,7 +81,7 @@ class DynunetPipeline:
     preset: Preset
     options: Options
     runtime: Runtime
-    model: Dynunet
+    model: Dynunet | ClassEnsemble
     weights: dict[str, Any]
 
     @classmethod
@@ -93,6 +94,7 @@ class DynunetPipeline:
         """
         options = options_of(preset, Options)
         path, weights = weights_of(preset, random_weights)
+        model: Dynunet | ClassEnsemble
         model = random_network(config_of(preset.model), runtime.seed) if path is None else build(path, preset.model)
         if len(preset.labels) + 1 != model.config.classes:
             raise ModelError(
@@ -101,6 +103,9 @@ class DynunetPipeline:
                 "use the preset.yaml that stands beside these weights",
             )
         patch_of(preset, options)
+        others = () if random_weights else members_of(preset)
+        if others:
+            model = ClassEnsemble([model, *(build(each, preset.model) for each in others)])
         runtime = settle(runtime, preset, None)
         return cls(preset, options, runtime, model.eval().to(runtime.device).requires_grad_(False), weights)
 

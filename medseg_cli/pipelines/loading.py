@@ -48,6 +48,15 @@ def check_trained(preset: Preset, layout: str, random_weights: bool) -> None:
         )
 
 
+def members_of(preset: Preset) -> tuple[Path, ...]:
+    """The verified files of an ensemble's other checkpoints; () for a network alone.
+
+    Raises:
+        ModelError: missing or damaged weights.
+    """
+    return tuple(each.path for each in resolve(preset).members)
+
+
 def weights_of(preset: Preset, random_weights: bool) -> tuple[Path | None, dict[str, Any]]:
     """The verified weights file, None for random weights; and what reports say about it.
 
@@ -58,6 +67,8 @@ def weights_of(preset: Preset, random_weights: bool) -> tuple[Path | None, dict[
         return None, {"name": "random", "sha256": None, "random": True, "licence": None}
     found = resolve(preset)
     facts = {"name": found.name, "sha256": found.sha256, "random": False, "licence": found.licence}
+    if found.members:
+        facts["members"] = [each.sha256 for each in found.members]
     if found.base is not None:
         facts["base"] = {"name": found.base.name, "sha256": found.base.sha256, "licence": found.base.licence}
     return found.path, facts

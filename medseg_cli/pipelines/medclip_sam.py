@@ -33,7 +33,7 @@ from medseg_cli.pipelines.text_explain import Maps, scores_of
 from medseg_cli.pipelines.text_options import Options
 from medseg_cli.pipelines.text_presence import margins, probabilities
 from medseg_cli.pipelines.text_regions import Coarse, coarse_mask, consistent
-from medseg_cli.pipelines.text_report import absent_notes, cut_notes, lost_notes, presence_of
+from medseg_cli.pipelines.text_report import absent_notes, cut_notes, judged, lost_notes, presence_of
 from medseg_cli.pipelines.text_words import words_beside
 from medseg_cli.postprocess import clean
 from medseg_cli.preset import Preset
@@ -136,6 +136,7 @@ class MedclipSamPipeline:
                     "id": target.id,
                     "slices_prompted": sorted(each),
                     "slices_with_mask": int((mask == value).any(axis=_across(plane)).sum()),
+                    **judged(drawn.said, target.label),
                     "propagation": [],
                     "cleaning": steps,
                 }

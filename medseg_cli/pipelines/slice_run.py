@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from medseg_cli.pipelines.slice_prompts import Plan, SlicePrompt
 from medseg_cli.propagation import Found, Rules, describe, next_box, stop_reason
 from medseg_cli.scan import Scan
 from medseg_cli.slices import Plane
+from medseg_cli.uncertainty import doubt
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,7 @@ class Answer:
         place: rows and columns that hold the object, both empty where nothing was found.
         certainty: probability in `place`, uint8, 255 = certain; `INSIDE` and above is the object.
         score: the network's own estimate of the mask's quality, or None.
+        doubt: see `uncertainty.doubt`; None where nothing was found.
     """
 
     INSIDE: ClassVar[int] = 128
@@ -41,9 +43,10 @@ class Answer:
     place: tuple[slice, slice]
     certainty: NDArray[np.uint8]
     score: float | None
+    doubt: float | None = None
 
     @classmethod
-    def of(cls, probability: NDArray[np.uint8], score: float | None) -> Answer:
+    def of(cls, probability: NDArray[np.uint8], score: float | None, doubt: float | None = None) -> Answer:
         """The answer that a picture of probabilities (H, W) gives; a copy."""
         mask = probability >= cls.INSIDE
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -51,7 +54,7 @@ class Answer:
         if len(rows):
             place = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
         high, wide = probability.shape
-        return cls((high, wide), place, probability[place].copy(), score)
+        return cls((high, wide), place, probability[place].copy(), score, doubt)
 
     @property
     def probability(self) -> NDArray[np.uint8]:
@@ -82,6 +85,7 @@ class Network:
         dense: whether it takes coarse masks as dense prompts.
         precision: name of the chosen one.
         autocast: a function that returns its context.
+        level: logit above which a pixel is the object.
     """
 
     model: Any
@@ -91,6 +95,7 @@ class Network:
     dense: bool
     precision: str
     autocast: Any
+    level: float = 0.0
 
 
 @dataclass(eq=False)
@@ -271,12 +276,14 @@ class SliceRun:
             if score is not None:
                 scores.append(float(score[0]))
         assert joined is not None
-        probability = (joined.sigmoid() * 255).round().clamp(0, 255)
-        # The threshold is logit 0 exactly; rounding must not move it.
+        inside, exact = joined > self.network.level, joined.sigmoid()
+        probability = (exact * 255).round().clamp(0, 255)
+        # The threshold is a logit exactly; rounding must not move it.
         probability = torch.where(
-            joined > 0, probability.clamp(min=Answer.INSIDE), probability.clamp(max=Answer.INSIDE - 1)
+            inside, probability.clamp(min=Answer.INSIDE), probability.clamp(max=Answer.INSIDE - 1)
         )
-        return Answer.of(probability.to(torch.uint8).cpu().numpy(), min(scores) if scores else None)
+        score = min(scores) if scores else None
+        return Answer.of(probability.to(torch.uint8).cpu().numpy(), score, doubt(exact, inside))
 
     def _tensors(self, prompt: SlicePrompt, frame: Frame) -> dict[str, Tensor | None]:
         """Keyword arguments of `decode` for one prompt with at most one box."""
@@ -300,11 +307,19 @@ class SliceRun:
 def own_scores(found: dict[int, Answer]) -> dict[str, Any] | None:
     """What the network thinks of its masks of one object: mean and least score, and the slice of that; None without."""
     scores = {index: each.score for index, each in found.items() if each.score is not None and not each.empty}
-    if not scores:
-        return None
-    worst = min(scores, key=lambda index: scores[index])
+    return _summary(scores, "least") if scores else None
+
+
+def doubts(found: dict[int, Answer]) -> dict[str, Any] | None:
+    """How unsure the masks of one object are: mean and most, and the slice of that; None without a mask."""
+    scores = {index: each.doubt for index, each in found.items() if each.doubt is not None}
+    return _summary(scores, "most") if scores else None
+
+
+def _summary(scores: dict[int, float], extreme: Literal["least", "most"]) -> dict[str, Any]:
+    chosen = (min if extreme == "least" else max)(scores, key=lambda index: scores[index])
     mean = sum(scores.values()) / len(scores)
-    return {"mean": round(mean, 4), "least": round(scores[worst], 4), "slice": worst}
+    return {"mean": round(mean, 4), extreme: round(scores[chosen], 4), "slice": chosen}
 
 
 def _parts(prompt: SlicePrompt) -> list[SlicePrompt]:

@@ -36,6 +36,18 @@ def presence_of(
     }
 
 
+def judged(said: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    """What the segmenter thinks of the mask that it drew of a class, as flags look for it; {} where it drew none.
+
+    Args:
+        said: what each segmenter says of itself, with its `objects`.
+        name: of the class.
+    """
+    of_class = (each for facts in said for each in facts.get("objects", ()) if each["id"] == name)
+    found: dict[str, Any] = next(of_class, {})
+    return {key: found[key] for key in ("predicted_iou", "uncertainty") if key in found}
+
+
 def cut_notes(classes: Sequence[TextClass]) -> list[str]:
     """A note for each class whose texts are longer than the network reads."""
     return [

@@ -54,8 +54,9 @@ Others were not tried.
 ```
 
 Preset {Path(record.preset).name}, begun with {began}. {_trained(part, facts)}
-{plan.steps} steps planned{stopped} of {plan.step_size} samples, AdamW, peak learning rate {plan.learning_rate:g},
-weight decay {plan.weight_decay:g}, {plan.precision}, seed {plan.seed}; weights averaged with decay {plan.ema:g}.
+{plan.steps} steps planned{stopped} of {plan.step_size} samples, AdamW, peak learning rate
+{plan.learning_rate:g}{_cycles(facts)}, weight decay {plan.weight_decay:g}, {plan.precision}, seed {plan.seed}; weights
+averaged with decay {plan.ema:g}.
 {seconds / 60:.1f} minutes of training steps on {machine}. {versions}.
 
 ## Validation
@@ -72,6 +73,16 @@ flatters them: {measure}.{_also(facts)}
 """
     write_text(run / FILE, text)
     return run / FILE
+
+
+def _cycles(facts: RunFacts) -> str:
+    plan = facts.plan
+    if plan.cycles == 1:
+        return ""
+    form = " as the published code has it" if plan.released_rate else ""
+    return (
+        f"\nin {plan.cycles} cycles{form} (gamma {plan.gamma:g}; `ensemble.yaml` averages {len(plan.kept)} checkpoints)"
+    )
 
 
 def _masks() -> tuple[str, str, str]:

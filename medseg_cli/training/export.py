@@ -16,6 +16,7 @@ from medseg_cli.models.tuned_file import difference_of
 from medseg_cli.preset import Preset
 from medseg_cli.preset_format import BaseWeights, ShippedWeights
 from medseg_cli.preset_quality import Quality
+from medseg_cli.training import members
 from medseg_cli.training.facts import RunFacts
 from medseg_cli.versions import version
 from medseg_cli.weights.store import sha256_of
@@ -31,24 +32,17 @@ def export(network: nn.Module, base: Preset, facts: RunFacts, run: Path, quality
     Where a training kept a part of the weights it began with, the file holds the others alone.
 
     Args:
-        network: the network with the weights to keep, on any device.
+        network: the network with the weights to keep, on any device; after cycles it has those of the last member.
         base: the preset that was trained.
         facts: where they come from.
         run: the run's folder.
         quality: limits of the preset's flags, measured on the training cases; None where they could not be.
     """
-    tensors, metadata, began = _tensors(network, base)
-    metadata |= {
-        "preset": base.name,
-        "pipeline": base.pipeline,
-        "plan": json.dumps(asdict(facts.plan)),
-        "dataset": facts.dataset,
-        "medseg": version("medseg-cli") or "",
-        "torch": version("torch") or "",
-    }
-    with atomic_output(run / WEIGHTS, overwrite=True) as part:
-        save_tensors({name: value.detach().contiguous() for name, value in tensors.items()}, part, metadata)
-    weights = ShippedWeights(file=WEIGHTS, sha256=sha256_of(run / WEIGHTS), base=began)
+
+    def save(trained: nn.Module, file: Path) -> ShippedWeights:
+        return _save(trained, base, facts, file)
+
+    weights = save(network, run / WEIGHTS)
     source = f"trained with medseg finetune on {facts.dataset}, seed {facts.plan.seed}, {facts.step} steps"
     objects = facts.choices.objects
     tuned = base.model_copy(
@@ -66,7 +60,25 @@ def export(network: nn.Module, base: Preset, facts: RunFacts, run: Path, quality
     )
     with atomic_output(run / preset.RUN_FILE, overwrite=True) as part:
         part.write_text(preset.dump(tuned), encoding="utf-8")
+    if facts.plan.cycles > 1:
+        members.export(network, run, facts.plan, tuned, save)
     return run / preset.RUN_FILE
+
+
+def _save(network: nn.Module, base: Preset, facts: RunFacts, file: Path) -> ShippedWeights:
+    """Write a network's weights, or what of them a training changed; how a preset beside the file names it."""
+    tensors, metadata, began = _tensors(network, base)
+    metadata |= {
+        "preset": base.name,
+        "pipeline": base.pipeline,
+        "plan": json.dumps(asdict(facts.plan)),
+        "dataset": facts.dataset,
+        "medseg": version("medseg-cli") or "",
+        "torch": version("torch") or "",
+    }
+    with atomic_output(file, overwrite=True) as part:
+        save_tensors({name: value.detach().contiguous() for name, value in tensors.items()}, part, metadata)
+    return ShippedWeights(file=file.name, sha256=sha256_of(file), base=began)
 
 
 def _tensors(network: nn.Module, base: Preset) -> tuple[dict[str, Tensor], dict[str, str], BaseWeights | None]:

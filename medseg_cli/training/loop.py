@@ -20,7 +20,7 @@ from torch import nn
 from medseg_cli.datasets import Split
 from medseg_cli.errors import DeviceError, ModelError
 from medseg_cli.models.tuning import share_trained
-from medseg_cli.training import checkpoints
+from medseg_cli.training import checkpoints, members
 from medseg_cli.training.average import Average, put
 from medseg_cli.training.data import Draws, Order, batches, case_at, kept_cases, workers_for
 from medseg_cli.training.memory import size_of
@@ -186,6 +186,8 @@ class Training:
         self.average.update(state.step)
         rate = plan.learning_rate * plan.rate(state.step)
         state.step += 1
+        if state.step in plan.kept and self.fabric.is_global_zero:
+            members.keep(self.run, state.step, self.network)
         state.losses.append(loss)
         seconds = time.monotonic() - started
         state.seconds += seconds

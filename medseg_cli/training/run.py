@@ -17,7 +17,7 @@ from medseg_cli import pipelines, preset
 from medseg_cli.datasets import Case, Split, read_dataset, read_splits, split_cases
 from medseg_cli.datasets.captions import without_short
 from medseg_cli.datasets.limits import quality_of
-from medseg_cli.errors import InputError, MedsegError, ModelError
+from medseg_cli.errors import InputError, MedsegError, ModelError, UsageError
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.preset import Preset
 from medseg_cli.preset_quality import Quality
@@ -105,6 +105,9 @@ def train(
         InputError: the dataset or the folder cannot be used.
         ModelError: the folder holds another run, or training diverged.
     """
+    if plan.cycles > 1 and not pipelines.find(base.pipeline).ensemble:
+        can = ", ".join(name for name, each in pipelines.PIPELINES.items() if each.ensemble)
+        raise UsageError(f"--cycles makes an ensemble, which pipeline {base.pipeline} cannot be", f"{can} can")
     fabric = fabric_of(setup.resources, plan.precision)
     found = read_dataset(dataset)
     if choices.shortest_caption:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medseg_cli.errors import ModelError
 from medseg_cli.preset import Preset
-from medseg_cli.preset_format import BaseWeights, ShippedWeights
+from medseg_cli.preset_format import BaseWeights, Member, ShippedWeights
 from medseg_cli.weights import store
 from medseg_cli.weights.store import ResolvedWeights
 
@@ -20,9 +20,10 @@ def resolve(preset: Preset) -> ResolvedWeights:
     """
     found = store.resolve(preset)
     named = preset.weights
-    if not isinstance(named, ShippedWeights) or named.base is None:
+    if not isinstance(named, ShippedWeights):
         return found
-    return replace(found, base=find(named.base, found.path))
+    members = tuple(_member(each, preset) for each in named.members)
+    return replace(found, base=find(named.base, found.path) if named.base else None, members=members)
 
 
 def describe(path: Path) -> BaseWeights:
@@ -68,6 +69,20 @@ def present(base: BaseWeights) -> bool:
     if base.file is not None and Path(base.file).is_file():
         return True
     return any(base.sha256 in (each.sha256, each.source_sha256) for each in here)
+
+
+def _member(member: Member, preset: Preset) -> ResolvedWeights:
+    path = (preset.path.parent if preset.path else Path()) / member.file
+    if not path.is_file():
+        raise ModelError(f"preset '{preset.name}': {path}, one of its checkpoints, is missing", "put the file there")
+    found = _file(path)
+    if found.sha256 != member.sha256:
+        raise ModelError(
+            f"preset '{preset.name}': {path} has SHA-256 {found.sha256[:12]}..., not {member.sha256[:12]}...: damaged "
+            "or exchanged",
+            "restore the file",
+        )
+    return found
 
 
 def _file(path: Path) -> ResolvedWeights:

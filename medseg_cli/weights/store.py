@@ -58,6 +58,7 @@ class ResolvedWeights:
         licence: of the weights.
         source_sha256: of the published file it was converted from; equal to `sha256` if it was not converted.
         base: the weights that this file's tensors belong to, where it holds a difference alone.
+        members: more checkpoints of the same network, whose mean is the answer.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class ResolvedWeights:
     licence: str
     source_sha256: str
     base: ResolvedWeights | None = None
+    members: tuple[ResolvedWeights, ...] = ()
 
 
 def home() -> Path:
