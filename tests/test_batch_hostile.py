@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from medseg_cli.batch import inputs, records
+from medseg_cli.batch import inputs, plan, records
 from medseg_cli.batch.listing import NOTHING, list_cases
 from medseg_cli.batch.record import Record
 from medseg_cli.batch.slurm import ShardTask
@@ -100,6 +100,9 @@ def test_a_header_that_names_no_possible_file(tmp_path: Path, header: str) -> No
         {"outputs": [{**OUTPUT, "path": "../a_seg.nii.gz"}]},
         {"outputs": [{**OUTPUT, "path": "/a_seg.nii.gz"}]},
         {"left": [{**OUTPUT, "path": "C:\\a_seg.nii.gz"}]},
+        {"input": "a.nii.gz"},
+        {"worker": None},
+        {"labels": [{}]},
         {"outputs": [{"path": "a_seg.nii.gz"}]},
         {"labels": [1]},
         {"thumbnail": "/a.webp"},
@@ -150,3 +153,13 @@ def test_a_limit_that_is_none(in_process: Callable[..., tuple[int, str, str]], w
     code, _, told = in_process(*words)
     assert code == 2
     assert words[-2] in told
+
+
+def test_cases_that_bids_would_call_alike_are_not_run(tmp_path: Path) -> None:
+    for name in ("a/b.nii", "aB.nii", "c.nii", "sub-01_T1w.nii", "sub-01_T2w.nii"):
+        write_scan(tmp_path / name)
+    cases = list_cases(tmp_path).cases
+    assert plan.apart(cases, "case") == cases
+    problems = {case.id: case.problem for case in plan.apart(cases, "bids")}
+    assert {id_ for id_, problem in problems.items() if problem is not None} == {"a/b", "aB"}
+    assert "a/b, aB" in str(problems["a/b"])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medseg_cli.batch.budget import Needs, check
 from medseg_cli.batch.case import BatchCase
 from medseg_cli.batch.models import Models
 from medseg_cli.batch.record import Record
 from medseg_cli.batch.resume import decide
-from medseg_cli.errors import MedsegError, UsageError
+from medseg_cli.errors import InputError, MedsegError, UsageError
 
 PROMPTS = "prompts of a batch are columns of its manifest: medseg batch CASES.csv ... (docs/batch-input.md)"
 
@@ -34,6 +35,34 @@ class Plan:
     wrong: tuple[tuple[BatchCase, MedsegError], ...]
     again: dict[str, int]
     over: int
+
+
+def apart(cases: Sequence[BatchCase], naming: str) -> tuple[BatchCase, ...]:
+    """The cases; those whose BIDS derivatives would be the same files have that as their problem, all of them.
+
+    Ids are unique, but of a scan that is not named as in BIDS only letters and digits are kept: "a/b" and "aB" are one
+    subject. Call it before `shard`, so that shards agree.
+
+    Args:
+        cases: of the whole run.
+        naming: as in `Settings`.
+    """
+    from medseg_cli.writers import bids
+
+    if naming != "bids":
+        return tuple(cases)
+    named: dict[str, list[str]] = defaultdict(list)
+    for case in cases:
+        named[str(bids.derive(case.id).path).casefold()].append(case.id)
+    found = []
+    for case in cases:
+        path = bids.derive(case.id).path
+        twins = named[str(path).casefold()]
+        if len(twins) > 1 and case.problem is None:
+            told = f"{len(twins)} cases are {path} in BIDS: {', '.join(twins[:3])}"
+            case = replace(case, problem=InputError(told, "name them in a manifest, or leave --naming bids out"))
+        found.append(case)
+    return tuple(found)
 
 
 def shard(cases: Sequence[BatchCase], text: str) -> tuple[BatchCase, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +139,7 @@ def batch(
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
     )
+    cases = replace(cases, cases=plan.apart(cases.cases, naming))
     for note in cases.notes:
         report.note(note, talk)
     workers = devices.of_workers(device, jobs) if engine == "local" else ()
