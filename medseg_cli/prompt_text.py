@@ -67,7 +67,7 @@ def _parse(typed: str, option: str) -> tuple[str, str]:
     if not sign:
         name, text = "", typed
     name, text = name.strip(), text.strip().strip('"').strip()
-    if not text:
+    if not _says(text):
         raise UsageError(f"{option} '{_short(typed)}' says nothing", EXAMPLE)
     if sign and not NAME.fullmatch(name):
         raise UsageError(
@@ -76,6 +76,11 @@ def _parse(typed: str, option: str) -> tuple[str, str]:
             f"{EXAMPLE}; names have up to 64 letters, digits and spaces",
         )
     return name, text
+
+
+def _says(text: str) -> bool:
+    """Whether there is a letter or a digit in it."""
+    return any(letter.isalnum() for letter in text)
 
 
 def _short(text: str) -> str:
@@ -114,7 +119,7 @@ def _text(name: Any, value: Any, table: Path) -> Text:
         positive, negative = _list(value), ()
     if any(not isinstance(text, str) for text in (*positive, *negative)):
         raise InputError(f"{table}: class {name} has something that is no text", "give a text, or a list of texts")
-    if not positive or not all(text.strip() for text in (*positive, *negative)):
+    if not positive or not all(_says(text) for text in (*positive, *negative)):
         raise InputError(f"{table}: class {name} has no text", "give a text, or a list of texts")
     return Text(tuple(dict.fromkeys(positive)), tuple(dict.fromkeys(negative)))
 

@@ -124,7 +124,11 @@ def summary(report: dict[str, Any], files: list[str], talk: Talk) -> None:
     for flag in report["flags"]:
         if flag["code"] != "empty":
             console.print(Text.assemble(("look at it: ", "bold yellow"), _one_line(flag["message"])))
-    empty = [label["name"] for label in report["labels"] if label["empty"]]
+    absent = {flag["label"] for flag in report["flags"] if flag["code"] == "presence"}
+    gone = [label["name"] for label in report["labels"] if label["empty"] and label["value"] in absent]
+    if gone:
+        console.print(f"ABSENT: {', '.join(gone)} {'is' if len(gone) == 1 else 'are'} not there", style="bold yellow")
+    empty = [label["name"] for label in report["labels"] if label["empty"] and label["value"] not in absent]
     if empty:
         console.print(f"EMPTY: nothing was segmented for {', '.join(empty)}", style="bold yellow")
 

@@ -78,6 +78,10 @@ def test_what_is_not_there_is_said_to_be_absent(in_process: Run, preset: Path, t
     assert not found["present"]
     assert any("was not found" in note for note in report["notes"])
     assert [flag["code"] for flag in report["flags"]] == ["presence"]
+    code, _, err = in_process("segment", "scan.png", "-o", "n.png", "--preset", preset, "--text", "blue")
+    assert code == 0
+    assert "ABSENT: blue is not there" in err
+    assert "EMPTY:" not in err
 
 
 def test_one_of_two_may_be_absent(in_process: Run, preset: Path, tmp_path: Path) -> None:
@@ -169,6 +173,8 @@ def _square(colour: str) -> Any:
     [
         (["--text", ""], "says nothing"),
         (["--text", "  "], "says nothing"),
+        (["--text", "\u200b"], "says nothing"),
+        (["--text", "?!"], "says nothing"),
         (["--text", "lungs="], "says nothing"),
         (["--text", "=the lungs"], "no name before the ="),
         (["--text", "!?=the lungs"], "is no name of a class"),
@@ -249,6 +255,22 @@ def test_letters_of_the_world(in_process: Run, preset: Path, tmp_path: Path) -> 
     _, report = segment(in_process, scan, preset, "--text", "Tumör ß=röntgen 肺 \U0001fac1 red")
 
     assert report["labels"][0]["name"] == "Tumör ß"
+
+
+@pytest.mark.parametrize(
+    "text", ["[red] thing", "red [/] x", "red\x1b[31m\nthing", "red" + "\u202e" + " thing", "../red/x"]
+)
+def test_texts_that_are_no_names_break_nothing(text: str, in_process: Run, preset: Path, tmp_path: Path) -> None:
+    scan = scene(tmp_path / "scan.png", "red")
+
+    mask, report = segment(in_process, scan, preset, "--text", text, "--explain")
+
+    assert mask.any()
+    (name,) = (each["name"] for each in report["labels"])
+    assert "\n" not in name
+    assert "\x1b" not in name
+    (made,) = (path.name for path in (tmp_path / "m_explain").glob("*.nii.gz"))
+    assert "/" not in made
 
 
 def test_missing_weights_name_the_command(in_process: Run, tmp_path: Path) -> None:

@@ -128,5 +128,5 @@ def _words(text: str) -> list[str]:
 
 
 def _short(text: str) -> str:
-    text = " ".join(text.split())
+    text = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 3] + "..."

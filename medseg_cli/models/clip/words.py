@@ -30,15 +30,17 @@ class Words:
         encode: text → its tokens with the first and last one, of any length.
         last: token that ends a text.
         unknown: text → its words that are no single token: a vocabulary of whole words has to spell them.
+        whole: whether the network takes texts of `context` tokens alone, as open_clip's own text towers do.
     """
 
     context: int
     encode: Callable[[str], list[int]]
     last: int
     unknown: Callable[[str], list[str]]
+    whole: bool = False
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, tuple[int, ...]]:
-        """Tokens (T, L) int64, padded with 0 to the longest; and how many tokens of each text were cut off.
+        """Tokens (T, L) int64, padded with 0 to the longest or to the context; and how many tokens of each text were cut off.
 
         Raises:
             InputError: an empty text.
@@ -51,7 +53,7 @@ class Words:
             row = self.encode(text[:LARGEST])
             cut.append(max(0, len(row) - self.context))
             rows.append(row if len(row) <= self.context else [*row[: self.context - 1], self.last])
-        longest = max(map(len, rows), default=0)
+        longest = self.context if self.whole else max(map(len, rows), default=0)
         padded = [row + [0] * (longest - len(row)) for row in rows]
         return torch.tensor(padded, dtype=torch.int64).reshape(len(rows), longest), tuple(cut)
 
@@ -92,7 +94,7 @@ def _of_open_clip(name: str) -> Words:
     def unknown(text: str) -> list[str]:
         return [word for word in text.split() if len(tokenizer.encode(word)) > 1]
 
-    return Words(int(tokenizer.context_length), encode, int(last), unknown)
+    return Words(int(tokenizer.context_length), encode, int(last), unknown, whole=True)
 
 
 def _of_words(source: Path | Sequence[str], config: ClipConfig) -> Words:
