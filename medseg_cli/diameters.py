@@ -6,6 +6,8 @@ corners of its convex hull can be farthest apart, and only the first and last vo
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -90,26 +92,59 @@ def longest_in_slices(mask: NDArray[np.bool_], axis: int, steps: NDArray[np.floa
         axis: across the slices.
         steps: (2, 2): the steps of the other axes, in order, in mm.
     """
-    slices = np.moveaxis(mask, axis, 0)
-    bounds = _diagonals(slices, steps)
+    rows = _Rows.of(np.moveaxis(mask, axis, 0))
+    bounds = rows.diagonals(steps)
     best = (0.0, 0.0, 0)
     for index in np.argsort(-bounds, kind="stable"):
         if bounds[index] <= best[0]:
             break
-        points = corners(extreme_points(slices[index]), steps)
+        points = corners(rows.ends(int(index)), steps)
         length, way = longest(points)
         if length > best[0]:
             best = (length, width_across(points, way), int(index))
     return best
 
 
-def _diagonals(slices: NDArray[np.bool_], steps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(K,) what a diameter in each slice (K, I, J) cannot exceed: the longer diagonal of its box; -1 without object."""
-    extents = []
-    for other in (2, 1):
-        rows: NDArray[np.bool_] = np.any(slices, axis=other)
-        extents.append(rows.shape[1] - rows.argmax(axis=1) - rows[:, ::-1].argmax(axis=1))
-    sides = np.stack(extents, axis=1)
-    diagonals = np.stack([sides @ steps.T, (sides * [1, -1]) @ steps.T])
-    longer: NDArray[np.float64] = np.linalg.norm(diagonals, axis=2).max(axis=0)
-    return np.where(slices.any(axis=(1, 2)), longer, -1.0)
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Where the rows of slices begin and end, found in one pass: of a hull's corners each is one of these.
+
+    Args:
+        first, last: (K, R) index along each row of its first and last voxel; of an empty row `last` is -1.
+        along: 1 or 2, the axis of (K, I, J) along which rows run; R counts the other.
+    """
+
+    first: NDArray[np.int32]
+    last: NDArray[np.int32]
+    along: int
+
+    @classmethod
+    def of(cls, slices: NDArray[np.bool_]) -> _Rows:
+        """Of slices (K, I, J), in whatever order they lie in memory."""
+        # What lies farthest apart in memory is gone through step by step, the rest at once.
+        along = 1 if abs(slices.strides[1]) >= abs(slices.strides[2]) else 2
+        planes = np.moveaxis(slices, along, 0)
+        first = np.full_like(planes[0], len(planes), dtype=np.int32)
+        last = np.full_like(planes[0], -1, dtype=np.int32)
+        for index, plane in enumerate(planes):
+            np.copyto(last, index, where=plane)
+        for index in reversed(range(len(planes))):
+            np.copyto(first, index, where=planes[index])
+        return cls(first, last, along)
+
+    def ends(self, index: int) -> NDArray[np.float64]:
+        """(N, 2) first and last voxels of the rows of a slice, not empty."""
+        rows = np.flatnonzero(self.last[index] >= 0)
+        at = np.concatenate([self.first[index, rows], self.last[index, rows]])
+        other = np.concatenate([rows, rows])
+        return np.stack([at, other] if self.along == 1 else [other, at], axis=1).astype(np.float64)
+
+    def diagonals(self, steps: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(K,) what a diameter in each slice cannot exceed: the longer diagonal of its box; -1 without object."""
+        seen = self.last >= 0
+        wide = seen.shape[1] - seen.argmax(axis=1) - seen[:, ::-1].argmax(axis=1)
+        long = self.last.max(axis=1) - self.first.min(axis=1) + 1
+        sides = np.stack([long, wide] if self.along == 1 else [wide, long], axis=1)
+        both = np.stack([sides @ steps.T, (sides * [1, -1]) @ steps.T])
+        longer: NDArray[np.float64] = np.linalg.norm(both, axis=2).max(axis=0)
+        return np.where(seen.any(axis=1), longer, -1.0)
