@@ -16,6 +16,8 @@ import SimpleITK
 
 from medseg_cli.batch import inputs, plan, records
 from medseg_cli.batch.listing import NOTHING, list_cases
+from medseg_cli.batch.names import safe
+from medseg_cli.batch.patterns import matches
 from medseg_cli.batch.record import Record
 from medseg_cli.batch.slurm import ShardTask
 from medseg_cli.errors import InputError
@@ -163,3 +165,15 @@ def test_cases_that_bids_would_call_alike_are_not_run(tmp_path: Path) -> None:
     problems = {case.id: case.problem for case in plan.apart(cases, "bids")}
     assert {id_ for id_, problem in problems.items() if problem is not None} == {"a/b", "aB"}
     assert "a/b, aB" in str(problems["a/b"])
+
+
+def test_patterns_that_are_none_mean_themselves() -> None:
+    assert matches("sub-01/[z-a].nii", ["[z-a].nii"])
+    assert not matches("sub-01/m.nii", ["[z-a].nii"])
+    assert not matches("a.nii", ["[]"])
+    assert matches("a/b/c/x.nii", ["**/**/**/x.nii"])
+    assert not matches("a/" * 300 + "c", ["**/" * 12 + "x"])
+
+
+def test_names_that_are_cut_end_as_windows_allows() -> None:
+    assert safe("a" * 149 + ".b/c") == "a" * 149 + "/c"

@@ -42,7 +42,7 @@ def safe(text: str) -> str:
 def _fit(part: str) -> str:
     part = UNFIT.sub("_", part.strip()).strip(". ")
     part = f"_{part}" if RESERVED.match(part) else part
-    return part.encode()[:LONGEST].decode(errors="ignore")
+    return part.encode()[:LONGEST].decode(errors="ignore").rstrip(". ")
 
 
 def natural(text: str) -> tuple[tuple[int, int | str], ...]:

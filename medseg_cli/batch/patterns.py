@@ -29,6 +29,8 @@ def matches(path: str, patterns: Sequence[str]) -> bool:
 
 @lru_cache(maxsize=1024)
 def _compiled(pattern: str) -> re.Pattern[str]:
+    # "**/" twice means what it means once, and costs its square.
+    pattern = re.sub(r"(\*\*/)+", "**/", pattern)
     found, at = [], 0
     while at < len(pattern):
         rest = pattern[at:]
@@ -51,4 +53,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         else:
             found.append(re.escape(rest[0]))
             at += 1
-    return re.compile("".join(found), re.DOTALL)
+    try:
+        return re.compile("".join(found), re.DOTALL)
+    except re.error:  # "[z-a]": no range, so it means a name that is written so
+        return re.compile(re.escape(pattern))
