@@ -16,21 +16,44 @@ BLOCK = 256
 
 
 def extreme_points(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(N, D) indices among which the corners of the convex hull are: first or last in their row along every axis.
+    """(N, D) indices among which the corners of the convex hull are: first or last in their row along an axis, and
+    along each other axis of what is left.
 
     Args:
         mask: (I, J, K) or (I, J), not empty.
     """
-    ends = mask.copy()
-    for axis, size in enumerate(mask.shape):
-        rows = mask.any(axis=axis, keepdims=True)
-        first = mask.argmax(axis=axis, keepdims=True)
-        last = size - 1 - np.flip(mask, axis).argmax(axis=axis, keepdims=True)
-        at = np.zeros(mask.shape, bool)
-        for place in (first, last):
-            np.put_along_axis(at, place, rows, axis)
-        ends &= at
-    return np.argwhere(ends).astype(np.float64)
+    axis = int(np.argmax(np.abs(mask.strides)))
+    first, last = _ends(np.moveaxis(mask, axis, 0))
+    rows = np.argwhere(last >= 0)
+    at = np.concatenate([first[last >= 0], last[last >= 0]])
+    points = np.unique(np.insert(np.tile(rows, (2, 1)), axis, at, axis=1), axis=0)
+    for other in range(mask.ndim):
+        if other != axis:
+            points = points[_outermost(points, other, mask.shape)]
+    return points.astype(np.float64)
+
+
+def _ends(planes: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The first and the last of the planes (N, ...) in which each place is, in one pass each; N and -1 if in none."""
+    first = np.full_like(planes[0], len(planes), dtype=np.int32)
+    last = np.full_like(planes[0], -1, dtype=np.int32)
+    for index, plane in enumerate(planes):
+        np.copyto(last, index, where=plane)
+    for index in reversed(range(len(planes))):
+        np.copyto(first, index, where=planes[index])
+    return first, last
+
+
+def _outermost(points: NDArray[np.int64], axis: int, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which of the points (N, D) are the first or the last of them in their row along an axis."""
+    others = tuple(np.delete(points, axis, axis=1).T)
+    at = points[:, axis]
+    low = np.full(np.delete(shape, axis), shape[axis])
+    high = np.full(np.delete(shape, axis), -1)
+    np.minimum.at(low, others, at)
+    np.maximum.at(high, others, at)
+    ends: NDArray[np.bool_] = (at == low[others]) | (at == high[others])
+    return ends
 
 
 def corners(points: NDArray[np.float64], steps: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -123,13 +146,7 @@ class _Rows:
         """Of slices (K, I, J), in whatever order they lie in memory."""
         # What lies farthest apart in memory is gone through step by step, the rest at once.
         along = 1 if abs(slices.strides[1]) >= abs(slices.strides[2]) else 2
-        planes = np.moveaxis(slices, along, 0)
-        first = np.full_like(planes[0], len(planes), dtype=np.int32)
-        last = np.full_like(planes[0], -1, dtype=np.int32)
-        for index, plane in enumerate(planes):
-            np.copyto(last, index, where=plane)
-        for index in reversed(range(len(planes))):
-            np.copyto(first, index, where=planes[index])
+        first, last = _ends(np.moveaxis(slices, along, 0))
         return cls(first, last, along)
 
     def ends(self, index: int) -> NDArray[np.float64]:

@@ -27,6 +27,7 @@ def test_no_two_points_are_farther_apart(seed: int, shape: tuple[int, int, int])
     rng = np.random.default_rng(seed)
     mask = rng.random(shape) < rng.choice([0.02, 0.2, 0.9])
     mask[tuple(rng.integers(shape))] = True
+    mask = np.asarray(mask, order=rng.choice(["C", "F"]))
     for steps in (SHEARED, THICK["slices of 3 mm"]):
         points = diameters.corners(diameters.extreme_points(mask), steps)
         length, way = diameters.longest(points)
@@ -83,6 +84,7 @@ def test_no_slice_has_a_longer_one(seed: int, axis: int) -> None:
     rng = np.random.default_rng(seed)
     mask = rng.random((6, 5, 7)) < rng.choice([0.03, 0.2])
     mask[tuple(rng.integers(mask.shape))] = True
+    mask = np.asarray(mask, order=rng.choice(["C", "F"]))
     steps = np.array([[0.9, 0.3], [0.0, 1.4]])
     length, _, index = diameters.longest_in_slices(mask, axis, steps)
     slices = np.moveaxis(mask, axis, 0)
