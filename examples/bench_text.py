@@ -16,6 +16,7 @@ from text_cases import CONCEPTS, Shown, said, shown
 
 from medseg_cli import device, pipelines, preset
 from medseg_cli.errors import InputError
+from medseg_cli.slices import plane_of
 from medseg_cli.stages import Stages
 
 V1 = {
@@ -88,12 +89,19 @@ def mean_dice(pipeline: Any, some: list[Shown], named: str) -> str:
 
 
 def presence_table(pipeline: Any, scans: list[Shown]) -> Iterator[str]:
-    """In how many scans and slices each concept is found, by set."""
+    """In how many scans and slices each concept is found, by set, and of slices with and without it."""
     found: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
+    slices: dict[tuple[str, bool], list[np.ndarray]] = defaultdict(list)
     for each in scans:
+        plane = plane_of(each.scan, pipeline.options.slices)
         for concept, text in CONCEPTS.items():
-            probability = pipeline.presence(each.scan, said(text))[1][0]
-            found[each.source, concept].append(probability >= pipeline.options.presence.threshold)
+            there = pipeline.presence(each.scan, said(text))[1][0] >= pipeline.options.presence.threshold
+            found[each.source, concept].append(there)
+            with_it = np.full(plane.count, concept == each.concept)
+            if each.drawn is not None and concept == each.concept:
+                with_it = np.array([bool(plane.take(each.drawn, index).any()) for index in range(plane.count)])
+            for side in (True, False):
+                slices[concept, side].append(there[with_it == side])
     truth = {each.source: each.concept for each in scans}
     yield "| set | shows | " + " | ".join(f"{concept}: scans; slices" for concept in CONCEPTS) + " |"
     yield "|---" * (len(CONCEPTS) + 2) + "|"
@@ -104,9 +112,13 @@ def presence_table(pipeline: Any, scans: list[Shown]) -> Iterator[str]:
             + " |"
         )
     for named in CONCEPTS:
-        right = [there for source, concept in truth.items() if concept == named for there in found[source, named]]
-        wrong = [there for source, concept in truth.items() if concept != named for there in found[source, named]]
-        yield f"\n{named}: found in {counted(right)} with it, in {counted(wrong)} without it"
+        sides = (
+            [there for source, concept in truth.items() if (concept == named) is side for there in found[source, named]]
+            for side in (True, False)
+        )
+        for side, some in zip(("with", "without"), sides, strict=True):
+            own = np.concatenate(slices[named, side == "with"])
+            yield f"\n{named}, found {side} it: {counted(some).split(';')[0]} scans, {own.sum()} of {len(own)} slices"
 
 
 def counted(found: list[np.ndarray]) -> str:
