@@ -300,6 +300,9 @@ def test_checkpoints_of_a_run_answer_together(pseudo: Path, in_process: Any) -> 
     assert len({hashlib.sha256((run / file).read_bytes()).hexdigest() for file in files}) == 4
     # What is kept during the run is of no use afterwards.
     shutil.rmtree(run / "members")
+    before = (run / "ensemble.yaml").read_bytes()
+    code, _, err = in_process("finetune", "--resume", "run")
+    assert (code, (run / "ensemble.yaml").read_bytes()) == (0, before), err
     code, _, err = in_process("segment", "pictures/p00.png", "-o", "mask.png", "--preset", "run/ensemble.yaml")
     assert code == 0, err
     report = json.loads(Path("mask.json").read_text())

@@ -49,6 +49,8 @@ def export(
     Raises:
         ModelError: one that was kept is missing or damaged.
     """
+    if (run / PRESET).is_file() and not (run / FOLDER).exists():
+        return run / PRESET  # of a run that was done before and then tidied up
     weights: list[ShippedWeights] = []
     for number, step in enumerate(plan.kept, start=1):
         put(network, _read(run, step))
