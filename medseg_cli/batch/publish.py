@@ -84,7 +84,14 @@ def check_free(case: BatchCase, out: Path, places: Iterable[Path], *, overwrite:
                 )
 
 
-def publish(out: Path, record: Record, made: Sequence[Made], *, overwrite: bool) -> Record:
+def publish(
+    out: Path,
+    record: Record,
+    made: Sequence[Made],
+    *,
+    overwrite: bool,
+    view: Sequence[tuple[Path, Path]] = (),
+) -> Record:
     """Put the files of a case into their places and its record beside the others; the record as it then is.
 
     A file that was changed since medseg wrote it is kept under `.medseg/replaced`, and a note says so. Earlier outputs
@@ -96,6 +103,8 @@ def publish(out: Path, record: Record, made: Sequence[Made], *, overwrite: bool)
         record: of the case; its outputs are filled in.
         made: the files, the mask last.
         overwrite: whether files that no record claims may be replaced.
+        view: what the page shows of the case, as (file, its place); it goes with the outputs, so that the page never
+            shows another mask than the record tells of.
 
     Raises:
         InputError: a file is in the way, or cannot be moved.
@@ -125,6 +134,9 @@ def publish(out: Path, record: Record, made: Sequence[Made], *, overwrite: bool)
         for each in made:
             each.place.parent.mkdir(parents=True, exist_ok=True)
             os.replace(each.path, each.place)
+        for source, place in view:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(source, place)
         for path in own.keys() - written:
             if (out / path).is_file() and sha256(out / path) in own[path]:
                 (out / path).unlink()

@@ -6,7 +6,6 @@ goes wrong in a step becomes a failed record: the other cases are not concerned.
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,7 +160,7 @@ def finish(predicted: Predicted, settings: Settings) -> Record:
     try:
         places = loaded.job.files.within(folder)
         report, measurements = steps.make(predicted.segmentation, run, loaded.job, places)
-        thumbnail = _view(predicted, measurements, folder, settings)
+        thumbnail, view = _view(predicted, measurements, folder, settings)
         record = described(record, report, run)
         record = replace(record, thumbnail=thumbnail, finished=now())
         made = [
@@ -171,7 +170,7 @@ def finish(predicted: Predicted, settings: Settings) -> Record:
         ]
         if loaded.job.files.bids:
             bids.describe(out)
-        return publish.publish(out, record, made, overwrite=settings.overwrite)
+        return publish.publish(out, record, made, overwrite=settings.overwrite, view=view)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -195,8 +194,10 @@ def plan(case: BatchCase, settings: Settings) -> Outputs:
     )
 
 
-def _view(predicted: Predicted, measurements: tuple[Measurement, ...], folder: Path, settings: Settings) -> str:
-    """Write what the page shows of the case; the path of its thumbnail relative to the output folder."""
+def _view(
+    predicted: Predicted, measurements: tuple[Measurement, ...], folder: Path, settings: Settings
+) -> tuple[str, list[tuple[Path, Path]]]:
+    """Make what the page shows of the case: where its thumbnail will lie in the output folder, and what goes where."""
     from medseg_cli.asked import focus
     from medseg_cli.batch_page import views
     from medseg_cli.segmentation import RANDOM_WEIGHTS
@@ -209,11 +210,10 @@ def _view(predicted: Predicted, measurements: tuple[Measurement, ...], folder: P
             predicted.segmentation, measurements, draft, focus=focus(run.prompt, scan), stamp=stamp
         )
     place = settings.out / views.FOLDER
-    place.mkdir(parents=True, exist_ok=True)
     # The JSON comes last: where it is, the rest is too.
-    for path in sorted(draft.parent.iterdir(), key=lambda each: each.suffix == ".json"):
-        os.replace(path, place / path.name)
-    return (place / thumbnail.name).relative_to(settings.out).as_posix()
+    parts = sorted(draft.parent.iterdir(), key=lambda each: each.suffix == ".json")
+    moves = [(path, place / path.name) for path in parts]
+    return (place / thumbnail.name).relative_to(settings.out).as_posix(), moves
 
 
 def _made(stand_in: Path, place: Path, job: Job) -> list[publish.Made]:

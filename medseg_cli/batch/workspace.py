@@ -10,6 +10,7 @@ import atexit
 import os
 import secrets
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -73,5 +74,8 @@ def _taken(work: Path) -> tuple[Path, FileLock]:
 def _delete(folder: Path, lock: FileLock) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     # While the lock is held: a name that is gone cannot be taken by anybody.
-    Path(lock.lock_file).unlink(missing_ok=True)
+    with suppress(PermissionError):  # Windows deletes no open file
+        Path(lock.lock_file).unlink(missing_ok=True)
     lock.release()
+    with suppress(OSError):
+        Path(lock.lock_file).unlink(missing_ok=True)
