@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from conftest import medseg_env
 
 from medseg_cli import device, pipelines, preset
 from medseg_cli.datasets import Case, load_pair, read_cases, split_cases
@@ -121,3 +124,14 @@ def test_the_scans_of_the_tables_are_held_back(pipeline: pipelines.Pipeline, roo
     seen = [each for each in text_cases.shown(shared / "data", "test") if each.drawn is not None]
     assert {each.id for each in seen} == held
     assert set(text_cases.CONCEPTS) == {each.name for each in pipeline.options.concepts}  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_presence_is_what_its_command_prints(root: Path, shared: Path, medseg_home: Path) -> None:
+    words = [sys.executable, "examples/calibrate_presence.py", "text-demo", str(shared / "data")]
+    env = medseg_env(medseg_home, {})
+    done = subprocess.run(words, cwd=root, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    fitted = yaml.safe_load(done.stdout)
+    stated = preset.find("text-demo").options["presence"]
+    assert fitted == {name: pytest.approx(stated[name], rel=0.02) for name in ("slope", "offset")}
