@@ -33,7 +33,7 @@ from medseg_cli.writers import formats, members, outputs
 from medseg_cli.writers.formats import FORMATS, Choices
 
 VOLUMES = ("nifti", "nrrd", "seg-nrrd", "mha", "mgz", "npz")
-BESIDE = tuple(name for name, each in FORMATS.items() if each.needs in ("any", "volume"))
+BESIDE = tuple(name for name, each in FORMATS.items() if each.needs in ("any", "volume") and each.content != "maps")
 """Formats that any volume can be written in."""
 COARSE = ("nifti", "mgz")
 """Formats whose headers count in float32."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import colour_clip
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -286,8 +287,20 @@ def test_a_model_of_open_clip_by_its_name(in_process: Run, tmp_path: Path, pictu
     Image.fromarray(picture).save("scan.png")
 
     code, _, err = in_process(
-        "segment", "scan.png", "-o", "m.png", "--preset", preset.path, "--text", "a thing", "--random-weights"
+        "segment",
+        "scan.png",
+        "-o",
+        "m.png",
+        "--preset",
+        preset.path,
+        "--text",
+        "a thing",
+        "--random-weights",
+        "--explain",
     )
 
     assert code == 0, err
     assert json.loads(Path("m.json").read_text())["random_weights"]
+    assert b"RANDOM WEIGHTS" in nib.load("m_explain/a_thing.nii.gz").header["descrip"].tobytes()
+    for name in ("a_thing.png", "scores.json"):
+        assert b"RANDOM WEIGHTS" in Path("m_explain", name).read_bytes()

@@ -80,7 +80,7 @@ def test_a_name_comes_before_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     [
         ("absent.pth", "there is no weights file absent.pth", "medseg weights list"),
         ("sam-vit-c", r"no weights are called 'sam-vit-c' \(did you mean 'sam-vit-", "medseg weights list"),
-        ("folder/", "folder is no checkpoint file", "safetensors"),
+        ("folder/", "folder holds no checkpoints", "name the checkpoint file"),
         ("scan.nii.gz", "scan.nii.gz is no checkpoint file", "safetensors"),
     ],
 )
