@@ -1,7 +1,8 @@
 """Prompts: what the user points at, in a stated frame, resolved to voxels of one scan.
 
 `Click` and `Box` are what was typed (any frame), `Region` a coarse mask, `Text` words, `Target` one object with all its
-prompts, `Prompt` all objects of one run. `locate` and `locate_box` are the only places where a typed coordinate becomes a voxel.
+prompts, `Prompt` all objects of one run. `locate` and `locate_box` are the only places where a typed coordinate becomes
+a voxel.
 """
 
 from __future__ import annotations

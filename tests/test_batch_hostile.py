@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from medseg_cli.batch import inputs, plan, records
+from medseg_cli.batch import inputs, plan, records, resume, tables
 from medseg_cli.batch.listing import NOTHING, list_cases
 from medseg_cli.batch.names import safe
 from medseg_cli.batch.patterns import matches
 from medseg_cli.batch.record import Record
+from medseg_cli.batch.settings import Settings
 from medseg_cli.batch.slurm import ShardTask
 from medseg_cli.errors import InputError
 from medseg_cli.segmentation import Label
@@ -177,3 +178,45 @@ def test_patterns_that_are_none_mean_themselves() -> None:
 
 def test_names_that_are_cut_end_as_windows_allows() -> None:
     assert safe("a" * 149 + ".b/c") == "a" * 149 + "/c"
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+x", "-x", "@x"])
+def test_no_cell_of_the_table_is_a_formula(name: str) -> None:
+    row = tables.to_csv([Record(name, "failed", "=cmd")]).splitlines()[1]
+
+    assert row.startswith(f"'{name},failed,'=cmd,")
+
+
+def test_marks_that_turn_text_are_no_part_of_a_name() -> None:
+    assert safe("scan\u202etxt.iin\u200b") == "scan_txt.iin_"
+
+
+def test_a_damaged_record_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    records.write(tmp_path, Record("c1", "ok", outputs=(OUTPUT,)))
+    (path,) = (tmp_path / ".medseg/cases").glob("*.json")
+    path.write_text(path.read_text()[:100])
+
+    assert records.read_all(tmp_path) == []
+    assert records.read(tmp_path, "c1") is None
+    assert [path.name in each.getMessage() for each in caplog.records] == [True], "once"
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (
+            {"code": 3, "message": "cannot write m.nii.gz: No space left on device", "hint": ""},
+            "the machine was at fault",
+        ),
+        ({"code": 5, "message": "out of memory", "hint": ""}, "the machine was at fault"),
+        ({"code": 3, "message": "x.nii is damaged", "hint": "copy it again"}, ""),
+    ],
+)
+def test_a_machine_at_fault_is_tried_again(error: dict[str, Any], why: str, tmp_path: Path) -> None:
+    (case,) = list_cases(write_scan(tmp_path / "in/a.nii")).cases
+    settings = Settings(tmp_path / "out", "none")
+    asked = inputs.asked(case, "preset")
+    record = Record(case.id, "failed", error=error, input={"sha256": inputs.digest(case)}, settings_sha256=asked)
+
+    assert resume.why_again(case, record, settings, "preset", retry_failed=False).startswith(why)
+    assert bool(resume.why_again(case, record, settings, "preset", retry_failed=False)) is bool(why)

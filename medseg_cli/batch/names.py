@@ -13,8 +13,8 @@ from medseg_cli.readers import detect
 
 BARE = (".img", ".hdr", ".ima", ".zip")
 """Suffixes that claim no format and are no part of a name either."""
-UNFIT = re.compile(r'[\x00-\x1f\x7f\ud800-\udfff<>:"|?*\\]+|\s+')
-"""Controls, what Windows refuses, and bytes of a name that are no UTF-8, which Python hands over as surrogates."""
+UNFIT = re.compile(r'[\x00-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff<>:"|?*\\]+|\s+')
+"""Controls, marks that turn or hide text, what Windows refuses, and bytes that are no UTF-8 (surrogates in Python)."""
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 """Names that Windows keeps for devices."""
 LONGEST = 150

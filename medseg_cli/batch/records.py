@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ from filelock import FileLock
 from medseg_cli.batch import workspace
 from medseg_cli.batch.record import Record
 
+LOGGER = logging.getLogger("medseg.batch")
+
+_told: set[Path] = set()
 LOCKS = 64
 """Lock files that all cases share; a file per case would be left behind for each."""
 SLOW = 600.0
@@ -117,5 +121,15 @@ def _path(out: Path, case: str, suffix: str = ".json") -> Path:
 def _read(path: Path) -> Record | None:
     try:
         return Record.from_json(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, RecursionError):
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        if path not in _told:
+            _told.add(path)
+            LOGGER.warning(
+                "the record %s is damaged (%s): its case counts as not done, and its outputs as nobody's; delete the "
+                "record, and the outputs or add --overwrite",
+                path,
+                str(error).splitlines()[0] if str(error) else type(error).__name__,
+            )
         return None

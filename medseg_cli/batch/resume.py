@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +11,14 @@ from medseg_cli.batch import inputs, publish
 from medseg_cli.batch.case import BatchCase
 from medseg_cli.batch.record import Record
 from medseg_cli.batch.settings import Settings
+from medseg_cli.errors import DeviceError
+
+MACHINE = tuple(
+    number
+    for name in ("ENOSPC", "EDQUOT", "EROFS", "EIO", "ESTALE")
+    if (number := getattr(errno, name, None)) is not None
+)
+"""What the system says when a disk is full, gone or read-only."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +65,19 @@ def why_again(case: BatchCase, record: Record, settings: Settings, preset: str, 
     if record.settings_sha256 != (inputs.asked(case, preset) if preset else ""):
         return "other settings"
     if record.status == "failed":
+        if _of_the_machine(record):
+            return "the machine was at fault, not the case"
         return "failed before" if retry_failed else "" if _same_input(case, record) else "the input has changed"
     if not publish.complete(settings.out, record):
         return "an output is missing or not as it was written"
     return "" if _same_input(case, record) else "the input has changed"
+
+
+def _of_the_machine(record: Record) -> bool:
+    """Whether a case failed for want of disk, memory or device: another day it may not."""
+    error = record.error or {}
+    said = f"{error.get('message')} {error.get('hint')}"
+    return error.get("code") == DeviceError.exit_code or any(os.strerror(number) in said for number in MACHINE)
 
 
 def _same_input(case: BatchCase, record: Record) -> bool:

@@ -55,8 +55,14 @@ def to_csv(found: Sequence[Record]) -> str:
     writer = csv.DictWriter(text, [*COLUMNS, *measured], lineterminator="\n")
     writer.writeheader()
     for each in found:
-        writer.writerow({**_row(each), **{key: _sizes(each).get(key) for key in measured}})
+        row = {**_row(each), **{key: _sizes(each).get(key) for key in measured}}
+        writer.writerow({key: _plain(value) for key, value in row.items()})
     return text.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """Text that no spreadsheet takes for a formula, whatever a file or a series was called."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -79,6 +79,7 @@ def _check(folders: list[Path], output: Path | None) -> None:
         UsageError: two folders would have the same name in one page, or it is no HTML file.
     """
     from medseg_cli.batch import records
+    from medseg_cli.batch.run import prepare
     from medseg_cli.errors import InputError, UsageError
     from medseg_cli.writers.atomic import check_output
 
@@ -87,6 +88,7 @@ def _check(folders: list[Path], output: Path | None) -> None:
             raise InputError(f"there is no folder {folder}", "name the output folder of `medseg batch`")
         if not records.read_all(folder):
             raise InputError(f"{folder} holds no record of a batch", "name the folder that `medseg batch -o` wrote to")
+        prepare(folder)
     if output is None:
         return
     if output.suffix.lower() not in (".html", ".htm"):

@@ -40,7 +40,7 @@ class Words:
     whole: bool = False
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, tuple[int, ...]]:
-        """Tokens (T, L) int64, padded with 0 to the longest or to the context; and how many tokens of each text were cut off.
+        """Tokens (T, L) int64, padded with 0 to the longest or to the context; and how many of each text were cut.
 
         Raises:
             InputError: an empty text.
