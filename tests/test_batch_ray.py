@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import socket
 import sys
@@ -41,8 +42,13 @@ def stand_in_for_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_ray
 def test_a_killed_worker_costs_its_case_at_most(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # What an earlier test's command line tells people of the log is no word of Ray.
+    monkeypatch.setattr(logging.getLogger("medseg"), "handlers", [])
     # Apart, so that no worker has both: of two deaths in a row a case is held to be guilty.
     names = ("dies", *(f"c{number:02}" for number in range(10)), "once")
     kept: list[Record] = []

@@ -135,7 +135,7 @@ def test_sizes_alone_are_the_same() -> None:
 
 
 def test_memory_does_not_grow_with_the_objects() -> None:
-    """Numpy's own allocations, traced: 64 objects take no more than 1."""
+    """Numpy's own allocations, traced: 64 objects take little more than 1, and far less than a mask for each."""
     peaks = []
     for objects in (1, 64):
         mask = np.zeros((128, 128, 64), np.uint8)
@@ -147,7 +147,7 @@ def test_memory_does_not_grow_with_the_objects() -> None:
         measure(of)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.5 * peaks[0]
+    assert peaks[1] < peaks[0] + mask.nbytes / 4
 
 
 def test_an_empty_object_has_reasons_and_no_invented_numbers() -> None:
