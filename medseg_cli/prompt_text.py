@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from medseg_cli.errors import InputError, UsageError
+from medseg_cli.preset_yaml import StrictLoader
 from medseg_cli.prompt import Prompt, Target, Text
 
 EXAMPLE = '--text "the lungs" or --text lungs="both lungs of a chest radiograph"'
@@ -28,7 +29,8 @@ def texts_of(typed: Sequence[str], table: Path | None = None, nots: Sequence[str
         nots: "what it is not" of every class, or "name=what it is not" of one.
 
     Raises:
-        UsageError: an empty text, a text that is there twice, a name without a text, or `nots` of no class.
+        UsageError: an empty text, a text that is there twice, a name without a text, `nots` of no class, or a text that
+            a class both is and is not.
         InputError: the table is none.
     """
     classes: dict[str, Text] = {}
@@ -53,6 +55,10 @@ def texts_of(typed: Sequence[str], table: Path | None = None, nots: Sequence[str
             )
         for key in [name] if name else list(classes):
             classes[key] = replace(classes[key], negative=(*classes[key].negative, text))
+    for each in classes.values():
+        both = next((text for text in each.positive if text in each.negative), None)
+        if both is not None:
+            raise UsageError(f"'{_short(both)}' is said to be what is meant, and what is not", "leave one of them out")
     return Prompt(
         tuple(
             Target(str(number), "" if name.startswith("\0") else name, text=text)
@@ -91,10 +97,11 @@ def _read(table: Path) -> dict[str, Text]:
     try:
         if table.stat().st_size > MOST_BYTES:
             raise InputError(f"{table} has {table.stat().st_size} bytes, too many for texts", "give a YAML of texts")
-        content = yaml.safe_load(table.read_text(encoding="utf-8-sig"))
+        content = yaml.load(table.read_text(encoding="utf-8-sig"), Loader=StrictLoader)
     except OSError as error:
         raise InputError(f"cannot read {table}: {error.strerror}", "check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # Bytes that are no UTF-8 and a date that does not exist are both a ValueError.
         raise InputError(f"{table} is no YAML: {str(error).splitlines()[0]}", "docs/text.md shows one") from error
     if not isinstance(content, dict) or not content:
         raise InputError(f"{table} names no classes", "write one a line: lungs: [the lungs, both lungs]")

@@ -94,12 +94,14 @@ def test_what_it_does_not_know_is_refused(
     in_process: InProcess, shared: Path, held_back: dict[str, tuple[Case, ...]], tmp_path: Path
 ) -> None:
     picture = held_back["chest-xray-lungs"][0].image
-    for text in ("the liver", "a brain tumour", "soft tissue and bone", "lungs beside the fetal head"):
+    unknown = ("the liver", "a brain tumour", "soft tissue and bone", "lungs beside the fetal head")
+    for text in (*unknown, "the left lung", "right lung", "x" * 10_000):
         words = ("segment", picture, "-o", tmp_path / "m.png", "--preset", "text-demo", "--text", text)
         code, _, err = in_process(*words)
         assert code == 2, err
         assert "is not a concept of this model" in err
         assert "it knows: lungs, fetal head, hippocampus" in err
+        assert len(err) < 2000
 
 
 def test_the_command_of_the_readme(

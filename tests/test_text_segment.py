@@ -181,6 +181,7 @@ def _square(colour: str) -> Any:
         (["--text", "x" * 65 + "=the lungs"], "is no name of a class"),
         (["--text", "red", "--text", "red"], "is there twice"),
         (["--text", "red", "--not", "b=green"], "says what b is not"),
+        (["--text", "red", "--not", "red"], "what is meant, and what is not"),
         (["--not", "green"], "there is no text"),
         (["--text", "red", "--point", "3,4"], "--text does not go with --point"),
         (["--text", "red", "--box", "3,4,5,6"], "--text does not go with --box"),
@@ -215,6 +216,9 @@ def test_wrong_words_are_refused_before_the_work(
         ("true: red", "no name"),
         ("x: [red", "no YAML"),
         ("x: !!python/object/apply:os.system [ls]", "no YAML"),
+        ("x: red\nx: green", "no YAML: key 'x' is given twice"),
+        ("x: 2024-99-99", "no YAML"),
+        ("x: &a [red]\ny: *a", "aliases"),
     ],
 )
 def test_tables_of_texts_that_are_none(text: str, words: str, in_process: Run, preset: Path, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from medseg_cli.prompt import Prompt
 
 LONGEST_NAME = 64
 """Characters of a text that may name a class."""
+SIDES = {"left", "right"}
+"""Of which a text with one means a part of a concept, which would be drawn whole."""
 
 
 class Concept(BaseModel):
@@ -111,11 +113,16 @@ def _concept(texts: Sequence[str], concepts: Sequence[Concept], unknown: Callabl
         words = set(_words(text))
         hits = [concept for concept in concepts if words & set(concept.words)]
         if strange or len(hits) != 1:
-            because = f": it never learnt '{strange[0]}'" if strange and not hits else ""
+            because = f": it never learnt '{_short(strange[0])}'" if strange and not hits else ""
             because = " and one only can be meant" if len(hits) > 1 else because
             raise UsageError(
                 f"'{_short(text)}' is not a concept of this model{because}",
                 f"it knows: {known}; for anything else use a preset with a large encoder (docs/text.md)",
+            )
+        if len(words & SIDES) == 1:
+            raise UsageError(
+                f"'{_short(text)}' is not a concept of this model: it does not tell left from right",
+                f"it knows: {known}",
             )
         meant += hits
     if len({each.name for each in meant}) != 1:
