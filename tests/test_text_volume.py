@@ -162,6 +162,19 @@ def test_classes_that_overlap_and_classes_that_are_absent(in_process: Run, prese
     assert set(np.unique(mask)) <= {0, 1, 3, 4}
 
 
+def test_the_class_that_was_named_first_has_the_voxels(in_process: Run, registered: None, tmp_path: Path) -> None:
+    drawer = bright_box.preset(tmp_path / "drawer")
+    own = colour_clip.preset(tmp_path / "preset", options={"segmenter": str(drawer.path), "prompts": {"kind": "box"}})
+    texts = ("--text", "one=bright", "--text", "two=the bright thing")
+
+    mask, report = segment(in_process, volume(tmp_path / "v.nii.gz", BLOCK), own.path or Path(), *texts)
+
+    assert set(np.unique(mask)) == {0, 1}
+    (note,) = [each for each in report["notes"] if each.startswith("two: ") and "named before" in each]
+    assert int(note.split()[1]) == np.count_nonzero(mask)
+    assert [said["asked"] for said in report["pipeline"]["segmenters"]] == [1, 1]
+
+
 def test_explained_maps_lie_on_the_scan(in_process: Run, preset: Path, tmp_path: Path) -> None:
     scan = volume(tmp_path / "v.nii.gz", BLOCK)
     options = ("--text", "lit=bright", "--text", "gone=nothing", "--explain")

@@ -45,7 +45,7 @@ class Drawn:
 
     Args:
         mask: (I, J, K) label map.
-        said: what each segmenter says of itself.
+        said: what the segmenter of each class that has one says of itself.
         lost: of each class, voxels of its own that a class named before has.
     """
 
@@ -62,20 +62,17 @@ def draw(how: Drawing, scan: Scan, plane: Plane, masks: Masks, classes: Sequence
     mask = np.zeros(scan.shape, np.uint8 if len(masks) < 256 else np.uint16)
     said: list[dict[str, Any]] = []
     lost = [0] * len(masks)
-    for name in dict.fromkeys(each.segmenter for each in classes):
-        values = [value for value, each in enumerate(classes, start=1) if each.segmenter == name]
-        if name is None:
-            for value in values:
-                for index, own in masks[value - 1].items():
-                    lost[value - 1] += _put(plane.take(mask, index), own, value)
+    # One class at a time: a segmenter that is asked about several gives a voxel to the more probable one.
+    for value, (own, each) in enumerate(zip(masks, classes, strict=True), start=1):
+        if each.segmenter is None:
+            lost[value - 1] = sum(_put(plane.take(mask, index), part, value) for index, part in own.items())
             continue
-        targets = {value: _target(how, name, plane, masks[value - 1], classes[value - 1].name) for value in values}
-        asked = {value: target for value, target in targets.items() if target.clicks or target.boxes}
-        facts: dict[str, Any] = {"preset": name, "asked": len(asked)}
+        target = _target(how, each.segmenter, plane, own, each.name)
+        asked = bool(target.clicks or target.boxes)
+        facts: dict[str, Any] = {"preset": each.segmenter, "asked": int(asked)}
         if asked:
-            drawn = how.segmenters[name].segment(scan, Prompt(tuple(asked.values())), stages)
-            for number, value in enumerate(asked, start=1):
-                lost[value - 1] += _put(mask, drawn.mask == number, value)
+            drawn = how.segmenters[each.segmenter].segment(scan, Prompt((target,)), stages)
+            lost[value - 1] = _put(mask, drawn.mask == 1, value)
             facts |= drawn.provenance
         said.append(facts)
     return Drawn(mask, said, lost)
