@@ -233,6 +233,9 @@ def test_a_batch_says_the_same_to_every_case(in_process: Run, preset: Path, tmp_
     assert records["dark"]["status"] == "absent"
     assert records["lit"]["status"] in ("ok", "flagged")
     assert (tmp_path / "out" / "lit_explain" / "scores.json").is_file()
+    code, _, err = in_process("batch", tmp_path / "in", "-o", "mute", "--preset", preset, "--jobs", "0")
+    assert code == 2
+    assert 'add --text "WHAT"' in err
 
 
 def test_a_manifest_says_something_else_to_each(in_process: Run, preset: Path, tmp_path: Path) -> None:
@@ -280,3 +283,6 @@ def test_zero_shot_dice_by_our_own_command(in_process: Run, preset: Path, tmp_pa
         code, _, err = in_process("evaluate", tmp_path / "data", "--preset", preset, "--cases", "all", *wrong)
         assert code == 2
         assert words in err
+    code, _, err = in_process("evaluate", tmp_path / "data", "--preset", "hippocampus-mr", "--text", "bright")
+    assert code == 2
+    assert "takes no text" in err

@@ -162,5 +162,10 @@ def problem(case: BatchCase, models: Models) -> MedsegError | None:
     try:
         check_kinds(preset, prompt, case.asked)
     except UsageError as error:
-        return UsageError(error.message, PROMPTS)
+        words = (
+            'add --text "WHAT", the same for all cases; '
+            if "text" in preset.prompts.kinds and not prompt.targets
+            else ""
+        )
+        return UsageError(error.message, words + PROMPTS)
     return None

@@ -103,6 +103,8 @@ def _check_texts(kind: str, preset: Preset, chosen: Chosen) -> None:
 
     if kind == "text" and not chosen.texts.targets:
         raise UsageError(f"preset {preset.name} needs a text", 'add --text "the lungs", the same for all cases')
+    if chosen.texts.targets and "text" not in preset.prompts.kinds:
+        raise UsageError(f"preset {preset.name} takes no text", "leave --text out")
     if kind != "text" and chosen.texts.targets:
         raise UsageError(f"--text goes with --prompt text, not with {kind}", f"leave it out: {preset.name}")
 
