@@ -43,6 +43,7 @@ report*
 *.glb
 *.ctbl
 *.label.txt
+*_explain/
 *_stl/
 *_ply/
 *_obj/
