@@ -95,9 +95,12 @@ def _short(text: str) -> str:
 
 def _read(table: Path) -> dict[str, Text]:
     try:
-        if table.stat().st_size > MOST_BYTES:
-            raise InputError(f"{table} has {table.stat().st_size} bytes, too many for texts", "give a YAML of texts")
-        content = yaml.load(table.read_text(encoding="utf-8-sig"), Loader=StrictLoader)
+        # Devices and pipes state no size, and may never end.
+        with table.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise InputError(f"{table} has more than {MOST_BYTES} bytes, too many for texts", "give a YAML of texts")
+        content = yaml.load(data.decode("utf-8-sig"), Loader=StrictLoader)
     except OSError as error:
         raise InputError(f"cannot read {table}: {error.strerror}", "check the path") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -48,7 +48,8 @@ def test_a_killed_worker_costs_its_case_at_most(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # What an earlier test's command line tells people of the log is no word of Ray.
-    monkeypatch.setattr(logging.getLogger("medseg"), "handlers", [])
+    people = [each for each in logging.getLogger().handlers if not (each.name or "").startswith("medseg-")]
+    monkeypatch.setattr(logging.getLogger(), "handlers", people)
     # Apart, so that no worker has both: of two deaths in a row a case is held to be guilty.
     names = ("dies", *(f"c{number:02}" for number in range(10)), "once")
     kept: list[Record] = []

@@ -22,6 +22,7 @@ from medseg_cli.errors import InputError, UsageError
 from medseg_cli.evaluation import check_kind, usual_kind
 from medseg_cli.models.sam_unet.checkpoint import random_network
 from medseg_cli.models.sam_unet.config import config_of
+from medseg_cli.pipelines.defaults import Defaults
 from medseg_cli.pipelines.sam_unet_recipe import SamUnetRecipe, dice_cross_entropy
 from medseg_cli.pipelines.slice_samples import Study
 from medseg_cli.prompt import Prompt
@@ -358,6 +359,7 @@ class Norms:
     def __init__(self) -> None:
         self.means: list[Tensor] = []
         self.network = nn.BatchNorm1d(2)
+        self.defaults = Defaults()
 
     def model(self, seed: int) -> nn.Module:
         return self.network

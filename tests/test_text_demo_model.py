@@ -8,10 +8,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import yaml
 from conftest import medseg_env
+from PIL import Image
 
 from medseg_cli import device, pipelines, preset
 from medseg_cli.datasets import Case, load_pair, read_cases, split_cases
@@ -137,3 +139,31 @@ def test_presence_is_what_its_command_prints(root: Path, shared: Path, medseg_ho
     fitted = yaml.safe_load(done.stdout)
     stated = preset.find("text-demo").options["presence"]
     assert fitted == {name: pytest.approx(stated[name], rel=0.02) for name in ("slope", "offset")}
+
+
+def test_a_single_slice_keeps_the_coarse_mask_where_the_segmenter_wants_a_volume(
+    shared: Path, in_process: InProcess, tmp_path: Path
+) -> None:
+    volume = nib.load(shared / "data/hippocampus-mr/imagesTr/hippocampus_001.nii.gz")
+    values = np.asanyarray(volume.dataobj)[:, :, 17].astype(float)
+    Image.fromarray((255 * values / values.max()).astype(np.uint8).T).save(tmp_path / "slice.png")
+
+    words = ("segment", str(tmp_path / "slice.png"), "-o", str(tmp_path / "m.png"), "--preset", "text-demo")
+    code, _, err = in_process(*words, "--text", "the hippocampus")
+
+    report = json.loads((tmp_path / "m.json").read_text())
+    assert code == 0, err
+    assert report["status"] == "ok", report["notes"]
+    assert any("hippocampus-mr segments volumes and this is one slice" in note for note in report["notes"])
+
+
+def test_a_table_without_an_end_is_refused(in_process: InProcess, tmp_path: Path) -> None:
+    Image.new("L", (40, 40)).save(tmp_path / "x.png")
+
+    code, _, err = in_process(
+        "segment", str(tmp_path / "x.png"), "-o", str(tmp_path / "m.png"), "--preset", "text-demo",
+        "--text-file", "/dev/zero",
+    )  # fmt: skip
+
+    assert code == 3
+    assert "too many for texts" in err

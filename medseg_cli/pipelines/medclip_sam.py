@@ -144,7 +144,7 @@ class MedclipSamPipeline:
             ],
             "kernels": self.runtime.kernels,
         }
-        notes = [*cut_notes(classes), *absent_notes(presence), *lost_notes(classes, drawn.lost)]
+        notes = [*cut_notes(classes), *absent_notes(presence), *lost_notes(classes, drawn.lost), *drawn.notes]
         why = None if kept is None else self._explanation(kept, prompt, margin, probability, masks, picture)
         return Segmentation(mask, labels_of(named, self.preset), scan, provenance, tuple(notes), why)
 

@@ -47,11 +47,13 @@ class Drawn:
         mask: (I, J, K) label map.
         said: what the segmenter of each class that has one says of itself.
         lost: of each class, voxels of its own that a class named before has.
+        notes: what the user should know, one sentence each.
     """
 
     mask: NDArray[np.unsignedinteger[Any]]
     said: list[dict[str, Any]]
     lost: list[int]
+    notes: list[str]
 
 
 def draw(how: Drawing, scan: Scan, plane: Plane, masks: Masks, classes: Sequence[TextClass], stages: Stages) -> Drawn:
@@ -62,9 +64,16 @@ def draw(how: Drawing, scan: Scan, plane: Plane, masks: Masks, classes: Sequence
     mask = np.zeros(scan.shape, np.uint8 if len(masks) < 256 else np.uint16)
     said: list[dict[str, Any]] = []
     lost = [0] * len(masks)
+    notes: list[str] = []
     # One class at a time: a segmenter that is asked about several gives a voxel to the more probable one.
     for value, (own, each) in enumerate(zip(masks, classes, strict=True), start=1):
-        if each.segmenter is None:
+        solid = each.segmenter is not None and _is_3d(how.segmenters[each.segmenter])
+        if each.segmenter is not None and solid and plane.count == 1 and own:
+            notes.append(
+                f"{each.name}: {each.segmenter} segments volumes and this is one slice: its mask is the coarse one of "
+                "the text"
+            )
+        if each.segmenter is None or (solid and plane.count == 1):
             lost[value - 1] = sum(_put(plane.take(mask, index), part, value) for index, part in own.items())
             continue
         target = _target(how, each.segmenter, plane, own, each.name)
@@ -74,8 +83,16 @@ def draw(how: Drawing, scan: Scan, plane: Plane, masks: Masks, classes: Sequence
             drawn = how.segmenters[each.segmenter].segment(scan, Prompt((target,)), stages)
             lost[value - 1] = _put(mask, drawn.mask == 1, value)
             facts |= drawn.provenance
+            if not drawn.mask.any():
+                notes.append(
+                    f"{each.name} is there by its text, but {each.segmenter} drew nothing where it was pointed to"
+                )
         said.append(facts)
-    return Drawn(mask, said, lost)
+    return Drawn(mask, said, lost, notes)
+
+
+def _is_3d(segmenter: Any) -> bool:
+    return pipelines.find(segmenter.preset.pipeline).dims == 3
 
 
 def _put(mask: NDArray[np.unsignedinteger[Any]], own: NDArray[np.bool_], value: int) -> int:
@@ -87,7 +104,7 @@ def _put(mask: NDArray[np.unsignedinteger[Any]], own: NDArray[np.bool_], value: 
 
 def _target(how: Drawing, name: str, plane: Plane, masks: dict[int, NDArray[np.bool_]], label: str) -> Target:
     """What the segmenter is asked about one class; no click and no box where there is nothing to ask."""
-    if pipelines.find(how.segmenters[name].preset.pipeline).dims == 3:
+    if _is_3d(how.segmenters[name]):
         click = middle(masks, plane)
         return Target(label, label, (click,) if click else ())
     places = pointed(masks, plane, how.asking, how.seed)
