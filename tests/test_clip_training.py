@@ -255,6 +255,7 @@ def test_what_captions_cannot_be_trained_with(listing: Path, tiny: Path, in_proc
         assert (found, words in " ".join(err.split())) == (code, True), err
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(listing: Path, tiny: Path, in_process: Any, medseg_home: Path) -> None:
     options = ("--preset", tiny, "--steps", "24", "--validate-every", "3", "--seed", "4", *SHORT)
     code, _, err = in_process("finetune", listing, "-o", "straight", *options)

@@ -65,7 +65,7 @@ def added(depth: int, labels: int, environment: dict[str, str], folder: Path) ->
     return int(done.stdout) / 2**20
 
 
-@pytest.mark.parametrize(("depth", "labels"), [(200, 20), (80, 60)])
+@pytest.mark.parametrize(("depth", "labels"), [pytest.param(200, 20, marks=pytest.mark.slow), (80, 60)])
 def test_memory_grows_neither_with_slices_nor_with_labels(
     depth: int, labels: int, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -74,6 +74,7 @@ def test_memory_grows_neither_with_slices_nor_with_labels(
     assert added(depth, labels, environment, tmp_path) < 60 < naive / 2
 
 
+@pytest.mark.slow
 def test_the_benchmark_compares_and_writes_its_page(bench: Path, environment: dict[str, str], tmp_path: Path) -> None:
     figures, text = tmp_path / "memory.json", tmp_path / "memory.md"
     line = [sys.executable, str(bench / "bench_memory.py"), "--sizes", "64,60,40,5", "--patch", "16", "--no-command"]
