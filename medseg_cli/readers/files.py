@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from typing import Any, Literal
 
 from medseg_cli.errors import InputError, UsageError
 from medseg_cli.readers import detect
 from medseg_cli.readers.header import Header
 from medseg_cli.readers.options import ReadOptions
 from medseg_cli.scan import Scan
+
+OWN = {"dicom": "dicom", "image": "image2d", "npz": "npz", "nifti": "nifti", "mgh": "mgh"}
+"""Formats with a module of their own; SimpleITK's module reads all others."""
 
 
 def read_file(path: Path, options: ReadOptions) -> Scan:
@@ -49,61 +54,24 @@ def read_labels(path: Path) -> Scan:
 
 
 def _read(path: Path, kind: detect.Kind, options: ReadOptions) -> Scan:
-    if kind.format == "dicom":
-        from medseg_cli.readers import dicom
-
-        return dicom.read(path, options)
-    if options.series is not None:
-        raise UsageError(f"--series picks a DICOM series, but {path} is {kind}", "leave --series out")
-    if kind.format == "image":
-        from medseg_cli.readers import image2d
-
-        return image2d.read(path, options)
-    if kind.format == "npz":
-        from medseg_cli.readers import npz
-
-        return npz.read(path, options)
-    _refuse_spacing(path, options, str(kind))
-    if kind.format == "nifti":
-        from medseg_cli.readers import nifti
-
-        return nifti.read(path, options)
-    if kind.format == "mgh":
-        from medseg_cli.readers import mgh
-
-        return mgh.read(path, options)
-    from medseg_cli.readers import itk
-
-    return itk.read(path, kind.format, options)
+    scan: Scan = _call("read", path, kind, options)
+    return scan
 
 
 def _describe(path: Path, kind: detect.Kind, options: ReadOptions) -> Header:
-    if kind.format == "dicom":
-        from medseg_cli.readers import dicom
+    header: Header = _call("describe", path, kind, options)
+    return header
 
-        return dicom.describe(path, options)
-    if options.series is not None:
+
+def _call(what: Literal["read", "describe"], path: Path, kind: detect.Kind, options: ReadOptions) -> Any:
+    """That function of the format's own reader, which refuses options that the format has no use for."""
+    if kind.format != "dicom" and options.series is not None:
         raise UsageError(f"--series picks a DICOM series, but {path} is {kind}", "leave --series out")
-    if kind.format == "image":
-        from medseg_cli.readers import image2d
-
-        return image2d.describe(path, options)
-    if kind.format == "npz":
-        from medseg_cli.readers import npz
-
-        return npz.describe(path, options)
-    _refuse_spacing(path, options, str(kind))
-    if kind.format == "nifti":
-        from medseg_cli.readers import nifti
-
-        return nifti.describe(path, options)
-    if kind.format == "mgh":
-        from medseg_cli.readers import mgh
-
-        return mgh.describe(path, options)
-    from medseg_cli.readers import itk
-
-    return itk.describe(path, kind.format, options)
+    if kind.format not in ("dicom", "image", "npz"):
+        _refuse_spacing(path, options, str(kind))
+    if kind.format not in OWN:
+        return getattr(import_module("medseg_cli.readers.itk"), what)(path, kind.format, options)
+    return getattr(import_module(f"medseg_cli.readers.{OWN[kind.format]}"), what)(path, options)
 
 
 def _refuse_spacing(path: Path, options: ReadOptions, kind: str) -> None:
