@@ -42,7 +42,7 @@ class Provenance:
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """A volume (or a 2-D image, K = 1) on its own grid.
+    """A volume, a 2-D image (K = 1) or a cine (K frames of one 2-D image over time) on its own grid.
 
     Args:
         voxels: (C, I, J, K) float32 in the scan's own units (HU for CT); C = 1 grey, 3 colour.
@@ -52,6 +52,11 @@ class Scan:
         spacing_known: False for PNG/JPEG/TIFF without a stated pixel size (then 1 mm is assumed and said).
         position_known: False where a DICOM object does not say where in the patient it lies (X-ray, ultrasound,
             photograph); axes and origin are then those of the picture.
+        cine: whether the third axis is time. One frame is then 1 mm thick by convention: the affine's third column is
+            no length, so a cine has areas in mm² per frame and never a volume.
+        frame_seconds: (K,) when each frame of a cine began, in s after the first; None where the file does not say.
+        region: (x0, y0, x1, y1) pixels of the picture, both ends inclusive, i = x and j = y, that show tissue
+            according to the file (a DICOM ultrasound region); None where it does not say.
         header: the format's own header object, kept for writing a mask with the same header; opaque.
     """
 
@@ -61,6 +66,9 @@ class Scan:
     modality: str = ""
     spacing_known: bool = True
     position_known: bool = True
+    cine: bool = False
+    frame_seconds: tuple[float, ...] | None = None
+    region: tuple[int, int, int, int] | None = None
     header: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -68,6 +76,8 @@ class Scan:
             raise ValueError(f"voxels must be (C, I, J, K), got shape {self.voxels.shape}")
         if self.affine.shape != (4, 4) or self.affine.dtype != np.float64:
             raise ValueError(f"affine must be (4, 4) float64, got {self.affine.shape} {self.affine.dtype}")
+        if self.frame_seconds is not None and (not self.cine or len(self.frame_seconds) != self.voxels.shape[3]):
+            raise ValueError(f"{len(self.frame_seconds)} frame times for a scan of shape {self.voxels.shape}")
 
     @property
     def shape(self) -> tuple[int, int, int]:
