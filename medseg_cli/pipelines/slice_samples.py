@@ -18,6 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+from medseg_cli.augment_overlay import random_overlay
 from medseg_cli.augment_picture import Focus, random_focus, random_shades, random_veil, random_view
 from medseg_cli.datasets import Case, load_pair
 from medseg_cli.errors import InputError
@@ -41,6 +42,8 @@ HELD_SLICES = 16
 """Most slices of one case in a validation."""
 LEAST_PIXELS = 12
 """Fewer pixels of an object in a view or slice are not worth a prompt."""
+OVERLAYS = 0.4
+"""How often a view of ultrasound is drawn over with callipers, text and scales."""
 LOOKS_MEMORY = 256 * 2**20
 """Bytes of views that are kept where they come again, in each process that draws samples."""
 LOOK_BYTES = 6
@@ -190,7 +193,10 @@ class SliceSamples:
         grey = view.of(_grey(study, plane, index, wanted[0], rng))
         if whole and rng.random() < 0.5:
             grey = random_veil(grey, shown[0], rng)
-        return Look((random_shades(grey, seen, rng) * 255).round().expand(3, -1, -1), visible)
+        image = random_shades(grey, seen, rng)
+        if self.preset.modality == ("US",) and rng.random() < OVERLAYS:
+            image = random_overlay(image, rng, shown[0])
+        return Look((image * 255).round().expand(3, -1, -1), visible)
 
     def _prompted(self, look: Look, rng: Generator) -> Sample:
         """A view with its boxes, moved at random, and the masks that belong to them."""
