@@ -139,7 +139,7 @@ def place(prompt: Prompt, asked: Asked, preset: Preset, scan: Scan) -> Prompt:
 
     if not _is_3d(preset):
         plane = plane_of(scan, preset.options.get("slices", "finest"))  # type: ignore[arg-type]
-        if not prompt.targets and asked.mask is None and plane.count > 1:
+        if not prompt.targets and asked.mask is None and plane.count > 1 and not scan.cine:
             raise UsageError(
                 f"preset {preset.name} needs no prompt for one image, but {scan.provenance.path} is a volume of "
                 f"{plane.count} {plane.name} slices",

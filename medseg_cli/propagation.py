@@ -1,12 +1,13 @@
 """A prompt in one slice followed through the neighbouring ones: each mask prompts the next slice, until a rule ends it.
 
 The slice in which a rule breaks is not part of the object. All rules compare with the slice before, or with the slice
-of the user's own prompt.
+of the user's own prompt. In space an object ends there; over time it comes back (`Rules.patience`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ class Rules(BaseModel):
         min_score: the network's own estimate of its mask's quality, where it gives one.
         margin: how much wider than the mask the next slice's box is on each side, as share of the mask's extent.
         max_slices: slices per direction; None is to the end of the scan.
+        patience: slices in a row that may break a rule. They are left out, and the object is looked for again behind
+            them, from where it was last; 0 ends it at the first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -37,6 +40,7 @@ class Rules(BaseModel):
     min_score: float = Field(default=0.5, ge=0, le=1)
     margin: float = Field(default=0.05, ge=0, le=1)
     max_slices: int | None = Field(default=None, ge=1)
+    patience: int = Field(default=0, ge=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +58,52 @@ class Found:
     area_mm2: float
     brightness: float
     score: float | None
+
+
+@dataclass(eq=False)
+class Front:
+    """One direction in which one object is followed.
+
+    Args:
+        target, seed: the object, and the slice of the user's prompt.
+        at: slice that was looked at last.
+        step: -1 or 1.
+        last: slice with the object that was looked at last.
+        start, before: the object in `seed` and in `last`.
+        because: why it ended; "" while it goes on.
+        missed: slices behind `last` in which a rule broke, and the rule that broke first.
+        skipped: slices before `last` in which one broke.
+    """
+
+    target: int
+    seed: int
+    at: int
+    step: int
+    last: int
+    start: Found
+    before: Found
+    because: str = ""
+    missed: list[tuple[int, str]] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
+
+    def took(self, found: Found) -> None:
+        """The object is in the slice that comes next."""
+        self.at += self.step
+        self.last, self.before = self.at, found
+        self.skipped += [index for index, _ in self.missed]
+        self.missed = []
+
+    def turned_down(self, reason: str, patience: int) -> None:
+        """The slice that comes next broke a rule."""
+        self.at += self.step
+        self.missed.append((self.at, reason))
+        if len(self.missed) > patience:
+            self.because = self.missed[0][1]
+
+    def way(self, rules: Rules) -> dict[str, Any]:
+        """For the report; "skipped" stands in it where slices may be left out."""
+        told: dict[str, Any] = {"from": self.seed, "to": self.last, "because": self.because}
+        return told | {"skipped": sorted(self.skipped)} if rules.patience else told
 
 
 def describe(mask: NDArray[np.bool_], picture: NDArray[np.uint8], pixel_mm2: float, score: float | None) -> Found:

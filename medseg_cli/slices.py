@@ -31,7 +31,7 @@ class Plane:
     """One way of slicing a scan.
 
     Args:
-        name: "axial", "coronal", "sagittal", or "image" for a 2-D image.
+        name: "axial", "coronal", "sagittal", "image" for a 2-D image, or "frame" for the frames of a cine.
         through: voxel axis across the slices, 0 to 2 for i, j, k.
         rows, columns: voxel axes down and across the picture.
         flip_rows, flip_columns: whether they run against the picture.
@@ -107,7 +107,8 @@ def plane_of(scan: Scan, name: PlaneName = "finest") -> Plane:
     Args:
         scan: any; an image of one voxel along an axis has one plane only.
         name: "finest" is the plane whose pixels are smallest, across the axis of widest spacing (axial if equal);
-            "acquisition" is the file's own stack of slices: NIfTI's slice axis if its header names one, else k.
+            "acquisition" is the file's own stack of slices: NIfTI's slice axis if its header names one, else k. Of a
+            cine every name means its frames.
 
     Raises:
         UsageError: the plane asked for would be one voxel wide.
@@ -115,7 +116,9 @@ def plane_of(scan: Scan, name: PlaneName = "finest") -> Plane:
     """
     codes = scan.orientation
     flat = [axis for axis in range(3) if scan.shape[axis] == 1]
-    if name in THROUGH:
+    if scan.cine:
+        through = 2
+    elif name in THROUGH:
         through = next(axis for axis in range(3) if codes[axis] in THROUGH[name])
     elif name == "acquisition":
         through = _stack_axis(scan)
@@ -132,9 +135,10 @@ def plane_of(scan: Scan, name: PlaneName = "finest") -> Plane:
         )
     rest = [axis for axis in range(3) if axis != through]
     as_stored = scan.provenance.format == "image" or (scan.provenance.format == "dicom" and scan.shape[2] == 1)
-    title = next(plane for plane, letters in THROUGH.items() if codes[through] in letters)
+    as_stored |= scan.cine and not scan.position_known
+    title = "frame" if scan.cine else next(plane for plane, letters in THROUGH.items() if codes[through] in letters)
     if as_stored and through == 2:
-        title = "image" if scan.provenance.format == "image" else title
+        title = "image" if scan.provenance.format == "image" and not scan.cine else title
         return Plane(title, 2, 1, 0, False, False, scan.shape, scan.spacing)
     # Rows run along S-I, or along A-P where the slice is axial; columns along what is left.
     rows = next((axis for axis in rest if codes[axis] in "SI"), None)
@@ -182,9 +186,12 @@ def in_volume(prompt: Prompt, scan: Scan, plane: Plane, index: int | None) -> Pr
     if index is not None and places and all(len(place) == 3 for place in places):
         raise UsageError("--slice goes with prompts of two coordinates, these have three", "leave --slice out")
     if not flat and index is None and any(len(place) == 2 for place in places):
+        what, which = "volume", f"{plane.name} slice along {plane.axis}"
+        if scan.cine:
+            what, which = "cine", "frame"
         raise InputError(
-            f"{scan.provenance.path} is a volume of {scan.shape} voxels, and a prompt has two coordinates",
-            f"give three, or add --slice N: the {plane.name} slice along {plane.axis}, 0..{plane.count - 1}",
+            f"{scan.provenance.path} is a {what} of {scan.shape} voxels, and a prompt has two coordinates",
+            f"give three, or add --slice N: the {which}, 0..{plane.count - 1}",
         )
     number = 0 if index is None else index
     first, second = (axis for axis in range(3) if axis != plane.through)

@@ -199,7 +199,7 @@ class SlicePipeline:
                 )
             plane = plane_of(scan, self.options.slices)
             prompted = bool(prompt.targets)
-            if not prompted and self.preset.prompts.whole_image and plane.count == 1:
+            if not prompted and self.preset.prompts.whole_image and (plane.count == 1 or scan.cine):
                 prompt = whole_image(scan)
             plans = plan_slices(prompt, scan, plane, self.preset)
             run = SliceRun(self._network, scan, plane, self._display(scan), self.cache, self.options.batch)

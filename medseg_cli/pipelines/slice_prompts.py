@@ -50,7 +50,7 @@ class Plan:
 
 
 def whole_image(scan: Scan) -> Prompt:
-    """The prompt of presets that need none: one object in a box over the whole scan."""
+    """The prompt of presets that need none: one object in a box over the whole scan, in every frame of a cine."""
     i, j, k = scan.shape
     return Prompt((Target("1", "", boxes=(Box((0.0, 0.0, 0.0), (i - 1.0, j - 1.0, k - 1.0)),)),))
 
@@ -110,7 +110,8 @@ def _check_kinds(target: Target, preset: Preset) -> None:
         )
     if not preset.prompts.minus and not all(click.positive for click in target.clicks):
         raise UsageError(f"preset {preset.name} does not understand minus clicks", "leave them out")
-    if not any(click.positive for click in target.clicks) and not target.boxes and target.region is None:
+    pointed = any(click.positive for click in target.clicks) or (target.absent and target.clicks)
+    if not pointed and not target.boxes and target.region is None:
         raise UsageError(
             f"object '{target.id}' has no prompt that says where it is", "add a click inside it, a box or a mask"
         )
@@ -138,7 +139,9 @@ def _plan(target: Target, scan: Scan, plane: Plane) -> Plan:
             outside.get(index, nothing),
             regions.get(index),
         )
-        for index in sorted(boxes.keys() | inside.keys() | regions.keys())
+        for index in sorted(
+            boxes.keys() | inside.keys() | regions.keys() | (outside.keys() if target.absent else set())
+        )
     }
     alone = {index: points for index, points in outside.items() if index not in slices}
     return Plan(slices, alone, clicks[True], frozenset(bounded))

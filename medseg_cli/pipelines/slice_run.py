@@ -19,7 +19,7 @@ from medseg_cli.embeddings import EmbeddingCache, embedding_key
 from medseg_cli.frame import Frame
 from medseg_cli.intensity import Display
 from medseg_cli.pipelines.slice_prompts import Plan, SlicePrompt
-from medseg_cli.propagation import Found, Rules, describe, next_box, stop_reason
+from medseg_cli.propagation import Found, Front, Rules, describe, next_box, stop_reason
 from medseg_cli.scan import Scan
 from medseg_cli.slices import Plane
 from medseg_cli.uncertainty import doubt
@@ -98,23 +98,10 @@ class Network:
     level: float = 0.0
 
 
-@dataclass(eq=False)
-class _Front:
-    """One direction in which one object is followed."""
-
-    target: int
-    seed: int
-    at: int
-    step: int
-    start: Found
-    before: Found
-    because: str = ""
-
-
 Embeddings = dict[int, dict[str, Tensor]]
 """Slice index → its embedding on the device."""
 Ways = list[list[dict[str, Any]]]
-"""Per object, one record per prompted slice and direction: {"from", "to", "because"}."""
+"""Per object, one record per prompted slice and direction: {"from", "to", "because"}, with patience "skipped" too."""
 
 
 @dataclass(eq=False)
@@ -159,7 +146,7 @@ class SliceRun:
     def _propagate(self, plans: list[Plan], rules: Rules) -> Generator[list[int], Embeddings, Ways]:
         """Follow every object from the slices whose prompts are not bounded, in both directions at once."""
         fronts = [
-            _Front(target, index, index, step, seed, seed)
+            Front(target, index, index, step, index, seed, seed)
             for target, plan in enumerate(plans)
             for index in plan.slices
             if index not in plan.bounded
@@ -168,7 +155,7 @@ class SliceRun:
         ]
         going = fronts
         while going:
-            wanted: dict[tuple[int, int], _Front] = {}
+            wanted: dict[tuple[int, int], Front] = {}
             for front in going:
                 front.because = self._end(front, rules)
                 # Where two fronts of one object meet, the second waits: it tries the slice if the first turns it down.
@@ -180,17 +167,16 @@ class SliceRun:
             for target, index, answer in (yield from self._look(asked)):
                 front = wanted[target, index]
                 found = describe(answer.mask, self._picture(index), self._pixel_mm2, answer.score)
-                front.because = stop_reason(found, front.before, front.start, rules) or ""
-                if not front.because:
+                reason = stop_reason(found, front.before, front.start, rules)
+                if reason is None:
                     self.found[target][index] = answer
-                    front.at, front.before = index, found
+                    front.took(found)
+                else:
+                    front.turned_down(reason, rules.patience)
             going = [front for front in going if not front.because]
-        return [
-            [{"from": f.seed, "to": f.at, "because": f.because} for f in fronts if f.target == target]
-            for target in range(len(plans))
-        ]
+        return [[f.way(rules) for f in fronts if f.target == target] for target in range(len(plans))]
 
-    def _end(self, front: _Front, rules: Rules) -> str:
+    def _end(self, front: Front, rules: Rules) -> str:
         index = front.at + front.step
         if not 0 <= index < self.plane.count:
             return "the scan ends"
@@ -200,7 +186,7 @@ class SliceRun:
             return f"{rules.max_slices} slices were allowed"
         return ""
 
-    def _next(self, front: _Front, plan: Plan, rules: Rules) -> SlicePrompt:
+    def _next(self, front: Front, plan: Plan, rules: Rules) -> SlicePrompt:
         box = next_box(front.before.mask, rules.margin)
         return SlicePrompt(boxes=box[None], outside=plan.outside.get(front.at + front.step, np.zeros((0, 2))))
 
