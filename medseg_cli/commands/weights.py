@@ -138,6 +138,48 @@ def verify(
         raise typer.Exit(ModelError.exit_code)
 
 
+@app.command("embed-text")
+def embed_text(
+    bank: Annotated[str, typer.Argument(metavar="BANK", help="JSON of texts, or 'ultrasound': the one of medseg.")],
+    model: Annotated[
+        str,
+        typer.Option("--model", metavar="FOLDER|PRESET", help="A BERT in a local folder, or a medclip-sam preset."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="TABLE", help="The table, .safetensors.")],
+    keys: Annotated[list[str] | None, typer.Option("--class", metavar="KEY", help="Of these classes alone.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing table.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Embed the texts of classes once, so that CC-SAM needs no language model to be trained or used.
+
+    $ medseg weights embed-text ultrasound --model MEDBERT_FOLDER -o table.safetensors
+    """
+    from medseg_cli.errors import UsageError
+    from medseg_cli.models.cc_sam.bank import read_bank
+    from medseg_cli.pipelines.text_embedding import embed_bank, save_table
+
+    if output.suffix != ".safetensors":
+        raise UsageError(f"{output} is no name of a table", "tables end in .safetensors")
+    found = read_bank(bank)
+    strange = [key for key in keys or () if key not in found]
+    if strange:
+        raise UsageError(f"{bank} has no class '{strange[0]}'", f"it has: {', '.join(found)}")
+    table, notes = embed_bank({key: texts for key, texts in found.items() if not keys or key in keys}, model)
+    save_table(table, output, overwrite=overwrite)
+    if as_json:
+        said = {key: list(value.shape) for key, value in table.vectors.items()}
+        told = {"path": str(output), "model": table.made_by, "shapes": said, "notes": notes}
+        typer.echo(json.dumps(told, indent=2))
+        return
+    typer.echo(str(output))
+    if not quiet:
+        for note in notes:
+            _remark(note)
+        texts = sum(len(value) for value in table.vectors.values())
+        _remark(f"{len(table.vectors)} classes, {texts} texts, {table.width} numbers each, by {table.made_by}")
+
+
 @app.command("path")
 def path(
     name: Annotated[str, typer.Argument(metavar="NAME", help="As `medseg weights list` shows it.")],

@@ -38,6 +38,8 @@ _SAMUS_PARTS = (
     "image_encoder.input_Adapter.D_fc1.weight",
     *_SAM_PARTS,
 )
+_CC_SAM_ALONE = ("text_prompt.", "image_encoder.tail_scale")
+"""What a CC-SAM has and a SAMUS has not, where it has SAMUS's CNN branch."""
 _RESNET_PARTS = ("conv1.weight", "bn1.running_mean", "layer3.5.conv1.weight", "layer4.2.conv2.weight", "fc.weight")
 
 # The tensors that mark each layout, special ones before the general ones that they extend.
@@ -57,6 +59,8 @@ _MARKS: dict[str, tuple[str, ...]] = {
     "3dsam-adapter-auto": _SAM3D_PARTS,
     "autosamus": (*_SAMUS_PARTS, "prompt_generator.object_token", "feature_adapter.0.weight"),
     "samus": _SAMUS_PARTS,
+    # Our own layout: with SAMUS's trained branch in it, it is told from SAMUS below.
+    "cc-sam": ("image_encoder.post_pos_embed.downs.0.maxpool_conv.1.weight", *_SAM_PARTS),
     "sam": ("image_encoder.pos_embed", "image_encoder.neck.0.weight", *_SAM_PARTS),
     "biomedclip": (
         "visual.trunk.cls_token",
@@ -111,7 +115,9 @@ def identify(content: Any) -> Checkpoint:
 
 
 def _exact(layout: str, tensors: dict[str, Tensor]) -> str:
-    """The layout's variant, where names alone do not tell: SAM's size is the width of its position table."""
+    """The layout's variant, where marks alone do not tell: SAM's size is the width of its position table."""
+    if layout == "samus" and any(key.startswith(_CC_SAM_ALONE) for key in tensors):
+        return "cc-sam"
     if layout != "sam":
         return layout
     width = tensors["image_encoder.pos_embed"].shape[-1]

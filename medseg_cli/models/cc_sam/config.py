@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from medseg_cli.errors import ModelError
+from medseg_cli.models.cc_sam.bank import KEY
 from medseg_cli.models.samus import config as samus
 from medseg_cli.models.samus.config import SamusConfig
 
@@ -36,6 +37,7 @@ class CcSamConfig:
         adapters: whether the five feature adapters are there.
         text: whether a token of text, or of its absence, stands among the prompts.
         text_dim: width of the text embeddings that come in.
+        text_rows: (class, embedded texts of it) for each class whose texts lie in the weights; () = in a file.
     """
 
     samus: SamusConfig = field(default_factory=SamusConfig)
@@ -50,6 +52,7 @@ class CcSamConfig:
     adapters: bool = True
     text: bool = True
     text_dim: int = 768
+    text_rows: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         problems = []
@@ -97,6 +100,11 @@ def config_of(values: Mapping[str, Any]) -> CcSamConfig:
     for name, value in mine.items():
         if name in _CHOICES:
             good, known = value in _CHOICES[name], ", ".join(map(str, _CHOICES[name]))
+        elif name == "text_rows":
+            good = isinstance(value, Mapping) and all(
+                KEY.fullmatch(str(key)) and type(rows) is int and rows > 0 for key, rows in value.items()
+            )
+            known = "class: number of its texts"
         elif name == "cnn_layers":
             good = isinstance(value, list | tuple) and all(type(each) is int and each > 0 for each in value)
             known = "four whole numbers above 0"
@@ -104,6 +112,8 @@ def config_of(values: Mapping[str, Any]) -> CcSamConfig:
             good, known = type(value) is int and value > 0, "a whole number above 0"
         if not good:
             raise ModelError(f"cc-sam configuration: {name} cannot be {value!r}", f"it is one of: {known}")
+    if "text_rows" in mine:
+        mine["text_rows"] = tuple(mine["text_rows"].items())
     if "cnn_layers" in mine:
         mine["cnn_layers"] = tuple(mine["cnn_layers"])
     return CcSamConfig(samus=rest, **mine)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from medseg_cli.errors import ModelError
 from medseg_cli.models.cc_sam.config import CcSamConfig
 from medseg_cli.models.cc_sam.encoder import CcSamEncoder
+from medseg_cli.models.cc_sam.table import TextRows
 from medseg_cli.models.cc_sam.text import TextPrompt
 from medseg_cli.models.prompts import check_prompts
 from medseg_cli.models.sam_encoders import prompt_encoder
@@ -36,6 +37,8 @@ class CcSam(nn.Module):
         self.prompt_encoder = prompt_encoder(config.samus)
         self.mask_decoder = mask_decoder(config.samus)
         self.text_prompt = TextPrompt(config.text_dim, config.samus.prompt_dim) if config.text else None
+        rows = dict(config.text_rows)
+        self.text_rows = TextRows(rows, config.text_dim) if rows and config.text else None
 
     @property
     def size(self) -> int:

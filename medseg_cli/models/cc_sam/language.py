@@ -1,0 +1,81 @@
+"""Sentences embedded by a BERT from a local folder, as our reconstruction of CC-SAM has it. Nothing is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medseg_cli.errors import ModelError
+
+CONTEXT = 128
+"""Most tokens of a sentence."""
+_HINT = "a folder as transformers saves it: config.json, model.safetensors, and tokenizer.json or vocab.txt"
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """A frozen BERT and its tokenizer.
+
+    Args:
+        name: for people.
+        model, tokenizer: of transformers.
+        context: most tokens.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+    context: int
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, tuple[int, ...]]:
+        """Embeddings (T, E), the mean of the last layer over a text's tokens; and how many tokens of each were cut."""
+        rows, cut = [], []
+        for text in texts:
+            whole = self.tokenizer(text, add_special_tokens=True)["input_ids"]
+            cut.append(max(0, len(whole) - self.context))
+            # One by one: in a batch, padding would change the last digits.
+            tokens = self.tokenizer(text, truncation=True, max_length=self.context, return_tensors="pt")
+            with torch.inference_mode():
+                last = self.model(**tokens).last_hidden_state[0]
+            kept = tokens["attention_mask"][0, :, None].to(last)
+            rows.append((last * kept).sum(0) / kept.sum())
+        return torch.stack(rows).float().clone(), tuple(cut)
+
+
+def read_language_model(folder: Path) -> LanguageModel:
+    """A BERT, such as MedBERT, with its tokenizer.
+
+    Raises:
+        ModelError: no such folder, a file in it is missing or damaged, or its weights lack something.
+    """
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} holds no language model: there is no config.json", _HINT)
+    shown = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model, facts = AutoModel.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
+        )
+    except Exception as error:  # transformers raises anything from OSError to bare Exceptions
+        raise ModelError(f"cannot read the language model in {folder}: {_line(error)}", _HINT) from error
+    finally:
+        logging.set_verbosity(shown)
+    # Transformers draws what a file lacks at random. Published BERTs lack the pooler, which nothing here reads.
+    lacking = sorted(key for key in facts["missing_keys"] if not key.startswith("pooler."))
+    if lacking or facts["mismatched_keys"]:
+        raise ModelError(f"the weights in {folder} lack {len(lacking)} tensors, such as {lacking[:2]}", _HINT)
+    positions = getattr(model.config, "max_position_embeddings", CONTEXT)
+    return LanguageModel(folder.resolve().name, model.eval().float(), tokenizer, min(CONTEXT, int(positions)))
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
