@@ -47,6 +47,26 @@ class Explanation:
 
 
 @dataclass(frozen=True, eq=False)
+class Spread:
+    """How far several answers to one question lie apart.
+
+    Args:
+        maps: label value → (I, J, K) float32 on the scan's grid: standard deviation of the probability over the
+            answers (of the population: divided by their number), 0 to 0.5, 0 where nobody looked.
+        pictures: label value → (H, W, 3) uint8, the map over the slice where the answers lie farthest apart.
+        of: what the answers are, in words.
+        answers: how many.
+        scores: label value → JSON-ready numbers, see docs/uncertainty.md.
+    """
+
+    maps: dict[int, NDArray[np.float32]]
+    pictures: dict[int, NDArray[np.uint8]]
+    of: str
+    answers: int
+    scores: dict[int, dict[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
 class Segmentation:
     """A label map on the grid of `scan`.
 
@@ -58,6 +78,7 @@ class Segmentation:
             `weights`, and what the pipeline tells about itself.
         notes: what the user should know about this result, one sentence each (empty mask, minus clicks...).
         explanation: where it was asked for and the pipeline has one.
+        spread: likewise.
     """
 
     mask: NDArray[np.unsignedinteger[Any]]
@@ -66,6 +87,7 @@ class Segmentation:
     provenance: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     explanation: Explanation | None = None
+    spread: Spread | None = None
 
     def __post_init__(self) -> None:
         if self.mask.shape != self.scan.shape:

@@ -30,6 +30,7 @@ from medseg_cli.pipelines.slice_compose import compose
 from medseg_cli.pipelines.slice_ensemble import SliceEnsemble
 from medseg_cli.pipelines.slice_prompts import Plan, plan_slices, unused_minus, unused_regions, whole_image
 from medseg_cli.pipelines.slice_run import Network, SliceRun, Ways, doubts, own_scores
+from medseg_cli.pipelines.slice_spread import Draws, check_comparable, has_latents
 from medseg_cli.preset import Preset
 from medseg_cli.prompt import Prompt
 from medseg_cli.propagation import Rules
@@ -90,6 +91,8 @@ class Options(BaseModel):
         dense: give coarse masks to the network as dense prompt too, not only as the box round them.
         embedding_cache: folder for embeddings on disk; None keeps them in memory only.
         memory_mb: embeddings kept in memory, MiB.
+        uncertainty: compare several answers, and map how far they lie apart; the mask stays the same.
+        samples: draws of the latents that are compared, where the network has any.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -105,6 +108,8 @@ class Options(BaseModel):
     dense: bool = True
     embedding_cache: str | None = None
     memory_mb: int = Field(default=512, ge=0)
+    uncertainty: bool = False
+    samples: int = Field(default=16, ge=2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +158,8 @@ class SlicePipeline:
         others = () if random_weights else members_of(preset)
         if others:
             model = SliceEnsemble([model, *(build(each, preset, runtime.seed) for each in others)])
+        if options.uncertainty:
+            check_comparable(model, preset.name)
         model = model.eval().requires_grad_(False).to(runtime.device)
         image = torch.randn(1, 3, model.size, model.size, generator=torch.Generator().manual_seed(0)).to(runtime.device)
         runtime = settle(runtime, preset, probe(model, lambda: model.encode(image), weights, preset))
@@ -249,7 +256,11 @@ class SlicePipeline:
             "objects": objects,
             "kernels": self.runtime.kernels,
         }
-        return Segmentation(mask, labels_of(prompt, self.preset), scan, provenance, tuple(notes))
+        spread = None
+        if run.spread is not None:
+            of = "draws of the latents" if has_latents(self.model) else "checkpoints"
+            spread = run.spread.result(run.found, of, lambda index: shown.picture(plane.take(scan.voxels, index)))
+        return Segmentation(mask, labels_of(prompt, self.preset), scan, provenance, tuple(notes), spread=spread)
 
     @property
     def _network(self) -> Network:
@@ -265,7 +276,8 @@ class SlicePipeline:
             name = f"{name} by the formulas"
         level = math.log(options.threshold / (1 - options.threshold))
         chosen, autocast = runtime.precision, runtime.autocast
-        return Network(self.model, runtime.device, name, frame, options.dense, chosen, autocast, level)
+        draws = Draws(options.samples, runtime.seed) if options.uncertainty else None
+        return Network(self.model, runtime.device, name, frame, options.dense, chosen, autocast, level, draws)
 
     def _modality_notes(self, scan: Scan) -> list[str]:
         made_for = self.preset.modality

@@ -25,11 +25,12 @@ from medseg_cli.models.clip.config import ClipConfig, config_of
 from medseg_cli.models.clip.network import tower_of
 from medseg_cli.models.clip.words import Words
 from medseg_cli.pipelines.loading import options_of, weights_of
+from medseg_cli.pipelines.maps import Maps
 from medseg_cli.pipelines.objects import labels_of
 from medseg_cli.pipelines.precision import settle
 from medseg_cli.pipelines.text_classes import TextClass, classes_of
 from medseg_cli.pipelines.text_draw import Drawing, draw, segmenter_of
-from medseg_cli.pipelines.text_explain import Maps, scores_of
+from medseg_cli.pipelines.text_explain import scores_of
 from medseg_cli.pipelines.text_options import Options
 from medseg_cli.pipelines.text_presence import margins, probabilities
 from medseg_cli.pipelines.text_regions import Coarse, coarse_mask, consistent

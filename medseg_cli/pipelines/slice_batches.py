@@ -48,7 +48,9 @@ def _embed(wanted: list[tuple[SliceRun, list[int]]]) -> list[Embeddings]:
         network = wanted[batch[0][0]][0].network
         images = torch.stack([wanted[number][0].image(index) for number, index, _ in batch]).to(network.device)
         with torch.inference_mode(), network.autocast():
-            encoded = network.model.encode(images)
+            encoded = dict(network.model.encode(images))
+            if network.draws is not None:
+                encoded |= network.draws.encode(network.model, images, [index for _, index, _ in batch])
         for row, (number, index, key) in enumerate(batch):
             embedding = {name: value[row : row + 1].float() for name, value in encoded.items()}
             known[number][index] = embedding

@@ -19,6 +19,7 @@ from medseg_cli.embeddings import EmbeddingCache, embedding_key
 from medseg_cli.frame import Frame
 from medseg_cli.intensity import Display
 from medseg_cli.pipelines.slice_prompts import Plan, SlicePrompt
+from medseg_cli.pipelines.slice_spread import Draws, SliceSpread, opinions
 from medseg_cli.propagation import Found, Front, Rules, describe, next_box, stop_reason
 from medseg_cli.scan import Scan
 from medseg_cli.slices import Plane
@@ -86,6 +87,7 @@ class Network:
         precision: name of the chosen one.
         autocast: a function that returns its context.
         level: logit above which a pixel is the object.
+        draws: answers that are compared; None compares none.
     """
 
     model: Any
@@ -96,6 +98,7 @@ class Network:
     precision: str
     autocast: Any
     level: float = 0.0
+    draws: Draws | None = None
 
 
 Embeddings = dict[int, dict[str, Tensor]]
@@ -117,6 +120,7 @@ class SliceRun:
         encoded, reused: slices encoded, and taken from the cache.
         asked: (object, slice) that the network was asked about.
         notes: embeddings that were found but could not be used.
+        spread: how far the answers lie apart; None where none are compared.
     """
 
     network: Network
@@ -130,6 +134,7 @@ class SliceRun:
     reused: int = 0
     asked: set[tuple[int, int]] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
+    spread: SliceSpread | None = None
 
     def answers(self, plans: list[Plan], rules: Rules | None) -> Generator[list[int], Embeddings, Ways]:
         """Answer all prompts of the user, and follow objects to other slices by `rules`; without rules, do not.
@@ -138,6 +143,8 @@ class SliceRun:
             At most `batch` slices, whose embeddings are to be sent.
         """
         self.found = [{} for _ in plans]
+        if self.network.draws is not None:
+            self.spread = SliceSpread.of(self.plane, len(plans), self.network.level)
         wanted = [(target, index, p) for target, plan in enumerate(plans) for index, p in plan.slices.items()]
         for target, index, answer in (yield from self._look(wanted)):
             self.found[target][index] = answer
@@ -220,7 +227,12 @@ class SliceRun:
             embeddings = yield indices[first : first + self.batch]
             for target, index, prompt in wanted:
                 if index in embeddings:
-                    answers.append((target, index, self._decode(embeddings[index], prompt, frame)))
+                    answer = self._decode(embeddings[index], prompt, frame)
+                    answers.append((target, index, answer))
+                    if self.spread is not None:
+                        each = opinions(self.network.model, embeddings[index])
+                        logits = (self._joined(model, own, prompt, frame)[0] for model, own in each)
+                        self.spread.keep(target, index, logits, answer.mask)
         return answers
 
     def image(self, index: int) -> Tensor:
@@ -239,7 +251,8 @@ class SliceRun:
         }
         noted = len(self.cache.notes)
         for index in indices:
-            key = embedding_key(self.scan.provenance.sha256, self.network.sha256, facts, self._picture(index))
+            drawn = self.network.draws.facts(self.network.model, index) if self.network.draws else {}
+            key = embedding_key(self.scan.provenance.sha256, self.network.sha256, facts | drawn, self._picture(index))
             found = self.cache.get(key)
             if found is None:
                 missing[index] = key
@@ -250,25 +263,30 @@ class SliceRun:
         self.encoded += len(missing)
         return known, missing
 
-    def _decode(self, embedding: dict[str, Tensor], prompt: SlicePrompt, frame: Frame) -> Answer:
-        """Several boxes of one object are answered one by one and joined."""
+    def _joined(
+        self, model: Any, embedding: dict[str, Tensor], prompt: SlicePrompt, frame: Frame
+    ) -> tuple[Tensor, float | None]:
+        """Logits (H, W) and score; several boxes of one object are answered one by one and joined."""
         joined, scores = None, []
         for part in _parts(prompt):
             with torch.inference_mode(), self.network.autocast():
-                low, score = self.network.model.decode(embedding, **self._tensors(part, frame))
+                low, score = model.decode(embedding, **self._tensors(part, frame))
             logits = frame.restore(low.float())[0]
             # One by one: the logits of a picture of 8000 pixels take a quarter of a gigabyte.
             joined = logits if joined is None else torch.maximum(joined, logits)
             if score is not None:
                 scores.append(float(score[0]))
         assert joined is not None
+        return joined, min(scores) if scores else None
+
+    def _decode(self, embedding: dict[str, Tensor], prompt: SlicePrompt, frame: Frame) -> Answer:
+        joined, score = self._joined(self.network.model, embedding, prompt, frame)
         inside, exact = joined > self.network.level, joined.sigmoid()
         probability = (exact * 255).round().clamp(0, 255)
         # The threshold is a logit exactly; rounding must not move it.
         probability = torch.where(
             inside, probability.clamp(min=Answer.INSIDE), probability.clamp(max=Answer.INSIDE - 1)
         )
-        score = min(scores) if scores else None
         return Answer.of(probability.to(torch.uint8).cpu().numpy(), score, doubt(exact, inside))
 
     def _tensors(self, prompt: SlicePrompt, frame: Frame) -> dict[str, Tensor | None]:

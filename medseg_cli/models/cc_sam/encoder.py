@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medseg_cli.models.cc_sam.config import CcSamConfig
-from medseg_cli.models.cc_sam.fusion import VariationalFusion
+from medseg_cli.models.cc_sam.fusion import Noise, VariationalFusion
 from medseg_cli.models.cc_sam.trunk import C3, Tap, Trunk
 from medseg_cli.models.samus.config import GRID, PATCH, STRIDE
 from medseg_cli.models.samus.encoder import SHARE, CnnBranch, FeatureAdapter, JoinedBlock, PositionAdapter
@@ -42,7 +42,7 @@ class FusedBlock(nn.Module):
         self.vaf = None if config.fusion == "none" else VariationalFusion(config)
 
     def forward(
-        self, x: Tensor, features: Tensor | None, noise: torch.Generator | None, sampled: bool
+        self, x: Tensor, features: Tensor | None, noise: Noise, sampled: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Tokens (B, H, W, D), the CNN's map (B, D, H, W) → tokens, then what `VariationalFusion` returns."""
         normed, divergence, share = self.norm1(x), None, None
@@ -86,7 +86,7 @@ class CcSamEncoder(nn.Module):
             self.tail_scale = nn.Parameter(torch.zeros(()))
         with_channel_norms(self)
 
-    def forward(self, images: Tensor, noise: torch.Generator | None = None, sampled: bool = False) -> Encoded:
+    def forward(self, images: Tensor, noise: Noise = None, sampled: bool = False) -> Encoded:
         maps = self.heard(images)
         edge = (GRID - 1) * STRIDE + PATCH
         x = self.patch_embed(F.interpolate(images, (edge, edge), mode="bilinear", align_corners=False))

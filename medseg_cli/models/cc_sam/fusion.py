@@ -7,6 +7,8 @@ is added with the weight that a softmax over both sides' certainty gives to the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from medseg_kernels import attention
 from torch import Tensor, nn
@@ -14,6 +16,9 @@ from torch.nn import functional as F
 
 from medseg_cli.models.cc_sam.config import CcSamConfig
 
+Noise = torch.Generator | Sequence[torch.Generator] | None
+"""One generator on the tensors' device; or one on the CPU for each row of a batch, which is then drawn alike in any
+batch and on any device; or None, PyTorch's own."""
 LOWEST, HIGHEST = -8.0, 4.0
 """Limits of the log-variance."""
 FIRST = -2.0
@@ -60,14 +65,14 @@ class VariationalFusion(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(
-        self, tokens: Tensor, features: Tensor, noise: torch.Generator | None = None, sampled: bool = False
+        self, tokens: Tensor, features: Tensor, noise: Noise = None, sampled: bool = False
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """One block's fusion, in single precision whatever autocast says: it holds exponentials.
 
         Args:
             tokens: V, (B, N, D).
             features: C, (B, N, D).
-            noise: generator of the latents' noise, on the tensors' device; None = PyTorch's own.
+            noise: of the latents, see `Noise`.
             sampled: draw the latents instead of taking their means.
 
         Returns:
@@ -101,9 +106,14 @@ class VariationalFusion(nn.Module):
         return self.gate(z) - self.certainty / 2 * log_variance.mean(-1, keepdim=True)
 
 
-def drawn_from(mean: Tensor, log_variance: Tensor, noise: torch.Generator | None) -> Tensor:
-    """A sample of N(mean, exp(log_variance)), any shape."""
-    epsilon = torch.randn(mean.shape, generator=noise, device=mean.device, dtype=mean.dtype)
+def drawn_from(mean: Tensor, log_variance: Tensor, noise: Noise) -> Tensor:
+    """A sample of N(mean, exp(log_variance)), any shape whose first axis is the batch."""
+    if noise is None or isinstance(noise, torch.Generator):
+        epsilon = torch.randn(mean.shape, generator=noise, device=mean.device, dtype=mean.dtype)
+    else:
+        assert len(noise) == len(mean), f"{len(noise)} generators for {len(mean)} rows"
+        epsilon = torch.stack([torch.randn(mean.shape[1:], generator=each, dtype=mean.dtype) for each in noise])
+        epsilon = epsilon.to(mean.device)
     return mean + (log_variance / 2).exp() * epsilon
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -103,9 +103,19 @@ class CcSam(nn.Module):
             found["variance"] = each.var(0, correction=0)
         return found
 
-    def encode(self, images: Tensor) -> dict[str, Tensor]:
-        """Images (B, 1 or 3, 256, 256) in [0, 1] → `image`: (B, C, 32, 32), the latents taken by their means."""
-        return {"image": self.image_encoder(rgb(images)).image}
+    @property
+    def has_latents(self) -> bool:
+        """Whether drawing from them gives other masks than their means."""
+        return self.config.fusion in ("vaf", "convex", "gate")
+
+    def encode(self, images: Tensor, noise: Sequence[torch.Generator] | None = None) -> dict[str, Tensor]:
+        """Images (B, 1 or 3, 256, 256) in [0, 1] → `image`: (B, C, 32, 32).
+
+        Args:
+            images: as in `forward`.
+            noise: a generator on the CPU for each image, from which its latents are drawn; None takes their means.
+        """
+        return {"image": self.image_encoder(rgb(images), noise, sampled=noise is not None).image}
 
     def decode(
         self,
