@@ -53,6 +53,7 @@ def batch(
     fill_holes: shared.FillHoles = None,
     channel: options.Channel = None,
     spacing: options.Spacing = None,
+    cine: options.Cine = False,
     modality: shared.Modality = "",
     on_gap: options.OnGap = "error",
     on_tilt: options.OnTilt = "error",
@@ -68,6 +69,8 @@ def batch(
     memory: own.Memory = None,
     overwrite: own.OverwriteUnclaimed = False,
     preview: shared.Preview = True,
+    uncertainty: shared.Uncertainty = False,
+    samples: shared.Samples = None,
     format_: options.Formats = None,
     naming: options.Naming = "case",
     ml: options.LabelValues = None,
@@ -106,7 +109,7 @@ def batch(
 
     if output is None:
         raise UsageError("no output folder given", "medseg batch INPUT -o OUT --preset NAME")
-    wanted = formats.parse(format_ or ())
+    wanted = formats.parse((*(format_ or ()), *(["uncertainty"] if uncertainty else [])))
     settings = Settings(
         out=output.expanduser().absolute(),
         preset=preset,
@@ -115,6 +118,8 @@ def batch(
         overrides=Overrides(
             *(slices, window, propagate, max_slices, embedding_cache, batch_slices, keep, min_mm3, fill_holes),
             explain="explain" in wanted or None,
+            uncertainty="uncertainty" in wanted or None,
+            samples=samples,
         ),
         modality=parse_modality(modality) if modality else "",
         device=device,
@@ -129,7 +134,7 @@ def batch(
         together=together,
         command=("medseg", *sys.argv[1:]),
     )
-    reading = options.read_options(None, channel, spacing, on_gap, on_tilt, on_duplicate)
+    reading = options.read_options(None, channel, spacing, on_gap, on_tilt, on_duplicate, cine)
     cases = list_cases(
         source,
         out=settings.out,

@@ -23,6 +23,7 @@ def info(
     series: options.Series = None,
     channel: options.Channel = None,
     spacing: options.Spacing = None,
+    cine: options.Cine = False,
     on_gap: options.OnGap = "error",
     on_tilt: options.OnTilt = "error",
     on_duplicate: options.OnDuplicate = "error",
@@ -43,7 +44,7 @@ def info(
     from medseg_cli.readers.files import read_file
 
     path = _path(scan, input_)
-    reading = options.read_options(series, channel, spacing, on_gap, on_tilt, on_duplicate)
+    reading = options.read_options(series, channel, spacing, on_gap, on_tilt, on_duplicate, cine)
     found = _series(path)
     if found and not json:
         _print_series(found)

@@ -27,6 +27,12 @@ Spacing = Annotated[
     str | None,
     typer.Option(metavar="X,Y[,Z]", help="Pixel size in mm of an image that states none.", rich_help_panel=READING),
 ]
+Cine = Annotated[
+    bool,
+    typer.Option(
+        "--cine", help="The third axis is time: frames of one picture, not a volume.", rich_help_panel=READING
+    ),
+]
 OnGap = Annotated[
     Literal["error", "resample"],
     typer.Option(help="DICOM slices that are missing or unevenly spaced.", rich_help_panel=READING),
@@ -54,7 +60,7 @@ Formats = Annotated[
         "--format",
         metavar="NAME,...",
         help="What to write, several at once: nifti, nrrd, seg-nrrd, mha, mgz, npz, png, nifti-split, dicom-seg, "
-        "rtstruct, stl, ply, obj, glb, labels-itksnap, labels-slicer, labels-tsv, explain.",
+        "rtstruct, stl, ply, obj, glb, labels-itksnap, labels-slicer, labels-tsv, explain, uncertainty.",
         show_default="nifti; png for pictures",
         rich_help_panel=WRITING,
     ),
@@ -134,11 +140,12 @@ def read_options(
     on_gap: Literal["error", "resample"],
     on_tilt: Literal["error", "shear"],
     on_duplicate: Literal["error", "first", "last"],
+    cine: bool = False,
 ) -> ReadOptions:
     """The options of group "Reading" as `readers.ReadOptions`.
 
     Raises:
-        UsageError: --spacing is not two or three positive numbers.
+        UsageError: --spacing is not two or three positive numbers; --cine and --channel contradict each other.
     """
     from medseg_cli.errors import UsageError
     from medseg_cli.readers.options import ReadOptions
@@ -152,7 +159,9 @@ def read_options(
         if len(numbers) not in (2, 3) or not all(0 < number < math.inf for number in numbers):
             raise UsageError(f"--spacing '{spacing}' is not X,Y or X,Y,Z in mm", "for example --spacing 0.2,0.2")
         size = (numbers[0], numbers[1], numbers[2] if len(numbers) == 3 else 1.0)
-    return ReadOptions(channel, series, size, on_duplicate, on_gap, on_tilt)
+    if cine and channel is not None:
+        raise UsageError("--cine reads all frames, --channel one", "give one of them")
+    return ReadOptions(channel, series, size, on_duplicate, on_gap, on_tilt, cine=cine)
 
 
 def format_choices(

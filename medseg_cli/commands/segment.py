@@ -50,6 +50,7 @@ def segment(
     series: options.Series = None,
     channel: options.Channel = None,
     spacing: options.Spacing = None,
+    cine: options.Cine = False,
     modality: own.Modality = "",
     on_gap: options.OnGap = "error",
     on_tilt: options.OnTilt = "error",
@@ -64,6 +65,8 @@ def segment(
     overwrite: options.Overwrite = False,
     preview: own.Preview = True,
     explain: own.Explain = False,
+    uncertainty: own.Uncertainty = False,
+    samples: own.Samples = None,
     format_: options.Formats = None,
     naming: options.Naming = "case",
     ml: options.LabelValues = None,
@@ -101,10 +104,13 @@ def segment(
     pointed = (tuple(point or ()), tuple(box or ()), coords, label, prompts, mask_prompt, slice_)
     asked = Asked(*pointed, tuple(text or ()), text_file, tuple(not_ or ()))
     prompt = asked.prompt()
-    wanted = formats.parse((*(format_ or ()), *(["explain"] if explain else [])))
+    maps = [*(["explain"] if explain else []), *(["uncertainty"] if uncertainty else [])]
+    wanted = formats.parse((*(format_ or ()), *maps))
     overrides = Overrides(
         *(slices, window, propagate, max_slices, embedding_cache, batch_slices, keep, min_mm3, fill_holes),
         explain="explain" in wanted or None,
+        uncertainty="uncertainty" in wanted or None,
+        samples=samples,
     )
     chosen = steps.choose_preset(preset, weights, overrides)
     check_kinds(chosen, prompt, asked)
@@ -112,7 +118,7 @@ def segment(
     files = outputs.plan(source, target, preview=preview, wanted=wanted, naming=naming)
     inputs = (source, prompts, mask_prompt, text_file, chosen.path)
     outputs.check(files, tuple(path for path in inputs if path), overwrite=overwrite)
-    reading = options.read_options(series, channel, spacing, on_gap, on_tilt, on_duplicate)
+    reading = options.read_options(series, channel, spacing, on_gap, on_tilt, on_duplicate, cine)
     code = parse_modality(modality) if modality else ""
     # Unpacked while torch, MONAI and the weights are loaded; whatever is wrong with it is told after what is with them.
     job = steps.Job(begin_scan(source, reading), code, asked, window, files, choices, overwrite)

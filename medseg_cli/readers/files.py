@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 from medseg_cli.errors import InputError, UsageError
 from medseg_cli.readers import detect
+from medseg_cli.readers.cine import as_cine
 from medseg_cli.readers.header import Header
 from medseg_cli.readers.options import ReadOptions
 from medseg_cli.scan import Scan
@@ -55,12 +57,14 @@ def read_labels(path: Path) -> Scan:
 
 def _read(path: Path, kind: detect.Kind, options: ReadOptions) -> Scan:
     scan: Scan = _call("read", path, kind, options)
-    return scan
+    return as_cine(scan) if options.cine and options.channel is None else scan
 
 
 def _describe(path: Path, kind: detect.Kind, options: ReadOptions) -> Header:
     header: Header = _call("describe", path, kind, options)
-    return header
+    if not options.cine or options.channel is not None or header.cine or header.shape[2] == 1:
+        return header
+    return replace(header, spacing=(*header.spacing[:2], 1.0), cine=True)
 
 
 def _call(what: Literal["read", "describe"], path: Path, kind: detect.Kind, options: ReadOptions) -> Any:

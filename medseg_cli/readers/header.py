@@ -21,6 +21,7 @@ class Header:
         volumes: of a 4-D file, of which one is read; 1 of any other.
         item_bytes: of a value as stored.
         modality: DICOM code, "" where the file does not say.
+        cine: whether the third axis is time, see `Scan.cine`.
     """
 
     format: str
@@ -31,6 +32,7 @@ class Header:
     volumes: int = 1
     item_bytes: int = 2
     modality: str = ""
+    cine: bool = False
 
     @property
     def voxels(self) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from medseg_cli.errors import InputError
 from medseg_cli.readers import itk_header, payload
+from medseg_cli.readers.cine import TAKEN, frame_affine
 from medseg_cli.readers.grid import checked_affine
 from medseg_cli.readers.header import Header, spacing_of
 from medseg_cli.readers.options import ReadOptions
@@ -28,11 +29,13 @@ class ItkHeader:
         spacing: voxel size in mm along i, j, k.
         origin: LPS position of the first voxel's centre, mm.
         direction: 3 x 3 cosines, row by row; column a is the direction of axis a.
+        timed: the file has a fourth axis.
     """
 
     spacing: tuple[float, ...]
     origin: tuple[float, ...]
     direction: tuple[float, ...]
+    timed: bool = False
 
     @property
     def affine_lps(self) -> NDArray[np.float64]:
@@ -56,7 +59,8 @@ def read(path: Path, fmt: str, options: ReadOptions) -> Scan:
     Args:
         path: the file, or the header of a header-and-data pair (`.nhdr`, `.mhd`).
         fmt: key of the format, told by `detect`.
-        options: `channel` picks a volume of a 4-D file or a component of a vector one.
+        options: `channel` picks a volume of a 4-D file or a component of a vector one. A 4-D file of one slice is a
+            cine where none is picked.
 
     Raises:
         InputError: damaged, truncated, complex, several volumes and none chosen, or bad geometry.
@@ -71,15 +75,18 @@ def read(path: Path, fmt: str, options: ReadOptions) -> Scan:
         image = reader.Execute()
     except RuntimeError as error:
         raise InputError(f"{path} cannot be decoded: {_reason(error)}", "copy or export it again") from error
-    values, notes = _volume(image, path, options.channel)
+    cine = _is_cine(image.GetSize(), image.GetNumberOfComponentsPerPixel(), options)
+    values, notes = _frames(image) if cine else _volume(image, path, options.channel)
     voxels, value_notes = scaled(values, None, None, path)
     header = _geometry(image, path)
     shape = (voxels.shape[0], voxels.shape[1], voxels.shape[2])
     affine, affine_notes = checked_affine(RAS_TO_LPS @ header.affine_lps, shape, str(path))
+    if cine:
+        affine = frame_affine(affine)
     provenance = Provenance(
         path, fmt, payload.sha256_of(facts.files), notes=notes + facts.notes + value_notes + affine_notes
     )
-    return Scan(voxels[np.newaxis], affine, provenance, header=header)
+    return Scan(voxels[np.newaxis], affine, provenance, cine=cine, header=header)
 
 
 def describe(path: Path, fmt: str, options: ReadOptions) -> Header:
@@ -95,6 +102,9 @@ def describe(path: Path, fmt: str, options: ReadOptions) -> Header:
         offset = facts.offset + facts.packed_header
         payload.check_declared(facts.files[-1], (*size, components), item_bytes, offset, facts.packing)
     i, j, k, times = (*size, 1, 1, 1)[:4]
+    if _is_cine(size, components, options):
+        affine, _ = checked_affine(RAS_TO_LPS @ _geometry(reader, path).affine_lps, (i, j, times), str(path))
+        return Header(fmt, (i, j, times), spacing_of(frame_affine(affine)), item_bytes=item_bytes, cine=True)
     volumes = times if times > 1 else components
     pick_volume(path, volumes, options.channel)
     affine, _ = checked_affine(RAS_TO_LPS @ _geometry(reader, path).affine_lps, (i, j, k), str(path))
@@ -165,6 +175,17 @@ def _volume(image: SimpleITK.Image, path: Path, channel: int | None) -> tuple[ND
     return values[:, :, :, index], notes
 
 
+def _is_cine(size: tuple[int, ...], components: int, options: ReadOptions) -> bool:
+    """Whether the file holds one slice over time and all of it is meant."""
+    return len(size) == 4 and size[2] == 1 and size[3] > 1 and components <= 1 and options.channel is None
+
+
+def _frames(image: SimpleITK.Image) -> tuple[NDArray[np.generic], tuple[str, ...]]:
+    """(I, J, frames) values of a cine, and the notes. No format of these says of what unit its fourth axis is."""
+    values = SimpleITK.GetArrayViewFromImage(image)[:, 0].transpose(2, 1, 0)
+    return values, (TAKEN.format(count=values.shape[2]), "the time between frames is not stated")
+
+
 def _geometry(image: SimpleITK.Image | SimpleITK.ImageFileReader, path: Path) -> ItkHeader:
     """Geometry of the first three axes; a 2-D image lies in the plane z = 0 with 1 mm slices."""
     dims = image.GetDimension()
@@ -176,7 +197,7 @@ def _geometry(image: SimpleITK.Image | SimpleITK.ImageFileReader, path: Path) ->
     cosines[:space, :space] = direction[:space, :space]
     spacing = (*image.GetSpacing()[:space], 1.0)[:3]
     origin = (*image.GetOrigin()[:space], 0.0)[:3]
-    return ItkHeader(spacing, origin, tuple(cosines.ravel().tolist()))
+    return ItkHeader(spacing, origin, tuple(cosines.ravel().tolist()), timed=dims == 4)
 
 
 def _reason(error: RuntimeError) -> str:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from medseg_cli.errors import InputError
 from medseg_cli.readers import payload
+from medseg_cli.readers.cine import TAKEN, frame_affine
 from medseg_cli.readers.grid import checked_affine, matrix_text
 from medseg_cli.readers.header import Header as ScanHeader
 from medseg_cli.readers.header import spacing_of
@@ -28,6 +29,9 @@ from medseg_cli.scan import Provenance, Scan
 Header = nib.Nifti1Header
 
 _MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}
+_SECONDS_PER_UNIT = {8: 1.0, 16: 1e-3, 24: 1e-6}
+_SPECTRAL = (32, 40, 48)
+"""Time units that are none: Hz, ppm, radians per second."""
 _EXPORT = "the header is damaged: export the scan again"
 
 
@@ -36,7 +40,7 @@ def read(path: Path, options: ReadOptions) -> Scan:
 
     Args:
         path: `.nii`, `.nii.gz`, `.hdr` or `.img`, judged by content.
-        options: `channel` picks a volume of a 4-D file.
+        options: `channel` picks a volume of a 4-D file. One of a single slice is a cine where none is picked.
 
     Raises:
         InputError: damaged, truncated, colour, complex, more than 4-D, several volumes and none chosen, bad geometry.
@@ -51,30 +55,56 @@ def read(path: Path, options: ReadOptions) -> Scan:
         raise InputError(f"{path}: {error}", _EXPORT) from error
     if (slope, intercept) == (1.0, 0.0):
         slope = intercept = None
-    volume = pick_volume(path, shape[3], options.channel)
-    slabs = payload.read_values(files[-1], dtype, shape, _offset(header, single, path), volume)
+    cine = _is_cine(header, shape, options)
+    volume = None if cine else pick_volume(path, shape[3], options.channel)
+    size = (*shape[:2], shape[3]) if cine else shape[:3]
+    # One after the other, frames of one slice lie in the file as the slices of a volume do.
+    slabs = payload.read_values(files[-1], dtype, size if cine else shape, _offset(header, single, path), volume)
     sha256 = payload.hash_ahead(files)
-    voxels, value_notes = scaled_slabs(slabs, shape[:3], dtype, slope, intercept, path)
+    voxels, value_notes = scaled_slabs(slabs, size, dtype, slope, intercept, path)
     with np.errstate(all="ignore"):
         affine, affine_notes = _affine(header, shape[:3], path)
     notes = value_notes + affine_notes
-    if shape[3] > 1:
+    seconds, time_notes = _frame_seconds(header, shape[3]) if cine else (None, ())
+    if cine:
+        affine, notes = frame_affine(affine), (TAKEN.format(count=shape[3]), *time_notes, *notes)
+    elif shape[3] > 1:
         notes = (f"volume {volume} of {shape[3]} (--channel, counted from 0)", *notes)
     provenance = Provenance(path, "nifti", sha256(), notes=notes)
-    return Scan(voxels[np.newaxis], affine, provenance, header=header)
+    return Scan(voxels[np.newaxis], affine, provenance, cine=cine, frame_seconds=seconds, header=header)
 
 
 def describe(path: Path, options: ReadOptions) -> ScanHeader:
     """What the header says; raises as `read` does, but for what only the voxels show."""
     header, files, single = _open(path)
     shape, dtype = _shape(header, path), _dtype(header, path)
-    pick_volume(path, shape[3], options.channel)
+    cine = _is_cine(header, shape, options)
+    if not cine:
+        pick_volume(path, shape[3], options.channel)
     with files[-1].open("rb") as file:
         packing = "deflate" if file.read(2) == b"\x1f\x8b" else ""
     payload.check_declared(files[-1], shape, dtype.itemsize, _offset(header, single, path), packing)
     with np.errstate(all="ignore"):
         affine, _ = _affine(header, shape[:3], path)
+    if cine:
+        size = (*shape[:2], shape[3])
+        return ScanHeader("nifti", size, spacing_of(frame_affine(affine)), item_bytes=dtype.itemsize, cine=True)
     return ScanHeader("nifti", shape[:3], spacing_of(affine), volumes=shape[3], item_bytes=dtype.itemsize)
+
+
+def _is_cine(header: Header, shape: tuple[int, int, int, int], options: ReadOptions) -> bool:
+    """Whether the file holds one slice over time and all of it is meant; its fourth axis can also be frequency."""
+    spectral = (int(header["xyzt_units"]) & 0x38) in _SPECTRAL
+    return shape[2] == 1 and shape[3] > 1 and options.channel is None and not spectral
+
+
+def _frame_seconds(header: Header, count: int) -> tuple[tuple[float, ...] | None, tuple[str, ...]]:
+    """When each frame began, in s, and a note where the header does not say."""
+    scale, step = _SECONDS_PER_UNIT.get(int(header["xyzt_units"]) & 0x38), float(header["pixdim"][4])
+    if scale is None or not (np.isfinite(step) and step > 0):
+        return None, ("the time between frames is not stated",)
+    # pixdim is float32: 0.04 s must not become 0.03999999910593033.
+    return tuple(round(float(f"{step:.7g}") * scale * frame, 9) for frame in range(count)), ()
 
 
 def _open(path: Path) -> tuple[Header, list[Path], bool]:

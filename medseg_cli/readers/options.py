@@ -18,6 +18,7 @@ class ReadOptions:
         on_gap: missing or unevenly spaced DICOM slices: "error", or "resample" linearly onto an even grid.
         on_tilt: tilted gantry: "error", or "shear" back onto an orthogonal grid by linear interpolation.
         files: of a DICOM folder only these, as paths relative to it with "/"; () looks at all of them.
+        cine: the third axis of a volume, or the frames of a multi-frame object that does not say so, are time.
     """
 
     channel: int | None = None
@@ -27,3 +28,4 @@ class ReadOptions:
     on_gap: Literal["error", "resample"] = "error"
     on_tilt: Literal["error", "shear"] = "error"
     files: tuple[str, ...] = ()
+    cine: bool = False

@@ -3,6 +3,9 @@
 Where input and mask are of one family (NIfTI; NRRD and MetaImage; MGH) the mask carries the geometry that the input
 file states, to the bit, even when reading had to straighten it: viewers read the scan's own header, and the mask must
 lie on it there. In any other format it carries the affine of the `Scan`.
+
+The mask of a cine has the shape of its file where both are of one family; otherwise time is the fourth axis,
+(I, J, 1, T), whose step is in s. Slicer's segmentations have three axes: frames lie along the third there.
 """
 
 from __future__ import annotations
@@ -41,10 +44,12 @@ def write(segmentation: Segmentation, path: Path, overwrite: bool = False) -> No
         overwrite: whether it may replace a file.
 
     Raises:
-        UsageError: MGH, which has no room for the stamp of random weights.
+        UsageError: MGH, which has no room for the stamp of random weights, or of a cine.
         InputError: `path` may not or cannot be written.
     """
     name = path.name.lower()
+    if name.endswith(_MGH) and segmentation.scan.cine:
+        raise UsageError("a mask of frames over time cannot be written as MGH", "write .nii.gz instead")
     if name.endswith(_MGH) and segmentation.is_random:
         raise UsageError("a mask of random weights cannot be stamped as such in an MGH file", "write .nii.gz instead")
     with atomic_output(path, overwrite) as temporary:
@@ -62,15 +67,16 @@ def write(segmentation: Segmentation, path: Path, overwrite: bool = False) -> No
             _write_itk(segmentation, temporary, path)
 
 
-def write_values(values: NDArray[np.float32], segmentation: Segmentation, path: Path) -> None:
+def write_values(values: NDArray[np.float32], segmentation: Segmentation, path: Path, what: str) -> None:
     """Write numbers (I, J, K) on the grid of a segmentation's scan as NIfTI, with the geometry that its mask has.
 
     Args:
         values: in Fortran's order they are not copied.
         segmentation: whose scan they lie on; random weights are stamped.
         path: `.nii.gz`, in a folder that nobody else sees yet.
+        what: the numbers are, for the header: ASCII, 79 letters at most.
     """
-    image = _nifti(np.asfortranarray(values, np.float32), segmentation.scan, 0, b"map of 0 to 1")
+    image = _nifti(np.asfortranarray(values, np.float32), segmentation.scan, 0, what.encode("ascii"))
     if segmentation.is_random:
         image.header["descrip"] = RANDOM_WEIGHTS.encode()
     _store(image, path)
@@ -110,8 +116,11 @@ def _nifti(values: NDArray[Any], scan: Scan, intent: int, what: bytes) -> nib.Ni
     """Values under their scan's own NIfTI header, or under a fresh one with the scan's affine in both forms."""
     import nibabel as nib
 
-    if isinstance(scan.header, nib.Nifti1Header):
-        return _under_own_header(values, scan.header, intent, what)
+    own = scan.header
+    if scan.cine and not (isinstance(own, nib.Nifti1Header) and int(own["dim"][3]) > 1):
+        values = values[:, :, np.newaxis]
+    if isinstance(own, nib.Nifti1Header):
+        return _under_own_header(values, own, intent, what)
     kind = nib.Nifti2Image if max(values.shape) > _NIFTI1_MAX_SIZE else nib.Nifti1Image
     image = kind(values, scan.affine)
     code = 1 if scan.provenance.format == "dicom" else 2
@@ -119,7 +128,17 @@ def _nifti(values: NDArray[Any], scan: Scan, intent: int, what: bytes) -> nib.Ni
     image.set_qform(scan.affine, code=code)
     image.header.set_xyzt_units("mm")
     image.header["intent_code"] = intent
+    if scan.cine:
+        step = frame_step(scan)
+        image.header["pixdim"][4] = 1.0 if step is None else step
+        image.header.set_xyzt_units("mm", "unknown" if step is None else "sec")
     return image
+
+
+def frame_step(scan: Scan) -> float | None:
+    """Mean time between the frames of a cine in s; None where the scan does not know it."""
+    times = scan.frame_seconds
+    return None if times is None or len(times) < 2 else (times[-1] - times[0]) / (len(times) - 1)
 
 
 def _under_own_header(mask: NDArray[Any], own: nib.Nifti1Header, intent: int, what: bytes) -> nib.Nifti1Image:
@@ -134,8 +153,9 @@ def _under_own_header(mask: NDArray[Any], own: nib.Nifti1Header, intent: int, wh
     header.set_data_shape(mask.shape)
     for key, value in forms.items():
         header[key] = value
-    header["pixdim"][4:] = 0
-    header["xyzt_units"] = int(header["xyzt_units"]) & 7
+    header["pixdim"][mask.ndim + 1 :] = 0
+    if mask.ndim < 4:
+        header["xyzt_units"] = int(header["xyzt_units"]) & 7
     for key in ("cal_max", "cal_min", "toffset", "slice_duration", "slice_code", "slice_start", "slice_end"):
         header[key] = 0
     for key in ("intent_p1", "intent_p2", "intent_p3"):
@@ -166,15 +186,26 @@ def _write_itk(segmentation: Segmentation, temporary: Path, path: Path) -> None:
 
     from medseg_cli.readers.itk import ItkHeader, check_whole
 
-    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(segmentation.mask.transpose(2, 1, 0)))
-    own = segmentation.scan.header
-    header = own if isinstance(own, ItkHeader) else ItkHeader.from_affine(RAS_TO_LPS @ segmentation.scan.affine)
-    image.SetSpacing(header.spacing)
-    image.SetOrigin(header.origin)
-    image.SetDirection(header.direction)
+    name = path.name.lower()
+    scan, planes = segmentation.scan, np.ascontiguousarray(segmentation.mask.transpose(2, 1, 0))
+    own = scan.header
+    header = own if isinstance(own, ItkHeader) else ItkHeader.from_affine(RAS_TO_LPS @ scan.affine)
+    timed = scan.cine and (own.timed if isinstance(own, ItkHeader) else True) and not name.endswith(seg_nrrd.SUFFIX)
+    if timed:
+        image = SimpleITK.GetImageFromArray(planes[:, np.newaxis], isVector=False)
+        turned = np.eye(4)
+        turned[:3, :3] = np.array(header.direction).reshape(3, 3)
+        image.SetSpacing((*header.spacing, frame_step(scan) or 1.0))
+        image.SetOrigin((*header.origin, 0.0))
+        image.SetDirection(turned.ravel().tolist())
+    else:
+        image = SimpleITK.GetImageFromArray(planes)
+        image.SetSpacing(header.spacing)
+        image.SetOrigin(header.origin)
+        image.SetDirection(header.direction)
     if segmentation.is_random:
         image.SetMetaData("medseg", RANDOM_WEIGHTS)
-    if path.name.lower().endswith(seg_nrrd.SUFFIX):
+    if name.endswith(seg_nrrd.SUFFIX):
         for key, value in seg_nrrd.fields(segmentation).items():
             image.SetMetaData(key, value)
     try:
@@ -187,7 +218,7 @@ def _write_itk(segmentation: Segmentation, temporary: Path, path: Path) -> None:
         reason = str(error).strip().splitlines()[-1]
         raise InputError(f"cannot write {path}: {reason}", "check the folder and its free space") from error
     try:
-        kind = "metaimage" if path.name.lower().endswith(".mha") else "nrrd"
+        kind = "metaimage" if name.endswith(".mha") else "nrrd"
         check_whole(temporary, kind, segmentation.scan.shape, segmentation.mask.dtype.itemsize)
     except InputError as error:
         raise InputError(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medseg_cli.errors import InputError
-from medseg_cli.readers.dicom import kinds
+from medseg_cli.readers.dicom import cine, kinds, ultrasound
 from medseg_cli.readers.dicom.files import Source
 from medseg_cli.readers.dicom.spacing import pixel_spacing
 from medseg_cli.readers.dicom.values import MALFORMED, number, numbers, text, whole, words
@@ -57,6 +57,11 @@ HEADER_TAGS = [
     "AcquisitionTime",
     "ContentTime",
     "FrameReferenceTime",
+    "FrameIncrementPointer",
+    "FrameTime",
+    "FrameTimeVector",
+    "CineRate",
+    "RecommendedDisplayFrameRate",
 ]
 SPLIT_TAGS = (
     "EchoNumbers",
@@ -95,6 +100,8 @@ class Frame:
         sop_uid, sop_class: SOPInstanceUID and SOPClassUID.
         study_uid, space_uid: StudyInstanceUID and FrameOfReferenceUID; empty when absent.
         numbered: the file can hold many frames, so that a reference to this one needs its number.
+        region: (x0, y0, x1, y1) pixels that show tissue, both ends inclusive; None where the file does not say.
+        clock: of a classic object with many frames: whether and when they follow each other; None of any other.
         tags: values of `SPLIT_TAGS` (classic) or functional groups (enhanced) as text, by element name.
     """
 
@@ -120,6 +127,8 @@ class Frame:
     study_uid: str = ""
     space_uid: str = ""
     numbered: bool = False
+    region: tuple[int, int, int, int] | None = None
+    clock: cine.Clock | None = None
     tags: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -186,7 +195,7 @@ def read_frames(source: Source) -> list[Frame]:
         frame = classic_frame(header, common)
         if count == 1:
             return [frame]
-        return multiframe.flat_frames(frame, count)
+        return multiframe.flat_frames(frame, count, header)
 
 
 def common_values(header: Any, source: Source) -> dict[str, Any]:
@@ -225,6 +234,7 @@ def classic_frame(header: Any, common: dict[str, Any]) -> Frame:
         spacing_note=note,
         thickness=abs(thickness) if thickness else None,
         rescale=rescale(header, name),
+        region=ultrasound.calibration(header).box,
         tags={tag: value for tag, value in tags.items() if value},
         **common,
     )

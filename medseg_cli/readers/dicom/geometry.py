@@ -5,7 +5,7 @@ Slice axis k grows along the normal n = row direction x column direction, so (i,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,8 @@ class Layout:
         shear: (K, 2) displacement of each slice along i and j in voxels where it is to be undone, else None.
         notes: what was repaired, chosen or assumed.
         position_known: False when the file says nothing of where the picture lies.
+        seconds: (K,) when each frame of a cine began, in s; None where that is unknown.
+        cine: the frames are one picture over time.
     """
 
     frames: tuple[Frame, ...]
@@ -42,6 +44,8 @@ class Layout:
     shear: NDArray[np.float64] | None = None
     notes: tuple[str, ...] = ()
     position_known: bool = True
+    seconds: tuple[float, ...] | None = None
+    cine: bool = False
 
 
 def arrange(frames: tuple[Frame, ...], options: ReadOptions, where: str) -> Layout:
@@ -91,6 +95,8 @@ def arrange_single(frame: Frame, options: ReadOptions) -> Layout:
             notes.append(f"no pixel spacing in the file, {stated[0]:g} x {stated[1]:g} mm was given")
         else:
             notes.append("no pixel spacing in the file, 1 mm assumed")
+        if frame.spacing_note:
+            notes.insert(0, frame.spacing_note)
         spacing = stated[:2] if stated is not None else (1.0, 1.0)
     elif frame.spacing_note:
         notes.append(frame.spacing_note)
@@ -105,6 +111,15 @@ def arrange_single(frame: Frame, options: ReadOptions) -> Layout:
     row, column, normal = directions(frame, notes)
     affine = affine_of(row, column, normal, (*spacing, thickness), np.asarray(frame.position))
     return Layout((frame,), affine, known, notes=tuple(notes))
+
+
+def arrange_cine(frames: tuple[Frame, ...], options: ReadOptions) -> Layout:
+    """Frames of one picture over time, in the order of the file: k counts frames, each 1 mm thick by convention."""
+    clock = frames[0].clock
+    assert clock is not None, "told before"
+    flat = arrange_single(replace(frames[0], thickness=1.0), options)
+    notes = (*flat.notes, clock.note) if clock.note else flat.notes
+    return replace(flat, frames=frames, notes=notes, seconds=clock.seconds, cine=True)
 
 
 def require_positions(frames: tuple[Frame, ...], where: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from medseg_cli.errors import InputError
+from medseg_cli.readers.dicom import cine
 from medseg_cli.readers.dicom.frames import Frame, orientation, rescale
 from medseg_cli.readers.dicom.spacing import pixel_spacing
 from medseg_cli.readers.dicom.values import MALFORMED, item, number, numbers, text, whole
@@ -33,11 +34,12 @@ def is_enhanced(header: Any) -> bool:
         return False
 
 
-def flat_frames(frame: Frame, count: int) -> list[Frame]:
+def flat_frames(frame: Frame, count: int, header: Any) -> list[Frame]:
     """The frames of a classic multi-frame object: pictures at the same place, or at none that is stated."""
     if count > MAX_FRAMES:
         raise InputError(f"{frame.source.name}: states {count} frames, more than {MAX_FRAMES}")
-    return [replace(frame, index=index, instance=index + 1) for index in range(count)]
+    clock = cine.clock(header, count, frame.source.name)
+    return [replace(frame, index=index, instance=index + 1, clock=clock) for index in range(count)]
 
 
 def enhanced_frames(header: Any, common: dict[str, Any], count: int) -> list[Frame]:

@@ -17,10 +17,11 @@ from medseg_cli.readers.dicom import geometry, pixels, regrid, series
 from medseg_cli.readers.dicom.files import Source, collect, head_of, looks_like_dicom
 from medseg_cli.readers.dicom.frames import Frame, quiet_pydicom, read_dataset, read_frames
 from medseg_cli.readers.dicom.header import files_of, header_of
-from medseg_cli.readers.dicom.selection import pick_frame, refuse_spacing, without_copies
+from medseg_cli.readers.dicom.selection import is_cine, pick_frame, refuse_spacing, without_copies
 from medseg_cli.readers.dicom.series import SeriesInfo, Stack
 from medseg_cli.readers.header import Header, spacing_of
 from medseg_cli.readers.options import ReadOptions
+from medseg_cli.readers.payload import check_memory
 from medseg_cli.readers.values import pick_volume
 from medseg_cli.scan import RAS_TO_LPS, Provenance, Scan
 
@@ -118,8 +119,18 @@ def read(path: Path, options: ReadOptions | None = None) -> Scan:
         notes=tuple(dict.fromkeys([*notes, *layout.notes, *value_notes])),
         files=files_of(layout.frames, path),
     )
-    known = (layout.spacing_known, layout.position_known)
-    return Scan(voxels, RAS_TO_LPS @ affine, provenance, first.modality, *known, header)
+    return Scan(
+        voxels,
+        RAS_TO_LPS @ affine,
+        provenance,
+        first.modality,
+        layout.spacing_known,
+        layout.position_known,
+        cine=layout.cine,
+        frame_seconds=layout.seconds,
+        region=first.region,
+        header=header,
+    )
 
 
 def describe(path: Path, options: ReadOptions | None = None) -> Header:
@@ -133,7 +144,14 @@ def describe(path: Path, options: ReadOptions | None = None) -> Header:
         count = round(float(np.ptp(layout.depths)) / spacing[2]) + 1
     shape = (first.size[0], first.size[1], count)
     return Header(
-        "dicom", shape, spacing, layout.spacing_known, first.samples, item_bytes=STORED_BYTES, modality=first.modality
+        "dicom",
+        shape,
+        spacing,
+        layout.spacing_known,
+        first.samples,
+        item_bytes=STORED_BYTES,
+        modality=first.modality,
+        cine=layout.cine,
     )
 
 
@@ -148,6 +166,8 @@ def chosen(path: Path, found: Catalogue, options: ReadOptions) -> tuple[geometry
     notes = ["this is a localizer (scout), not a diagnostic scan"] if stack.kind == "localizer" else []
     stack, dropped = without_copies(stack)
     refuse_spacing(path, stack, options)
+    if is_cine(path, stack, options):
+        return geometry.arrange_cine(stack.frames, options), dropped
     stack, picked = pick_frame(path, stack, options)
     if not picked and not stack.by_tag:
         pick_volume(path, 1, options.channel)
@@ -173,6 +193,7 @@ def load(layout: geometry.Layout) -> tuple[np.ndarray, str, list[str]]:
     """(C, K, J, I) float32 voxels in slice order, the hash of the files, and notes on the pixels."""
     frames = layout.frames
     columns, rows = frames[0].size
+    check_memory(Path(frames[0].source.name), (frames[0].samples, columns, rows, len(frames)), STORED_BYTES)
     voxels = np.empty((1, len(frames), rows, columns), dtype=np.float32)
     hashes, notes = [], []
     for source, members in by_source(frames).items():

@@ -48,11 +48,36 @@ def refuse_spacing(path: Path, stack: Stack, options: ReadOptions) -> None:
         )
 
 
+def is_cine(path: Path, stack: Stack, options: ReadOptions) -> bool:
+    """Whether the whole stack is read as frames over time: its object says that it is that, or the user does.
+
+    Raises:
+        InputError: the user says so of a volume, or of pictures from several files.
+    """
+    placed = stack.frames[0].position is not None
+    if len(stack.frames) == 1 or options.channel is not None or (placed and options.on_duplicate != "error"):
+        return False
+    if stack.kind == "cine" or not options.cine:
+        return stack.kind == "cine"
+    if stack.kind != "frames":
+        raise InputError(
+            f"{path}: its {len(stack.frames)} slices lie at different places: a volume, not 2-D over time",
+            "leave --cine out",
+        )
+    if any(frame.clock is None for frame in stack.frames) or len({frame.source for frame in stack.frames}) > 1:
+        raise InputError(
+            f"{path}: {len(stack.frames)} pictures of several files, or with geometry of their own: --cine reads the "
+            "frames of one multi-frame object",
+            f"name a file, or pick one picture with --channel 0 to {len(stack.frames) - 1}",
+        )
+    return True
+
+
 def pick_frame(path: Path, stack: Stack, options: ReadOptions) -> tuple[Stack, list[str]]:
     """Of pictures at one place (2-D over time) the one that `--channel` names; other stacks as they are."""
     placed = all(frame.position is not None and frame.orientation is not None for frame in stack.frames)
     partly = not placed and any(frame.position is not None for frame in stack.frames)
-    if stack.kind not in ("frames", "localizer") or len(stack.frames) == 1 or partly:
+    if stack.kind not in ("frames", "cine", "localizer") or len(stack.frames) == 1 or partly:
         return stack, []
     if stack.kind == "localizer" and placed:
         return stack, []
@@ -65,7 +90,9 @@ def pick_frame(path: Path, stack: Stack, options: ReadOptions) -> tuple[Stack, l
         where = "all at one position" if placed else "without positions"
         raise InputError(
             f"{path}: {len(ordered)} pictures {where} ({geometry.names(ordered, 2)}), 2-D over time and not a volume",
-            f"pick one with --channel 0 to {len(ordered) - 1}" + (" or --on-duplicate first" if placed else ""),
+            f"pick one with --channel 0 to {len(ordered) - 1}"
+            + (", or read all frames with --cine" if ordered[0].clock is not None else "")
+            + (" or --on-duplicate first" if placed else ""),
         )
     chosen = pick_volume(path, len(ordered), options.channel)
     note = f"picture {chosen} of {len(ordered)} (2-D over time, --channel, counted from 0)"

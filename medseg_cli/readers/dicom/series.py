@@ -29,7 +29,8 @@ class SeriesInfo:
         uid: SeriesInstanceUID; several lines can share it.
         modality: DICOM code.
         description: SeriesDescription; can be empty.
-        kind: "volume", "slice", "frames" (pictures at one place or none: 2-D over time), "localizer", or "other".
+        kind: "volume", "slice", "frames" (pictures at one place or none), "cine" (those of
+            one object that says they are over time), "localizer", or "other".
         detail: what tells it from other stacks of the series, or why it is no scan.
         slices: pictures in it.
         size: (columns, rows).
@@ -75,6 +76,8 @@ class Stack:
             return "localizer"
         if len(self.frames) == 1:
             return "slice"
+        if first.clock is not None and first.clock.sure:
+            return "cine"
         places = depths(self.frames)
         return "frames" if places is None or np.ptp(places) < SAME_PLACE else "volume"
 
@@ -106,8 +109,8 @@ def depths(frames: Iterable[Frame]) -> np.ndarray | None:
 def group(frames: Iterable[Frame]) -> list[Stack]:
     """All stacks, images first, by series number.
 
-    Frames are one stack when series, picture size, colour, pixel spacing and orientation agree; a stack that covers
-    each place several times is split by the first tag that makes every part cover each place once.
+    Frames are one stack when series, picture size, colour, pixel spacing and orientation agree; a cine is one object's.
+    A stack that covers each place several times is split by the first tag that makes every part cover each place once.
     """
     series: dict[tuple[str, str, object], list[Frame]] = defaultdict(list)
     for frame in frames:
@@ -130,11 +133,14 @@ def split_series(members: list[Frame]) -> list[Stack]:
     shapes: dict[tuple[object, ...], list[Frame]] = defaultdict(list)
     for frame in members:
         spacing = None if frame.pixel_spacing is None else tuple(round(value, 4) for value in frame.pixel_spacing)
-        shapes[(frame.localizer, frame.size, frame.samples, spacing, frame.tags.get("StackID"))].append(frame)
+        loop = (frame.sop_uid or frame.source.name) if frame.clock is not None and frame.clock.sure else ""
+        shapes[(frame.localizer, frame.size, frame.samples, spacing, frame.tags.get("StackID"), loop)].append(frame)
     planes = [plane for same in shapes.values() for plane in split_by_orientation(same)]
     stacks = []
     for plane in planes:
         detail = describe(plane[0]) if len(planes) > 1 else ""
+        if len(planes) > 1 and Stack(tuple(plane)).kind == "cine":
+            detail = f"{detail}, {plane[0].source.name}"
         stacks += [replace(part, detail=", ".join(filter(None, (detail, part.detail)))) for part in split_by_tag(plane)]
     return stacks
 

@@ -5,15 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 from medseg_cli.errors import InputError
-from medseg_cli.readers.dicom.values import MALFORMED, number, numbers
+from medseg_cli.readers.dicom import ultrasound
+from medseg_cli.readers.dicom.values import number, numbers
+
+SAME_SIZE = 0.01
+"""Pixel sizes stated twice that differ by less than this part are one: writers round."""
 
 
 def pixel_spacing(header: Any, name: str) -> tuple[tuple[float, float] | None, str]:
-    """((between columns, between rows) in mm, note); None when the file does not say.
+    """((between columns, between rows) in mm, note); None when the file does not say, or contradicts itself.
 
     PixelSpacing holds in the patient. ImagerPixelSpacing (CR, DX, XA) holds at the detector and is divided by the
-    stated magnification; NominalScannedPixelSpacing holds on a digitised film.
+    stated magnification; NominalScannedPixelSpacing holds on a digitised film. Of an ultrasound
+    picture its calibrated region holds; where another element says something else, neither is believed.
     """
+    region = ultrasound.calibration(header)
+    found, note = _stated(header, name)
+    if found is None:
+        return region.spacing, region.note
+    if region.spacing is None:
+        return found, note
+    if any(abs(a - b) > SAME_SIZE * b for a, b in zip(found, region.spacing, strict=True)):
+        sizes = [f"{x:.4g} x {y:.4g} mm" for x, y in (found, region.spacing)]
+        return None, f"the pixel spacing is {sizes[0]}, that of the ultrasound region {sizes[1]}: neither is used"
+    return region.spacing, region.note
+
+
+def _stated(header: Any, name: str) -> tuple[tuple[float, float] | None, str]:
+    """What one of the elements for pixel spacing says."""
     for keyword, note in (
         ("PixelSpacing", ""),
         ("ImagerPixelSpacing", "pixel spacing is that at the detector (ImagerPixelSpacing)"),
@@ -31,22 +50,4 @@ def pixel_spacing(header: Any, name: str) -> tuple[tuple[float, float] | None, s
                 return (columns / factor, rows / factor), f"{note}, divided by the stated magnification {factor:g}"
             note += ", magnification not corrected"
         return (columns, rows), note
-    return ultrasound_spacing(header)
-
-
-def ultrasound_spacing(header: Any) -> tuple[tuple[float, float] | None, str]:
-    """Pixel spacing from the calibrated 2-D region of an ultrasound image; None unless there is exactly one scale."""
-    scales = set()
-    try:
-        for region in header.get("SequenceOfUltrasoundRegions") or []:
-            tissue = region.get("RegionSpatialFormat") == 1
-            centimetres = region.get("PhysicalUnitsXDirection") == region.get("PhysicalUnitsYDirection") == 3
-            if tissue and centimetres:
-                x, y = abs(float(region.PhysicalDeltaX)) * 10, abs(float(region.PhysicalDeltaY)) * 10
-                scales.add((round(x, 6), round(y, 6)))
-    except MALFORMED:
-        return None, ""
-    scales.discard((0.0, 0.0))
-    if len(scales) != 1 or min(next(iter(scales))) <= 0:
-        return None, ""
-    return scales.pop(), "pixel spacing is that of the calibrated ultrasound region"
+    return None, ""
