@@ -132,6 +132,7 @@ def place(prompt: Prompt, asked: Asked, preset: Preset, scan: Scan) -> Prompt:
         InputError: a prompt outside the scan, a box that is none, a mask that does not fit.
         UsageError: --slice for three coordinates, no prompt for a volume, or several objects where one is meant.
     """
+    from medseg_cli import pipelines
     from medseg_cli.errors import UsageError
     from medseg_cli.prompt import Prompt, locate, locate_box
     from medseg_cli.prompt_mask import read_regions
@@ -139,7 +140,9 @@ def place(prompt: Prompt, asked: Asked, preset: Preset, scan: Scan) -> Prompt:
 
     if not _is_3d(preset):
         plane = plane_of(scan, preset.options.get("slices", "finest"))  # type: ignore[arg-type]
-        if not prompt.targets and asked.mask is None and plane.count > 1 and not scan.cine:
+        told = bool(prompt.targets) or asked.mask is not None or preset.prompts.automatic
+        told |= preset.prompts.whole_image and pipelines.find(preset.pipeline).promptless
+        if not told and plane.count > 1 and not scan.cine:
             raise UsageError(
                 f"preset {preset.name} needs no prompt for one image, but {scan.provenance.path} is a volume of "
                 f"{plane.count} {plane.name} slices",

@@ -50,7 +50,10 @@ class Entry:
         recipe: "module:Class" that trains it, `Class(preset, start, choices)`; empty when it cannot be trained here.
         planner: "module:function" that completes a preset from a dataset before training, see `plan`; empty when
             presets are complete.
+        promptless: whether its network answers without any prompt, in every slice of a volume, where other 2-D networks
+            that need none take a box over one whole image.
         ensemble: whether several checkpoints of its network can answer together, by the mean of their probabilities.
+        latents: whether its networks may have latents, which can be drawn to see how far the answers lie apart.
     """
 
     target: str
@@ -59,7 +62,9 @@ class Entry:
     dims: int
     recipe: str = ""
     planner: str = ""
+    promptless: bool = False
     ensemble: bool = False
+    latents: bool = False
 
 
 PIPELINES: dict[str, Entry] = {
@@ -69,6 +74,24 @@ PIPELINES: dict[str, Entry] = {
         prompts=frozenset({"point"}),
         dims=3,
         recipe="medseg_cli.pipelines.sam3d_recipe:Sam3dRecipe",
+    ),
+    "autosamus": Entry(
+        target="medseg_cli.pipelines.autosamus:AutosamusPipeline",
+        summary="SAMUS that prompts itself: one object per image, no prompt (official code, never described)",
+        prompts=frozenset(),
+        dims=2,
+        recipe="medseg_cli.pipelines.autosamus_recipe:AutosamusRecipe",
+        ensemble=True,
+    ),
+    "cc-sam": Entry(
+        target="medseg_cli.pipelines.cc_sam:CcSamPipeline",
+        summary="SAMUS beside a frozen CNN, our reconstruction; clicks, boxes, masks, text, none (arXiv 2408.00181)",
+        prompts=frozenset({"point", "box", "mask", "text"}),
+        dims=2,
+        recipe="medseg_cli.pipelines.cc_sam_recipe:CcSamRecipe",
+        planner="medseg_cli.pipelines.cc_sam_plan:plan",
+        promptless=True,
+        ensemble=True,
     ),
     "dynunet": Entry(
         target="medseg_cli.pipelines.dynunet:DynunetPipeline",

@@ -28,11 +28,12 @@ from medseg_cli.pipelines.precision import probe, settle
 from medseg_cli.pipelines.slice_batches import answer_together
 from medseg_cli.pipelines.slice_compose import compose
 from medseg_cli.pipelines.slice_ensemble import SliceEnsemble
-from medseg_cli.pipelines.slice_prompts import Plan, plan_slices, unused_minus, unused_regions, whole_image
+from medseg_cli.pipelines.slice_prompts import Plan, every_slice, plan_slices, unused_minus, unused_regions, whole_image
 from medseg_cli.pipelines.slice_run import Network, SliceRun, Ways, doubts, own_scores
 from medseg_cli.pipelines.slice_spread import Draws, check_comparable, has_latents
+from medseg_cli.pipelines.slice_texts import Heard, SliceTexts
 from medseg_cli.preset import Preset
-from medseg_cli.prompt import Prompt
+from medseg_cli.prompt import Prompt, Target
 from medseg_cli.propagation import Rules
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Segmentation
@@ -114,17 +115,22 @@ class Options(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class _Begun:
-    """A job before its slices are looked at: its prompt, and whether that is the user's."""
+    """A job before its slices are looked at: its prompt, whether that is the user's, and what the network hears."""
 
     prompt: Prompt
     prompted: bool
     plans: list[Plan]
     run: SliceRun
+    heard: list[Heard]
 
 
 @dataclass(frozen=True, eq=False)
 class SlicePipeline:
-    """A network on its device, with the preset that says how to feed it and the embeddings it has made."""
+    """A network on its device, with the preset that says how to feed it and the embeddings it has made.
+
+    `texts` is what listens to words, where the network does; a `promptless` network answers without any prompt, in each
+    slice, instead of to a box over a whole picture.
+    """
 
     preset: Preset
     options: Options
@@ -132,6 +138,8 @@ class SlicePipeline:
     model: SliceNetwork
     weights: dict[str, Any]
     cache: EmbeddingCache
+    texts: SliceTexts | None = None
+    promptless: bool = False
 
     @classmethod
     def from_preset(
@@ -140,6 +148,7 @@ class SlicePipeline:
         runtime: Runtime,
         random_weights: bool,
         build: Callable[[Path | None, Preset, int], Any],
+        kind: type[Options] = Options,
     ) -> SlicePipeline:
         """Load the preset's weights.
 
@@ -148,11 +157,12 @@ class SlicePipeline:
             runtime: where to compute.
             random_weights: replace the weights by seeded random ones, and say so in every result.
             build: (weights file or None for random ones, preset, seed) → network on the CPU.
+            kind: of the preset's options.
 
         Raises:
             ModelError: wrong options, missing or misfitting weights.
         """
-        options = options_of(preset, Options)
+        options = options_of(preset, kind)
         path, weights = weights_of(preset, random_weights)
         model = build(path, preset, runtime.seed)
         others = () if random_weights else members_of(preset)
@@ -206,13 +216,20 @@ class SlicePipeline:
                 )
             plane = plane_of(scan, self.options.slices)
             prompted = bool(prompt.targets)
-            if not prompted and self.preset.prompts.whole_image and (plane.count == 1 or scan.cine):
-                prompt = whole_image(scan)
-            plans = plan_slices(prompt, scan, plane, self.preset)
+            heard: list[Heard] = []
+            prompts = self.preset.prompts
+            if not prompted and (prompts.automatic or (prompts.whole_image and self.promptless)):
+                prompt, plans = Prompt((Target("1", ""),)), [every_slice(plane)]
+            else:
+                if not prompted and prompts.whole_image and (plane.count == 1 or scan.cine):
+                    prompt = whole_image(scan)
+                if self.texts is not None:
+                    prompt, heard = self.texts.heard(prompt)
+                plans = plan_slices(prompt, scan, plane, self.preset, [each.vector for each in heard])
             run = SliceRun(self._network, scan, plane, self._display(scan), self.cache, self.options.batch)
         except MedsegError as error:
             return error
-        return _Begun(prompt, prompted, plans, run)
+        return _Begun(prompt, prompted, plans, run, heard)
 
     def _end(self, begun: _Begun, ways: Ways | MedsegError) -> Segmentation | MedsegError:
         """The label map of a job whose slices have been answered."""
@@ -233,7 +250,10 @@ class SlicePipeline:
             }
             for target, plan, found, way, steps in zip(prompt.targets, plans, run.found, ways, cleaning, strict=True)
         ]
-        notes = [*run.notes, *empty_targets(set(np.unique(mask).tolist()), prompt)]
+        for facts, each in zip(objects, begun.heard, strict=False):
+            facts["heard"] = each.told
+        notes = [*run.notes, *(note for each in begun.heard for note in each.notes)]
+        notes += empty_targets(set(np.unique(mask).tolist()), prompt)
         notes += unused_minus(plans, run.asked, prompt) + self._modality_notes(scan) + _window_notes(shown, scan)
         if self.options.propagation.max_slices is not None and not any(ways):
             notes.append("max_slices changed nothing: no prompt was followed to other slices")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,12 +24,14 @@ class SlicePrompt:
         inside: (P, 2) clicks inside the object.
         outside: (Q, 2) clicks outside it.
         region: (H, W) bool coarse mask, or None.
+        text: (E,) what was said about the object, embedded; None where nothing was, or no network listens.
     """
 
     boxes: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 4)))
     inside: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
     outside: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
     region: NDArray[np.bool_] | None = None
+    text: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +44,14 @@ class Plan:
         clicks: (N, 3) voxel ijk of the clicks inside.
         bounded: slices of prompts that state a range themselves (a box with a depth, a coarse mask of several slices):
             nothing beyond them is wanted.
+        text: (E,) what was said about it, which goes into every slice; None for nothing.
     """
 
     slices: dict[int, SlicePrompt]
     outside: dict[int, NDArray[np.float64]]
     clicks: NDArray[np.float64]
     bounded: frozenset[int]
+    text: NDArray[np.float32] | None = None
 
 
 def whole_image(scan: Scan) -> Prompt:
@@ -55,8 +60,21 @@ def whole_image(scan: Scan) -> Prompt:
     return Prompt((Target("1", "", boxes=(Box((0.0, 0.0, 0.0), (i - 1.0, j - 1.0, k - 1.0)),)),))
 
 
-def plan_slices(prompt: Prompt, scan: Scan, plane: Plane, preset: Preset) -> list[Plan]:
+def every_slice(plane: Plane) -> Plan:
+    """The plan of networks that need no prompt: each slice is looked at by itself, and nothing is followed."""
+    slices = range(plane.count)
+    return Plan({index: SlicePrompt() for index in slices}, {}, np.zeros((0, 3)), frozenset(slices))
+
+
+def plan_slices(
+    prompt: Prompt, scan: Scan, plane: Plane, preset: Preset, texts: Sequence[NDArray[np.float32] | None] = ()
+) -> list[Plan]:
     """One plan per target.
+
+    Args:
+        prompt, scan, plane, preset: what is asked, where and of whom.
+        texts: per target the embedding (E,) of what is said about it; () = nobody listens. An object about which
+            nothing else is known is looked for in every slice.
 
     Raises:
         InputError: a prompt outside the scan, or a box without extent in the plane.
@@ -67,7 +85,8 @@ def plan_slices(prompt: Prompt, scan: Scan, plane: Plane, preset: Preset) -> lis
         raise UsageError(f"preset {preset.name} needs a prompt for {scan.provenance.path}", hint)
     for target in prompt.targets:
         _check_kinds(target, preset)
-    return [_plan(target, scan, plane) for target in prompt.targets]
+    heard = texts or [None] * len(prompt.targets)
+    return [_plan(target, scan, plane, text) for target, text in zip(prompt.targets, heard, strict=True)]
 
 
 def unused_minus(plans: list[Plan], asked: set[tuple[int, int]], prompt: Prompt) -> list[str]:
@@ -103,6 +122,7 @@ def _kinds(preset: Preset) -> str:
 
 def _check_kinds(target: Target, preset: Preset) -> None:
     used = {"point": bool(target.clicks), "box": bool(target.boxes), "mask": target.region is not None}
+    used["text"] = target.text is not None
     refused = [kind for kind, given in used.items() if given and kind not in preset.prompts.kinds]
     if refused:
         raise UsageError(
@@ -111,13 +131,13 @@ def _check_kinds(target: Target, preset: Preset) -> None:
     if not preset.prompts.minus and not all(click.positive for click in target.clicks):
         raise UsageError(f"preset {preset.name} does not understand minus clicks", "leave them out")
     pointed = any(click.positive for click in target.clicks) or (target.absent and target.clicks)
-    if not pointed and not target.boxes and target.region is None:
+    if not pointed and not target.boxes and target.region is None and target.text is None:
         raise UsageError(
             f"object '{target.id}' has no prompt that says where it is", "add a click inside it, a box or a mask"
         )
 
 
-def _plan(target: Target, scan: Scan, plane: Plane) -> Plan:
+def _plan(target: Target, scan: Scan, plane: Plane, text: NDArray[np.float32] | None) -> Plan:
     boxes, bounded = _boxes(target, scan, plane)
     clicks = {
         sign: np.array([locate(each, scan) for each in target.clicks if each.positive is sign]).reshape(-1, 3)
@@ -132,19 +152,23 @@ def _plan(target: Target, scan: Scan, plane: Plane) -> Plan:
         regions = {int(index): plane.take(voxels, int(index)).copy() for index in depth}
         bounded |= regions.keys() if len(regions) > 1 else set()
     nothing = np.zeros((0, 2))
+    asked = boxes.keys() | inside.keys() | regions.keys() | (outside.keys() if target.absent else set())
+    if not asked and text is not None:
+        # Words do not say in which slice: each is looked at by itself.
+        asked = set(range(plane.count))
+        bounded |= asked
     slices = {
         index: SlicePrompt(
             np.array(boxes.get(index, [])).reshape(-1, 4),
             inside.get(index, nothing),
             outside.get(index, nothing),
             regions.get(index),
+            text,
         )
-        for index in sorted(
-            boxes.keys() | inside.keys() | regions.keys() | (outside.keys() if target.absent else set())
-        )
+        for index in sorted(asked)
     }
     alone = {index: points for index, points in outside.items() if index not in slices}
-    return Plan(slices, alone, clicks[True], frozenset(bounded))
+    return Plan(slices, alone, clicks[True], frozenset(bounded), text)
 
 
 def _boxes(target: Target, scan: Scan, plane: Plane) -> tuple[dict[int, list[NDArray[np.float64]]], set[int]]:

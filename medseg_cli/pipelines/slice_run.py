@@ -195,7 +195,8 @@ class SliceRun:
 
     def _next(self, front: Front, plan: Plan, rules: Rules) -> SlicePrompt:
         box = next_box(front.before.mask, rules.margin)
-        return SlicePrompt(boxes=box[None], outside=plan.outside.get(front.at + front.step, np.zeros((0, 2))))
+        minus = plan.outside.get(front.at + front.step, np.zeros((0, 2)))
+        return SlicePrompt(boxes=box[None], outside=minus, text=plan.text)
 
     def _describe(self, target: int, index: int) -> Found:
         answer = self.found[target][index]
@@ -300,7 +301,9 @@ class SliceRun:
                 boxes = next_box(prompt.region, 0.0)[None]
             if self.network.dense:
                 masks = frame.region(prompt.region, self.network.model.mask_size)[None].to(device)
-        return {
+        # Networks without ears have no such argument.
+        heard = {} if prompt.text is None else {"text": torch.from_numpy(prompt.text)[None].to(device)}
+        return heard | {
             "boxes": frame.boxes(boxes).to(device) if len(boxes) else None,
             "points": frame.points(points)[None].to(device) if len(points) else None,
             "labels": signs[None].to(device) if len(points) else None,
@@ -333,8 +336,8 @@ def _parts(prompt: SlicePrompt) -> list[SlicePrompt]:
     low, high = prompt.boxes[:, None, :2], prompt.boxes[:, None, 2:]
     member = np.all((prompt.inside >= low - 0.5) & (prompt.inside <= high + 0.5), axis=2)
     parts = [
-        SlicePrompt(box[None], prompt.inside[own], prompt.outside, prompt.region)
+        SlicePrompt(box[None], prompt.inside[own], prompt.outside, prompt.region, prompt.text)
         for box, own in zip(prompt.boxes, member, strict=True)
     ]
     alone = prompt.inside[~member.any(axis=0)]
-    return [*parts, SlicePrompt(inside=alone, outside=prompt.outside)] if len(alone) else parts
+    return [*parts, SlicePrompt(inside=alone, outside=prompt.outside, text=prompt.text)] if len(alone) else parts

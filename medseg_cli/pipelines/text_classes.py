@@ -96,7 +96,7 @@ def classes_of(
         mean = unit(unit(positive.float(), dim=-1).mean(0), dim=0)
         others = [*target.text.negative, *(text for text in (*negatives, *different) if text not in texts)]
         negative = unit(encode(others)[0].float(), dim=-1) if others else mean.new_zeros((0, len(mean)))
-        found.append(TextClass(name or _short(texts[0]), mean, negative, sum(cut), drawn_by, parts))
+        found.append(TextClass(name or shortened(texts[0]), mean, negative, sum(cut), drawn_by, parts))
     return tuple(found)
 
 
@@ -113,15 +113,15 @@ def _concept(texts: Sequence[str], concepts: Sequence[Concept], unknown: Callabl
         words = set(_words(text))
         hits = [concept for concept in concepts if words & set(concept.words)]
         if strange or len(hits) != 1:
-            because = f": it never learnt '{_short(strange[0])}'" if strange and not hits else ""
+            because = f": it never learnt '{shortened(strange[0])}'" if strange and not hits else ""
             because = " and one only can be meant" if len(hits) > 1 else because
             raise UsageError(
-                f"'{_short(text)}' is not a concept of this model{because}",
+                f"'{shortened(text)}' is not a concept of this model{because}",
                 f"it knows: {known}; for anything else use a preset with a large encoder (docs/text.md)",
             )
         if len(words & SIDES) == 1:
             raise UsageError(
-                f"'{_short(text)}' is not a concept of this model: it does not tell left from right",
+                f"'{shortened(text)}' is not a concept of this model: it does not tell left from right",
                 f"it knows: {known}",
             )
         meant += hits
@@ -134,6 +134,7 @@ def _words(text: str) -> list[str]:
     return "".join(letter.lower() if letter.isalnum() else " " for letter in text).split()
 
 
-def _short(text: str) -> str:
+def shortened(text: str) -> str:
+    """A text as it may stand in a message or name a class, in one line."""
     text = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 3] + "..."

@@ -1,0 +1,96 @@
+"""Pipeline `cc-sam`: clicks, boxes, masks, words or nothing, on ultrasound pictures and frames (our reconstruction)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from medseg_cli.device import Runtime
+from medseg_cli.errors import ModelError
+from medseg_cli.models.cc_sam.bank import ClassTexts
+from medseg_cli.models.cc_sam.checkpoint import random_network
+from medseg_cli.models.cc_sam.config import config_of
+from medseg_cli.models.cc_sam.network import CcSam
+from medseg_cli.models.cc_sam.start import load
+from medseg_cli.models.cc_sam.table import Table, read_table
+from medseg_cli.pipelines import by_slice
+from medseg_cli.pipelines.by_slice import SlicePipeline
+from medseg_cli.pipelines.loading import check_trained
+from medseg_cli.pipelines.slice_texts import Embed, SliceTexts
+from medseg_cli.pipelines.text_embedding import embedder
+from medseg_cli.preset import Preset
+
+LAYOUT = "cc-sam"
+
+
+class Options(by_slice.Options):
+    """Knobs of this pipeline in a preset's `options`.
+
+    Attributes:
+        text_table: file with embedded texts, beside the preset; None where the weights hold them, or there are none.
+        texts: which texts the weights hold embeddings of, see `models.cc_sam.bank`.
+        text_model: folder of a BERT, or a medclip-sam preset, that embeds texts which the table does not hold.
+    """
+
+    text_table: str | None = None
+    texts: dict[str, ClassTexts] = Field(default_factory=dict)
+    text_model: str | None = None
+
+
+class CcSamPipeline:
+    """`SlicePipeline` with a `CcSam` in it, which hears texts and answers without any prompt."""
+
+    @classmethod
+    def from_preset(cls, preset: Preset, runtime: Runtime, random_weights: bool = False) -> SlicePipeline:
+        """Load the preset's weights; its `model` is a `CcSamConfig`.
+
+        Raises:
+            ModelError: wrong options, missing or misfitting weights, or texts that do not fit them.
+        """
+        check_trained(preset, LAYOUT, random_weights)
+        made = SlicePipeline.from_preset(preset, runtime, random_weights, _network, Options)
+        return replace(made, texts=_texts(preset, made), promptless=True)
+
+
+def _network(path: Path | None, preset: Preset, seed: int) -> CcSam:
+    return random_network(config_of(preset.model), seed) if path is None else load(path, preset.model)
+
+
+def _texts(preset: Preset, made: SlicePipeline) -> SliceTexts | None:
+    """What listens to words; None for a network that was built without text.
+
+    Raises:
+        ModelError: texts and weights that do not agree.
+    """
+    config = config_of(preset.model)
+    if not config.text:
+        return None
+    model: Any = made.model
+    # Several checkpoints of one training have the same rows.
+    table = read_table(preset, getattr(model, "members", [model])[0])
+    width = config.text_dim
+    if table is not None and table.width != width:
+        raise ModelError(f"preset {preset.name} takes embeddings of {width} numbers, its table has {table.width}")
+    named = preset.options.get("text_model")
+    if not named:
+        return SliceTexts(preset.name, table or Table({}, {}))
+    name, embed = embedder(str(named))
+    return SliceTexts(preset.name, table or Table({}, {}), _of_width(embed, width, name, preset), name)
+
+
+def _of_width(embed: Embed, width: int, name: str, preset: Preset) -> Embed:
+    """The language model, if its embeddings are as wide as the network's.
+
+    Raises:
+        ModelError: with both widths.
+    """
+    found = embed(["width"])[0].shape[1]
+    if found != width:
+        raise ModelError(
+            f"{name} makes embeddings of {found} numbers, preset {preset.name} takes {width}",
+            "use the language model that the preset was trained with",
+        )
+    return embed
