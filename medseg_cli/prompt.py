@@ -92,7 +92,10 @@ class Text:
 
 @dataclass(frozen=True)
 class Target:
-    """One object to segment: `id` keeps objects apart, `label` names it, the rest shows where or what it is."""
+    """One object to segment: `id` keeps objects apart, `label` names it, the rest shows where or what it is.
+
+    An `absent` one may have nothing but clicks outside it: evaluations ask whether the answer is an empty mask.
+    """
 
     id: str
     label: str
@@ -100,6 +103,7 @@ class Target:
     boxes: tuple[Box, ...] = ()
     region: Region | None = None
     text: Text | None = None
+    absent: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ from medseg_cli.commands import segment_options as shared
 if TYPE_CHECKING:
     from medseg_cli.evaluation import CaseResult, Evaluation
 
+TOLD = ("Dice", "NSD", "HD95", "ASSD", "samus_Dice", "hd_rowwise", "frame_HD")
+"""Beginnings of the metrics that the terminal shows."""
+
 
 def evaluate(
     first: own.First,
@@ -30,6 +33,7 @@ def evaluate(
     objects: own.Objects = None,
     nsd_mm: own.NsdMm = "1,2",
     hit: own.Hit = 0.5,
+    protocol: own.ProtocolName = "ours",
     against: own.Against = None,
     missing: own.Missing = "fail",
     labels: own.Labels = None,
@@ -67,7 +71,7 @@ def evaluate(
     from medseg_cli.prompt_text import texts_of
 
     report = evaluation.plan(output, overwrite) if output is not None else None
-    measures = evaluation.Measures(_tolerances(nsd_mm), hit)
+    measures = evaluation.Measures(_tolerances(nsd_mm), hit, protocol == "samus")
     reading = options.read_options(None, None, spacing, "error", "error", "error")
     table = evaluation.read_table(labels) if labels else None
     words = texts_of(text or (), text_file, not_ or ())
@@ -138,7 +142,7 @@ def _tell(found: Evaluation) -> None:
         rows = [row for row in found.rows if row.label == label]
         texts = []
         for name in metrics_of(rows):
-            if name.startswith(("Dice", "NSD", "HD95", "ASSD")) or name.endswith("error_relative"):
+            if name.startswith(TOLD) or name.endswith("error_relative"):
                 figures = spread(rows, name, found.seed)
                 if figures is not None:
                     undefined = f", undefined in {figures.undefined}" if figures.undefined else ""

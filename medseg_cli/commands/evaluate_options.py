@@ -41,9 +41,10 @@ Cases = Annotated[
     ),
 ]
 PromptKind = Annotated[
-    Literal["usual", "click", "box", "boxes", "text", "none"],
+    Literal["usual", "click", "median-click", "box", "boxes", "text", "none"],
     typer.Option(
-        help="What each reference gives: one random click, its exact box, one box in each of its slices, or nothing; "
+        help="What each reference gives: one random click, one at its middle pixel, its exact box, one box in each of "
+        "its slices, or nothing; "
         "text = the words of --text instead; "
         "usual = what the preset is made for.",
         rich_help_panel=PREDICTING,
@@ -74,6 +75,15 @@ Objects = Annotated[
 ]
 NsdMm = Annotated[
     str, typer.Option(metavar="MM[,MM]", help="Tolerances of the surface Dice, in mm.", rich_help_panel=SCORING)
+]
+ProtocolName = Annotated[
+    Literal["ours", "samus"],
+    typer.Option(
+        "--protocol",
+        help="samus: besides, what SAMUS's own evaluation computes in its frame of 256 pixels, row-wise HD included; "
+        "with --preset, prompts as it gives them, one class after the other.",
+        rich_help_panel=SCORING,
+    ),
 ]
 Hit = Annotated[
     float,

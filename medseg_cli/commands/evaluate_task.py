@@ -77,7 +77,10 @@ def predicted(
     _check_texts(kind, found, chosen)
     dataset = read_dataset(chosen.dataset)
     values = evaluation.values_of(chosen.texts, dataset.labels) if kind == "text" else (None,)
-    protocol = evaluation.Protocol(kind, chosen.seed, objects, _slices(found), chosen.texts, values)
+    classes = evaluation.classes_of(dataset.labels, kind, objects) if measures.samus else ()
+    protocol = evaluation.Protocol(
+        kind, chosen.seed, objects, _slices(found), chosen.texts, values, measures.samus, classes
+    )
     cases = _part(dataset.cases, found, chosen)
     rows, name = ((), "") if against is None else (_earlier(against), against.name)
     where, precision, deterministic = computing
@@ -145,6 +148,7 @@ def _preset_facts(preset: Preset, chosen: Chosen, protocol: Protocol) -> dict[st
         "objects_are": protocol.objects,
         "texts": [asdict(target.text) for target in protocol.texts.targets if target.text],
         "click_seed": protocol.seed if protocol.kind == "click" else None,
+        "protocol": "samus" if protocol.samus else "ours",
     }
 
 
@@ -177,6 +181,7 @@ def in_files(
         "missing_predictions": rules.missing,
         "label_names_from": rules.table.source or None,
         "ignored_label": rules.table.ignore,
+        "protocol": "samus" if rules.measures.samus else "ours",
     }
     return Task(
         evaluation.score_files(matched.pairs, rules),

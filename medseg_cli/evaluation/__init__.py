@@ -15,7 +15,7 @@ from medseg_cli.evaluation.from_preset import score_preset
 from medseg_cli.evaluation.label_table import LabelTable, find_table, read_table
 from medseg_cli.evaluation.matching import Matched, Pair, match
 from medseg_cli.evaluation.output import Report, plan, write
-from medseg_cli.evaluation.prompting import Protocol, check_kind, usual_kind, usual_objects, values_of
+from medseg_cli.evaluation.prompting import Protocol, check_kind, classes_of, usual_kind, usual_objects, values_of
 from medseg_cli.evaluation.results import CaseResult, Measures, ObjectScore, completed
 from medseg_cli.evaluation.scoring import Scored
 from medseg_cli.evaluation.statistics import Row, rows_of
@@ -38,6 +38,7 @@ __all__ = [
     "Rules",
     "Scored",
     "check_kind",
+    "classes_of",
     "completed",
     "find_table",
     "gather",

@@ -15,7 +15,7 @@ from medseg_cli.evaluation.label_maps import on_one_grid, read_map
 from medseg_cli.evaluation.label_table import LabelTable
 from medseg_cli.evaluation.matching import Pair
 from medseg_cli.evaluation.results import CaseResult, Measures, ObjectScore, units_of
-from medseg_cli.evaluation.scoring import Maps, Scored, score_values, values_in
+from medseg_cli.evaluation.scoring import Maps, Scored, samus_values, score_values, values_in
 from medseg_cli.prompt_mask import check_grid
 from medseg_cli.read_ahead import read_ahead
 from medseg_cli.readers.files import read_file
@@ -126,11 +126,13 @@ def _score(plain: CaseResult, loaded: _Loaded, rules: Rules) -> Scored:
         values = values_in(found, truth)
         _check_named(values, found, plain, rules.table)
     scores = score_values(found, truth, values, loaded.reference.spacing, rules.measures)
+    official = samus_values(found, truth, values, rules.measures)
     together = rules.objects == "together"
     result = replace(
         plain,
         objects=tuple(
-            ObjectScore(score, None if together else value) for value, score in zip(values, scores, strict=True)
+            ObjectScore(score, None if together else value, samus=samus)
+            for value, score, samus in zip(values, scores, official, strict=True)
         ),
         units=units_of(loaded.reference),
         voxels=int(truth.size),

@@ -13,9 +13,10 @@ from medseg_cli.datasets.pairs import empty, label_values, open_case, problems
 from medseg_cli.errors import InputError
 from medseg_cli.evaluation.failing import failed
 from medseg_cli.evaluation.prompting import Asked, Protocol, ask
-from medseg_cli.evaluation.results import CaseResult, Measures, ObjectScore, units_of
-from medseg_cli.evaluation.scoring import LARGEST_LABEL, Maps, Scored, score_values, values_in
+from medseg_cli.evaluation.results import CaseResult, Kind, Measures, ObjectScore, units_of
+from medseg_cli.evaluation.scoring import LARGEST_LABEL, Maps, Scored, samus_values, score_values, values_in
 from medseg_cli.pipelines import Pipeline
+from medseg_cli.prompt import Prompt
 from medseg_cli.read_ahead import read_ahead
 from medseg_cli.readers import load_scan
 from medseg_cli.scan import Scan
@@ -63,7 +64,7 @@ def _load(case: Case, protocol: Protocol) -> _Pair:
     if problem is not None:
         raise problem.error()
     labels = label_values(case, label)
-    if protocol.takes_from_reference and not np.any(labels > 0):
+    if protocol.needs_object and not np.any(labels > 0):
         raise empty(case).error()
     ignored = None if case.ignore is None else np.rint(label.voxels[0]) == case.ignore
     return _Pair(scan, labels, ignored)
@@ -81,19 +82,63 @@ def _score(
     if labels.max() > LARGEST_LABEL:
         raise InputError(f"{plain.reference} holds {labels.max()}", f"labels are 0 to {LARGEST_LABEL}")
     asked = ask(scan, labels, protocol, number)
+    if protocol.samus and asked.prompt.targets and protocol.kind != "text":
+        return _score_each(pipeline, pair, plain, protocol.kind, asked, measures)
     mask = pipeline.segment(scan, asked.prompt, Stages()).mask
     if pair.ignored is not None:
         # What nobody labelled is neither right nor wrong.
         mask = np.where(pair.ignored, 0, mask)
     found, truth, values = _same_values(mask, labels, asked)
     places = asked.places if asked.prompt.targets else ((),) * len(values)
-    scores = score_values(found, truth, values, scan.spacing, measures)
-    objects = tuple(
-        ObjectScore(score, None if asked.values == (None,) else value, protocol.kind, place)
-        for value, place, score in zip(values, places, scores, strict=True)
-    )
+    together = asked.values == (None,)
+    objects = _objects(found, truth, values, scan, measures, protocol.kind, places, together=together)
     result = replace(plain, objects=objects, units=units_of(scan), voxels=int(truth.size))
     return Scored(result, Maps(scan, True, found, truth))
+
+
+def _score_each(
+    pipeline: Pipeline, pair: _Pair, plain: CaseResult, kind: Kind, asked: Asked, measures: Measures
+) -> Scored:
+    """Every object in a run of its own, as if the others were none: masks may overlap, and do not compete."""
+    scan, labels = pair.scan, pair.labels
+    objects: list[ObjectScore] = []
+    masks: list[NDArray[np.bool_]] = []
+    for value, target, place in zip(asked.values, asked.prompt.targets, asked.places, strict=True):
+        mask = pipeline.segment(scan, Prompt((target,)), Stages()).mask > 0
+        if pair.ignored is not None:
+            mask &= ~pair.ignored
+        inside = labels > 0 if value is None else labels == value
+        number = value or 1
+        found, reference = (np.where(each, number, 0).astype(np.uint16) for each in (mask, inside))
+        objects += _objects(found, reference, [number], scan, measures, kind, (place,), together=value is None)
+        masks.append(mask)
+    shown = np.zeros(labels.shape, np.uint16)
+    # The worst is drawn, and must be whole.
+    for one, mask in sorted(zip(objects, masks, strict=True), key=lambda each: -each[0].score.dice):
+        shown[mask] = one.value or 1
+    truth = (labels > 0 if asked.values == (None,) else labels).astype(np.uint16)
+    result = replace(plain, objects=tuple(objects), units=units_of(scan), voxels=int(labels.size))
+    return Scored(result, Maps(scan, True, shown, truth))
+
+
+def _objects(
+    found: NDArray[np.uint16],
+    truth: NDArray[np.uint16],
+    values: list[int],
+    scan: Scan,
+    measures: Measures,
+    kind: Kind,
+    places: Sequence[tuple[float, ...]],
+    *,
+    together: bool,
+) -> tuple[ObjectScore, ...]:
+    """The scores of label values in two label maps (I, J, K), with how they were prompted."""
+    scores = score_values(found, truth, values, scan.spacing, measures)
+    official = samus_values(found, truth, values, measures)
+    return tuple(
+        ObjectScore(score, None if together else value, kind, place, samus)
+        for value, place, score, samus in zip(values, places, scores, official, strict=True)
+    )
 
 
 def _same_values(

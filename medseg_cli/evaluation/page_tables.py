@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from medseg_cli.evaluation.page_text import BOUNDED, figure, probability, row, section, signed, span, table, title
+from medseg_cli.evaluation.samus_scores import FRAME, SMOOTHING
 from medseg_cli.evaluation.statistics import Comparison, Row, metrics_of
 from medseg_cli.evaluation.summary import EMPTINESS, EMPTY_RULE, Evaluation
 
@@ -20,6 +21,9 @@ MEANS = (
     "precision",
     "recall",
     "detection",
+    "samus_Dice",
+    "hd_rowwise",
+    "frame_HD",
 )
 """Beginnings of the metrics that the table of means has."""
 
@@ -128,7 +132,24 @@ def method(evaluation: Evaluation) -> str:
         ("NSD", f"share of both surfaces within {limits} mm (px where the pixel size is unknown), limit included"),
         ("detection rate", f"share of the reference's connected parts of which the prediction covers {hit} or more"),
         ("empty masks", escape(EMPTY_RULE)),
+        *(_samus_terms() if evaluation.measures.samus else ()),
         ("intervals", f"percentile bootstrap of the mean by patient, seed {evaluation.seed}"),
     ]
     terms = "".join(f"<dt>{term}</dt><dd>{text}</dd>" for term, text in lines)
     return section("How this was measured", f"<dl>{terms}</dl>")
+
+
+def _samus_terms() -> tuple[tuple[str, str], ...]:
+    return (
+        (
+            "samus ...",
+            f"SAMUS's formulas on masks brought to {FRAME} x {FRAME} pixels, {SMOOTHING:g} added above and below each "
+            "fraction; published tables have 100 times the shares",
+        ),
+        (
+            "hd rowwise",
+            "what SAMUS's code calls HD: rows of the masks as points, differing pixels as distance; not a distance "
+            "between outlines",
+        ),
+        ("frame HD, HD95", f"distances between outlines in pixels of the {FRAME} x {FRAME} frame"),
+    )

@@ -7,19 +7,27 @@ from typing import Literal
 
 import numpy as np
 
+from medseg_cli.evaluation.samus_scores import FRAME, SamusScore, samus_score
 from medseg_cli.metrics import HIT, NSD_MM, Score, score
 from medseg_cli.scan import Scan
 
 Number = float | int | None
-Kind = Literal["click", "box", "boxes", "text", "none"]
+Kind = Literal["click", "median-click", "box", "boxes", "text", "none"]
 
 
 @dataclass(frozen=True)
 class Measures:
-    """What is measured beyond what needs no choice: tolerances of NSD, and the share of a part that makes a hit."""
+    """What is measured beyond what needs no choice.
+
+    Args:
+        nsd_mm: tolerances of NSD.
+        hit: share of a part that makes a hit.
+        samus: whether SAMUS's own numbers stand beside ours.
+    """
 
     nsd_mm: tuple[float, ...] = NSD_MM
     hit: float = HIT
+    samus: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,12 +40,14 @@ class ObjectScore:
         kind: of prompt; "none" too where masks came from files.
         place: voxel indices: i, j, k of a click; i0, j0, k0, i1, j1, k1 of a box or round all boxes, both corners
             inside; () of none.
+        samus: by SAMUS's formulas in its frame, where these were asked for.
     """
 
     score: Score
     value: int | None = None
     kind: Kind = "none"
     place: tuple[float, ...] = ()
+    samus: SamusScore | None = None
 
     @property
     def key(self) -> str:
@@ -132,6 +142,21 @@ def numbers(found: ObjectScore, units: Units) -> dict[str, Number]:
         "TN": of.tn,
         "n_pred": of.tp + of.fp,
         "n_ref": of.tp + of.fn,
+        **(samus_numbers(found.samus) if found.samus else {}),
+    }
+
+
+def samus_numbers(of: SamusScore) -> dict[str, Number]:
+    """SAMUS's scores by the names of the report, which are none of ours."""
+    return {
+        "samus_Dice": of.dice,
+        "samus_IoU": of.iou,
+        "samus_Acc": of.accuracy,
+        "samus_SE": of.sensitivity,
+        "samus_SP": of.specificity,
+        "hd_rowwise": of.hd_rowwise,
+        "frame_HD_px": of.hd,
+        "frame_HD95_px": of.hd95,
     }
 
 
@@ -144,7 +169,12 @@ def completed(results: list[CaseResult], measures: Measures) -> list[CaseResult]
         if result.failure or None in have:
             filled.append(result)
             continue
-        absent = [ObjectScore(_nothing(result.voxels, measures), value) for value in values if value not in have]
+        nothing = samus_score(*np.zeros((2, FRAME, FRAME), bool)) if measures.samus else None
+        absent = [
+            ObjectScore(_nothing(result.voxels, measures), value, samus=nothing)
+            for value in values
+            if value not in have
+        ]
         objects = sorted([*result.objects, *absent], key=lambda each: each.value or 0)
         filled.append(replace(result, objects=tuple(objects)))
     return filled

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medseg_cli.errors import InputError
 from medseg_cli.evaluation.results import CaseResult, Measures
+from medseg_cli.evaluation.samus_scores import SamusScore, in_frame, samus_score
 from medseg_cli.metrics import Score, score
 from medseg_cli.scan import Scan
 
@@ -80,6 +82,33 @@ def score_values(
             )
         )
     return scores
+
+
+def samus_values(
+    prediction: NDArray[np.unsignedinteger],
+    reference: NDArray[np.unsignedinteger],
+    values: Sequence[int],
+    measures: Measures,
+) -> list[SamusScore | None]:
+    """One of SAMUS's own scores per label value, or None for each where nobody asked for them.
+
+    Args:
+        prediction, reference: (I, J, 1) label maps on one grid, I across and J down the picture.
+        values: labels.
+        measures: what is measured.
+
+    Raises:
+        InputError: a volume, which SAMUS's evaluation does not know.
+    """
+    if not measures.samus:
+        return [None] * len(values)
+    if reference.shape[2] != 1:
+        raise InputError(
+            f"the protocol of SAMUS measures pictures, and this is a volume of {reference.shape} voxels",
+            "leave --protocol out, or give its slices as pictures",
+        )
+    one, other = prediction[..., 0].T, reference[..., 0].T
+    return [samus_score(in_frame(one == value), in_frame(other == value)) for value in values]
 
 
 def _around(boxes: list[Box]) -> Box:

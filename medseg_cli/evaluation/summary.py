@@ -15,6 +15,7 @@ import numpy as np
 from medseg_cli.errors import InputError
 from medseg_cli.evaluation.label_table import LabelTable
 from medseg_cli.evaluation.results import CaseResult, Measures, ObjectScore, numbers
+from medseg_cli.evaluation.samus_table import samus_table
 from medseg_cli.evaluation.statistics import DIGITS, RESAMPLES, Comparison, Row, compare, metrics_of, rows_of, spread
 
 EMPTY_RULE = (
@@ -102,6 +103,7 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
         "notes": list(evaluation.notes),
         "foreground_mean": _foreground(means),
         "mean": means,
+        "samus_protocol": samus_table(groups) if evaluation.measures.samus else None,
         "statistics": {label: _statistics(group, evaluation.seed) for label, group in groups.items()},
         "comparison": [_plain(asdict(each)) for each in comparisons(evaluation)],
         "against": evaluation.against_name or None,
@@ -193,7 +195,7 @@ def _case(result: CaseResult) -> dict[str, Any]:
 
 
 def _place(found: ObjectScore) -> dict[str, Any]:
-    return {} if not found.place else {"click_ijk" if found.kind == "click" else "box_ijk": list(found.place)}
+    return {} if not found.place else {"click_ijk" if found.kind.endswith("click") else "box_ijk": list(found.place)}
 
 
 def _plain(record: dict[str, Any]) -> dict[str, Any]:
