@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg_cli.biometry import Biometry, biometry_of, measures_ellipses
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Label, Segmentation
 from medseg_cli.shapes import NO_SHAPE, Shape, shape_of
@@ -57,6 +58,8 @@ class Measurement:
         components: connected parts (voxels that share a face, an edge or a corner).
         shape: surface and diameters.
         intensity: values inside; None for colours.
+        ellipses: of a label of that shape, one per frame (a picture has one), None where a frame has none; () for other
+            labels, empty ones and volumes.
     """
 
     label: Label
@@ -72,6 +75,7 @@ class Measurement:
     components: int | None = None
     shape: Shape = NO_SHAPE
     intensity: Intensity | None = None
+    ellipses: tuple[Biometry | None, ...] = ()
 
     @property
     def empty(self) -> bool:
@@ -109,10 +113,12 @@ def _measure_label(
     )
     volume, area, reasons = sizes(scan, voxels)
     shape, intensity = NO_SHAPE, None
+    ellipses: tuple[Biometry | None, ...] = ()
     if shapes:
         shape = shape_of(mask, scan, first)
         intensity, why = _intensity(scan, box, mask)
-        reasons |= _reasons(shape, scan) | why
+        ellipses, none = _ellipses(segmentation, label)
+        reasons |= _reasons(shape, scan) | why | none
     return Measurement(
         label,
         voxels,
@@ -127,13 +133,14 @@ def _measure_label(
         _components(mask),
         shape,
         intensity,
+        ellipses,
     )
 
 
 def _empty(label: Label, scan: Scan) -> Measurement:
     volume, area, reasons = sizes(scan, 0)
     place = ("centroid_ijk", "centroid_ras_mm", "bounding_box_ijk_inclusive", "touches_border", "components")
-    undefined = (*place, "surface_mm2", "perimeter_mm", *LENGTHS, "intensity")
+    undefined = (*place, "surface_mm2", "perimeter_mm", *LENGTHS, "intensity", *(["ellipse"] if label.shape else []))
     reasons = {**reasons, **dict.fromkeys(undefined, EMPTY)}
     return Measurement(label, 0, volume, area, None, None, None, None, None, reasons)
 
@@ -159,6 +166,22 @@ def _intensity(
     low, least, median, most, high = np.percentile(values, [5, 0, 50, 100, 95])
     mean, deviation = values.mean(dtype=np.float64), values.std(dtype=np.float64)
     return Intensity(*(float(each) for each in (mean, deviation, median, least, most, low, high))), {}
+
+
+def _ellipses(segmentation: Segmentation, label: Label) -> tuple[tuple[Biometry | None, ...], dict[str, str]]:
+    """The ellipse of an object in every frame, and why there is none at all."""
+    if not label.shape:
+        return (), {}
+    if not measures_ellipses(segmentation.scan):
+        return (), {"ellipse": "the scan is a volume, and ellipses are measured in pictures"}
+    frames = segmentation.mask == label.value
+    found = [
+        biometry_of(frames[:, :, k], segmentation.scan, label.rim, k) if frames[:, :, k].any() else (None, "")
+        for k in range(frames.shape[2])
+    ]
+    if any(each for each, _ in found):
+        return tuple(each for each, _ in found), {}
+    return (), {"ellipse": next(why for _, why in found if why)}
 
 
 def _reasons(shape: Shape, scan: Scan) -> dict[str, str]:

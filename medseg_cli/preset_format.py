@@ -223,7 +223,15 @@ def _snomed(code: str) -> str:
 
 
 class Label(Section):
-    """One value of the mask. `color` is "#rrggbb"; `snomed` a SNOMED CT concept identifier where one exists."""
+    """One value of the mask.
+
+    Attributes:
+        color: "#rrggbb".
+        snomed: SNOMED CT concept identifier where one exists.
+        shape: "ellipse": the ellipse that fits it is measured, see `biometry`; None: it has no such shape.
+        rim: by how much the masks of training reach beyond the border that is measured (a line that was drawn along it
+            and filled), as a share of the picture's longer side: the ellipse is made smaller by it.
+    """
 
     value: Annotated[int, Field(ge=1, le=65535)]
     name: Text
@@ -234,6 +242,8 @@ class Label(Section):
 class Postprocessing(Section):
     """What is done to each object's mask: parts kept, smallest part in mm3, holes filled."""
 
+    shape: Literal["ellipse"] | None = None
+    rim: Annotated[float, Field(ge=0, lt=0.1)] = 0.0
     keep: Literal["all", "clicked", "largest"] = "all"
     min_mm3: Annotated[float, Field(ge=0)] = 0.0
     fill_holes: bool = False

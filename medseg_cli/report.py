@@ -110,7 +110,7 @@ def summary(report: dict[str, Any], files: list[str], talk: Talk) -> None:
             name, size, voxels, centroid, remarks = _cells(label)
             where = f", centroid {centroid} (ras mm)" if centroid != "-" else ""
             console.print(f"{name}: {size}, {voxels} voxels{where}{'; ' + remarks if remarks else ''}")
-    for line in _how(report):
+    for line in [*_ellipses(report), *_spreads(report), *_how(report)]:
         console.print(line)
     device = report["run"]["device"]
     precision = report["precision"]
@@ -174,6 +174,50 @@ def _cells(label: dict[str, Any]) -> tuple[str, str, str, str, str]:
     remarks = "EMPTY" if label["empty"] else "touches the edge of the scan" if label["touches_border"] else ""
     where = ", ".join(f"{value:.1f}" for value in centroid) if centroid else "-"
     return label["name"], size(label), str(label["voxels"]), where, remarks
+
+
+def _ellipses(report: dict[str, Any]) -> list[str]:
+    """The ellipse of each label of that shape, with what obstetrics calls its parts; or why there is none."""
+    lines = []
+    for label in report["labels"]:
+        found = label.get("ellipse")
+        if found is None:
+            why = label["reasons"].get("ellipse")
+            lines += [f"{label['name']}: no ellipse: {why}"] if why and not label["empty"] else []
+            continue
+        unit, square = ("mm", "mm²") if found["circumference_mm"] is not None else ("px", "pixels")
+        area = found["area_mm2"] if unit == "mm" else found["area_px"]
+        parts = [
+            f"{word} {found[f'{name}_{unit}']:.1f} {unit}"
+            for word, name in (
+                ("circumference (HC)", "circumference"),
+                ("long axis (OFD)", "long_axis"),
+                ("short axis (BPD)", "short_axis"),
+            )
+        ]
+        frame = f", frame {found['frame']}" if "frames" in found else ""
+        lines.append(f"{label['name']}: ellipse{frame}: {', '.join(parts)}, area {area:.0f} {square}")
+        lines += [f"{label['name']}: ellipse: {text}" for text in found["notes"]]
+    return lines
+
+
+def _spreads(report: dict[str, Any]) -> list[str]:
+    """How far the answers about each label lie apart, where they were compared."""
+    lines = []
+    for label in report["labels"]:
+        spread = label.get("spread")
+        if spread is None:
+            continue
+        agreed = spread["agreement"]
+        factor, unit = (0.001, "mL") if spread["mean_mm3"] is not None else (1.0, "mm²")
+        key = next((key for key in ("mm3", "mm2") if spread[f"mean_{key}"] is not None), "voxels")
+        unit = "pixels" if key == "voxels" else unit
+        mean, deviation = (_plain(factor * spread[f"{what}_{key}"], 3) for what in ("mean", "sd"))
+        lines.append(
+            f"{label['name']}: {spread['answers']} {spread['of']} agree with the mask to Dice {agreed['mean']:.3f} "
+            f"(least {agreed['least']:.3f}) and measure {mean} ± {deviation} {unit}"
+        )
+    return lines
 
 
 def _how(report: dict[str, Any]) -> list[str]:

@@ -23,12 +23,16 @@ class Label:
         name: what it is, in plain words.
         color: (r, g, b), 0 to 255.
         snomed: SNOMED CT concept id, empty when none is known.
+        shape: "ellipse" where the ellipse that fits it is to be measured, else empty.
+        rim: by how much masks of it reach beyond what is to be measured, as a share of the picture's longer side.
     """
 
     value: int
     name: str
     color: tuple[int, int, int] = (255, 64, 64)
     snomed: str = ""
+    shape: str = ""
+    rim: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,6 +36,8 @@ COLUMNS = (
 """Of `cases.csv`, before one column per label and measure."""
 MEASURES = ("volume_ml", "area_mm2")
 """Of labels, that have columns "<measure> <label>" where any case has a value."""
+ELLIPSE = ("circumference_mm", "long_axis_mm", "short_axis_mm", "circumference_px", "long_axis_px", "short_axis_px")
+"""Of the ellipses of labels, likewise; a cine's are those of its most elliptic frame."""
 
 
 def write(out: Path) -> list[Record]:
@@ -96,10 +98,15 @@ def _sizes(record: Record) -> dict[str, float]:
         for measure in MEASURES
         for label in record.labels
         if label.get(measure) is not None
+    } | {
+        f"{measure} {label['name']}": label["ellipse"][measure]
+        for measure in ELLIPSE
+        for label in record.labels
+        if (label.get("ellipse") or {}).get(measure) is not None
     }
 
 
 def _measured(found: Sequence[Record]) -> list[str]:
-    """Columns that any case fills, in the order of first mention, volumes before areas."""
+    """Columns that any case fills, in the order of first mention, volumes before areas, ellipses last."""
     keys = dict.fromkeys(key for each in found for key in _sizes(each))
-    return sorted(keys, key=lambda key: MEASURES.index(key.split(" ", 1)[0]))
+    return sorted(keys, key=lambda key: (*MEASURES, *ELLIPSE).index(key.split(" ", 1)[0]))

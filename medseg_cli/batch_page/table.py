@@ -140,8 +140,18 @@ def _size(label: Mapping[str, Any]) -> _Cell:
     """Volume, or of a picture area, or where the pixel's size is unknown the number of pixels."""
     for key, unit in (("volume_ml", "mL"), ("area_mm2", "mm²"), ("voxels", "px")):
         if label.get(key) is not None:
-            return _Cell(float(label[key]), f"{figure(float(label[key]))}&nbsp;{unit}")
+            return _Cell(float(label[key]), f"{figure(float(label[key]))}&nbsp;{unit}{_circumference(label)}")
     return _Cell(None, "–")
+
+
+def _circumference(label: Mapping[str, Any]) -> str:
+    """Of the ellipse of a label that has one, as a second line."""
+    found = label.get("ellipse") or {}
+    for unit in ("mm", "px"):
+        value = found.get(f"circumference_{unit}")
+        if value is not None:
+            return f'<div class="more">{figure(float(value))}&nbsp;{unit}&nbsp;round</div>'
+    return ""
 
 
 def _number(value: float | None, digits: int | None = None) -> _Cell:

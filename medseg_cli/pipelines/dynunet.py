@@ -126,7 +126,10 @@ class DynunetPipeline:
             mask = self._labels(scan)
         with stages("postprocess"):
             cleaning = self._clean(mask, scan)
-        labels = tuple(Label(each.value, each.name, _rgb(each.color), each.snomed or "") for each in self.preset.labels)
+        labels = tuple(
+            Label(each.value, each.name, _rgb(each.color), each.snomed or "", each.shape or "", each.rim)
+            for each in self.preset.labels
+        )
         found = set(np.unique(mask).tolist())
         notes = [f"no {label.name} was found" for label in labels if label.value not in found]
         if scan.modality and "any" not in self.preset.modality and scan.modality not in self.preset.modality:

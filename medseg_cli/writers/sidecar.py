@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medseg_cli.biometry import report_of
 from medseg_cli.measure import Measurement, sizes
 from medseg_cli.prompt import Box, Click, Prompt, Region, locate, locate_box
 from medseg_cli.quality import check
@@ -249,6 +250,7 @@ def _label(measurement: Measurement) -> dict[str, Any]:
             if measurement.intensity
             else None
         ),
+        **({"ellipse": report_of(measurement.ellipses)} if label.shape else {}),
         "reasons": measurement.reasons,
     }
 

@@ -1,0 +1,230 @@
+"""Ellipses of masks against ellipses that were drawn, and against numbers that people measured."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from medseg_cli.biometry import biometry_of, report_of
+from medseg_cli.ellipse import Ellipse, fit
+from medseg_cli.measure import measure
+from medseg_cli.scan import RAS_TO_LPS, Provenance, Scan
+from medseg_cli.segmentation import Label, Segmentation
+
+RIM = 0.0016
+"""Of HC18's masks: 1.29 of 800 pixels."""
+
+
+def ramanujan(long: float, short: float) -> float:
+    """Circumference by Ramanujan's second formula, which is no integral."""
+    h = ((long - short) / (long + short)) ** 2
+    return np.pi * (long + short) * (1 + 3 * h / (10 + np.sqrt(4 - 3 * h)))
+
+
+def drawn(ellipse: Ellipse, size: tuple[int, int], steps: np.ndarray) -> np.ndarray:
+    """Pixels whose centres an ellipse in mm holds, by its equation."""
+    place = np.stack(np.indices(size), axis=-1) @ steps.T - ellipse.center
+    across = np.array([-ellipse.way[1], ellipse.way[0]])
+    return (place @ ellipse.way / ellipse.long) ** 2 + (place @ across / ellipse.short) ** 2 <= 1
+
+
+def picture(mask: np.ndarray, spacing: tuple[float, float] = (0.2, 0.2), **scan: object) -> Segmentation:
+    volume = mask[:, :, None].astype(np.uint8) if mask.ndim == 2 else mask.astype(np.uint8)
+    provenance = Provenance(Path("head.png"), "image", "")
+    of = Scan(
+        np.zeros((1, *volume.shape), np.float32), RAS_TO_LPS @ np.diag([*spacing, 1.0, 1.0]), provenance, "US", **scan
+    )
+    return Segmentation(volume, (Label(1, "head", shape="ellipse"),), of)
+
+
+def head(long: float, short: float, degrees: float, center: tuple[float, float]) -> Ellipse:
+    turn = np.radians(degrees)
+    return Ellipse(np.array(center), long, short, np.array([np.cos(turn), np.sin(turn)]))
+
+
+ellipses = st.builds(
+    head,
+    st.floats(12, 30),
+    st.floats(9, 30),
+    st.floats(0, 180),
+    st.tuples(st.floats(34, 36), st.floats(34, 36)),
+).filter(lambda each: each.short <= each.long)
+spacings = st.tuples(st.floats(0.2, 0.6), st.floats(0.2, 0.6))
+
+
+@settings(max_examples=25, deadline=None)
+@given(ellipses, spacings)
+def test_drawn_ellipses_come_back_from_any_pixels(ellipse: Ellipse, spacing: tuple[float, float]) -> None:
+    """However turned, and however stretched the pixels are."""
+    size = tuple(int(70 / side) for side in spacing)
+    segmentation = picture(drawn(ellipse, size, np.diag(spacing)), spacing)
+    (found,) = measure(segmentation)[0].ellipses
+    pixel = max(spacing)
+    assert found.unit == "mm"
+    assert found.circumference == pytest.approx(ramanujan(ellipse.long, ellipse.short), rel=0.01)
+    assert found.long_axis == pytest.approx(2 * ellipse.long, abs=0.5 * pixel)
+    assert found.short_axis == pytest.approx(2 * ellipse.short, abs=0.5 * pixel)
+    assert found.area == pytest.approx(measure(segmentation)[0].area_mm2, rel=0.01)
+    assert np.array(found.center_ijk[:2]) * spacing == pytest.approx(ellipse.center, abs=0.3 * pixel)
+    assert (found.seen, found.parts) == (1, 1)
+    assert found.overlap > 0.98
+    assert found.notes == ()
+    if ellipse.long > 1.2 * ellipse.short:
+        away = abs(found.angle_deg - np.degrees(np.arctan2(ellipse.way[1], ellipse.way[0])) % 180)
+        assert min(away, 180 - away) < 3
+    ends = np.array(found.long_axis_ijk)[:, :2] * spacing
+    assert np.linalg.norm(ends[1] - ends[0]) == pytest.approx(found.long_axis)
+    ends = np.array(found.short_axis_ijk)[:, :2] * spacing
+    assert np.linalg.norm(ends[1] - ends[0]) == pytest.approx(found.short_axis)
+
+
+@settings(max_examples=25, deadline=None)
+@given(ellipses, st.floats(-0.3, 0.4), st.sampled_from([0, 1]), st.booleans())
+def test_heads_cut_off_by_the_edge_are_completed_and_told(
+    ellipse: Ellipse, cut: float, axis: int, flipped: bool
+) -> None:
+    """The picture ends somewhere between 0.3 and 0.7 of the way through: moments of the mask would shrink with it."""
+    steps = np.eye(2) * 0.25
+    whole = drawn(ellipse, (280, 280), steps)
+    at = int((ellipse.center[axis] + cut * ellipse.short) / 0.25)
+    part = np.take(whole, range(at), axis=axis)
+    if flipped:
+        part = np.flip(part, axis=axis)
+    segmentation = picture(part, (0.25, 0.25))
+    (found,) = measure(segmentation)[0].ellipses
+    assert found.circumference == pytest.approx(ramanujan(ellipse.long, ellipse.short), rel=0.05)
+    assert found.seen < 0.85
+    assert any("beyond the edge" in note for note in found.notes)
+    assert measure(segmentation)[0].touches_border
+
+
+def test_what_is_mostly_beyond_the_edge_is_no_measurement() -> None:
+    half = drawn(head(40, 30, 0, (50, 0)), (200, 200), np.eye(2) * 0.5)
+    found, why = biometry_of(half, picture(half, (0.5, 0.5)).scan)
+    assert found is not None, why
+    assert found.seen == pytest.approx(0.5, abs=0.02)
+    sliver = drawn(head(80, 60, 0, (50, -45)), (200, 200), np.eye(2) * 0.5)
+    found, why = biometry_of(sliver, picture(sliver, (0.5, 0.5)).scan)
+    assert found is None
+    assert "of the ellipse that fits its outline lies in the picture" in why
+
+
+def test_the_edge_of_the_tissue_counts_as_the_edge_of_the_picture() -> None:
+    """A DICOM region says where tissue is shown; a head that ends there goes on."""
+    ellipse = head(30, 22, 20, (35, 30))
+    mask = drawn(ellipse, (350, 300), np.eye(2) * 0.2)
+    mask[:, :120] = False
+    scan = picture(mask).scan
+    cut, _ = biometry_of(mask, scan)
+    told, _ = biometry_of(mask, replace(scan, region=(0, 120, 349, 299)))
+    expected = ramanujan(30, 22)
+    assert told.circumference == pytest.approx(expected, rel=0.01)
+    assert cut.circumference < 0.95 * expected
+    assert told.center_ijk[:2] == pytest.approx(np.array((35, 30)) / 0.2, abs=1)
+
+
+def test_unknown_pixels_are_counted_in_pixels_and_said() -> None:
+    ellipse = head(60, 45, 30, (100, 90))
+    segmentation = picture(drawn(ellipse, (200, 180), np.eye(2)), (1.0, 1.0), spacing_known=False)
+    (found,) = measure(segmentation)
+    told = report_of(found.ellipses)
+    assert [told[f"{name}_mm"] for name in ("circumference", "long_axis", "short_axis")] == [None] * 3
+    assert told["area_mm2"] is None
+    assert told["circumference_px"] == pytest.approx(ramanujan(60, 45), rel=0.005)
+    assert any("--spacing" in note for note in told["notes"])
+    known = report_of(measure(picture(segmentation.mask, (0.3, 0.3)))[0].ellipses)
+    assert known["circumference_mm"] == pytest.approx(0.3 * told["circumference_px"])
+    assert "circumference_px" not in known
+
+
+def test_holes_crumbs_and_what_has_no_ellipse() -> None:
+    mask = drawn(head(25, 18, 70, (40, 40)), (400, 400), np.eye(2) * 0.2)
+    (whole,) = measure(picture(mask))[0].ellipses
+    crumbs = mask.copy()
+    crumbs[190:210, 190:210] = False
+    crumbs[2:6, 2:6] = True
+    (found,) = measure(picture(crumbs))[0].ellipses
+    assert found.circumference == whole.circumference
+    assert found.parts == 2
+    assert any("largest of 2 parts" in note for note in found.notes)
+    dot = np.zeros((9, 9), bool)
+    dot[4, 4] = True
+    (nothing,) = measure(picture(dot))
+    assert nothing.ellipses == ()
+    assert "4 sides of pixels" in nothing.reasons["ellipse"]
+    full = np.ones((9, 9), bool)
+    assert "0 sides" in measure(picture(full))[0].reasons["ellipse"]
+    (empty,) = measure(picture(np.zeros((9, 9), bool)))
+    assert "empty" in empty.reasons["ellipse"]
+
+
+def test_labels_without_a_shape_and_volumes_have_no_ellipse() -> None:
+    mask = drawn(head(8, 6, 0, (10, 10)), (100, 100), np.eye(2) * 0.2)
+    plain = picture(mask)
+    (unasked,) = measure(replace(plain, labels=(Label(1, "cyst"),)))
+    assert unasked.ellipses == ()
+    assert "ellipse" not in unasked.reasons
+    volume = picture(np.repeat(mask[:, :, None], 4, axis=2))
+    (found,) = measure(volume)
+    assert found.ellipses == ()
+    assert "volume" in found.reasons["ellipse"]
+
+
+def test_a_cine_has_an_ellipse_per_frame() -> None:
+    frames = [drawn(head(r, 0.75 * r, 10, (20, 20)), (200, 200), np.eye(2) * 0.2) for r in (10, 12)]
+    frames.append(np.zeros((200, 200), bool))
+    frames[1][80:110, 30:60] = True
+    (found,) = measure(picture(np.stack(frames, axis=2), cine=True))
+    assert [each and each.frame for each in found.ellipses] == [0, 1, None]
+    told = report_of(found.ellipses)
+    assert told["frame"] == 0
+    assert told["frames"]["circumference_mm"][2] is None
+    assert told["circumference_mm"] == told["frames"]["circumference_mm"][0]
+    assert told["circumference_mm"] == pytest.approx(ramanujan(10, 7.5), rel=0.01)
+
+
+def heads(shared: Path) -> list[tuple[np.ndarray, float, float]]:
+    """Reference masks (I, J) of HC18 with the pixel size and the circumference that its authors state, in mm."""
+    folder = shared / "data" / "fetal-head-us"
+    with (folder / "pixel_size_mm.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    masks = [np.asarray(Image.open(folder / "masks" / row["filename"])).T > 0 for row in rows]
+    stated = [(float(row["pixel size(mm)"]), float(row["head circumference (mm)"])) for row in rows]
+    return [(mask, *each) for mask, each in zip(masks, stated, strict=True)]
+
+
+def test_circumferences_of_heads_agree_with_those_that_their_authors_state(shared: Path) -> None:
+    """HC18's masks are the annotated ellipses and the line round them: 1.3 pixels too wide, always the same."""
+    wide, narrow, beyond = [], [], []
+    for mask, pixel, stated in heads(shared):
+        scan = picture(mask, (pixel, pixel)).scan
+        found, _ = biometry_of(mask, scan)
+        inside, _ = biometry_of(mask, scan, RIM)
+        wide.append(found.circumference / stated - 1)
+        narrow.append(inside.circumference / stated - 1)
+        beyond.append((found.circumference - stated) / (2 * np.pi * pixel))
+        assert found.overlap > 0.998
+    assert len(wide) == 34
+    assert 0 < np.mean(wide) < 0.01
+    assert np.max(np.abs(wide)) < 0.015
+    assert np.std(beyond) < 0.05
+    assert np.max(np.abs(narrow)) < 0.001
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 12), st.integers(2, 12))
+def test_any_mask_has_an_ellipse_or_a_reason(seed: int, width: int, height: int) -> None:
+    mask = np.random.default_rng(seed).random((width, height)) < 0.5
+    assume(mask.any())
+    found, why = fit(mask, np.array([[0.7, 0.1], [0.0, 0.3]]))
+    assert (found is None) == bool(why)
+    if found is not None:
+        assert np.isfinite([found.ellipse.circumference, found.ellipse.area, found.overlap]).all()
+        assert found.ellipse.long >= found.ellipse.short > 0
