@@ -182,7 +182,7 @@ class Prompts(Section):
     """Which prompts the pipeline takes.
 
     Attributes:
-        kinds: what it understands; none: it segments all of the preset's labels by itself.
+        kinds: what it understands; none: it segments all of the preset's labels by itself, with `whole_image` as one.
         minus: whether it understands clicks outside the object.
         whole_image: whether a 2-D image without a prompt means its whole area as box.
         objects: what was one object in training: "together" all positive label values of a case, "apart" each value.
@@ -197,6 +197,11 @@ class Prompts(Section):
     def automatic(self) -> bool:
         """Whether it takes no prompt at all."""
         return not self.kinds
+
+    @property
+    def tells_apart(self) -> bool:
+        """Whether it finds each of its labels without a prompt, and not all of them as one object."""
+        return self.automatic and not self.whole_image
 
 
 _P = (1, 5, 7, 6, 2, 8, 3, 0, 9, 4)

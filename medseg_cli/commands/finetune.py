@@ -25,6 +25,7 @@ def finetune(
     preset: own.PresetName = None,
     resume: own.Resume = None,
     start: own.Start = "preset",
+    weights: own.Weights = None,
     peft: own.Peft = None,
     rank: own.Rank = None,
     objects: own.Objects = None,
@@ -86,6 +87,7 @@ def finetune(
         asked |= {
             "--objects": objects,
             "--start": start if start != "preset" else None,
+            "--weights": weights,
             "--epochs": epochs,
             "--steps": steps,
         }
@@ -126,7 +128,7 @@ def finetune(
         )
         base = presets.find(preset)
         prompts, by_text = base.prompts, "text" in base.prompts.kinds
-        if objects == "together" and prompts.automatic:
+        if objects == "together" and prompts.tells_apart:
             raise UsageError(f"--objects together: preset {preset} tells every label apart", "leave it out")
         if objects is not None and by_text:
             raise UsageError(f"--objects {objects}: preset {preset} learns captions, which have none", "leave it out")
@@ -150,7 +152,11 @@ def finetune(
             checkpointing=gradient_checkpointing,
             shortest_caption=shortest_caption or 0,
         )
-        todo = job.new(dataset, preset, start == "scratch", wishes, output, choices, splits, fold)
+        if start == "scratch" and weights is not None:
+            raise UsageError("--start scratch contradicts --weights", "give one of them")
+        todo = job.new(
+            dataset, preset, start == "scratch", wishes, output, choices, splits, fold, weights=weights or ""
+        )
     resources = Resources(
         runtime.device.type,
         runtime.device.index or 0,
@@ -171,6 +177,7 @@ def finetune(
             start_sha256=todo.start_sha256,
             moved=todo.moved,
             deterministic=runtime.deterministic,
+            weights=todo.weights,
             on_step=display.stepped,
             tell=display.note,
         )

@@ -36,6 +36,12 @@ Start = Annotated[
     # torchrun takes --start, wherever it stands, for the beginning of an option of its own.
     typer.Option("--start", "--begin", help="Begin with the preset's weights, or with random ones."),
 ]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights", metavar="NAME|FILE|RUN", help="Weights to begin with instead of the preset's, or an earlier RUN's."
+    ),
+]
 Peft = Annotated[
     Literal["method", "adapter", "lora", "full", "decoder"] | None,
     typer.Option(

@@ -231,7 +231,7 @@ def _for_preset(facts: list[CaseFacts], preset: Preset) -> list[Finding]:
         findings.append(Finding("preset", text, "choose another preset, or expect it to learn anew"))
     known = {label.value for label in preset.labels}
     foreign = sorted({value for each in facts for value in each.classes} - known)
-    if preset.prompts.automatic and known and foreign:
+    if preset.prompts.tells_apart and known and foreign:
         text = f"the masks hold {_some(foreign)}, and preset {preset.name} knows {_some(sorted(known))}"
         findings.append(
             Finding("preset", text, "choose a preset that knows as many classes, or train one from scratch")

@@ -69,7 +69,7 @@ def quality_of(
         # The voxels themselves are not kept.
         light = _without_voxels(scan)
         for each in found:
-            value = each.label.value if preset.prompts.automatic else preset.labels[0].value
+            value = each.label.value if preset.prompts.tells_apart else preset.labels[0].value
             sizes.setdefault(value, []).append((each, light))
         if scan.spacing_known:
             spacings.append(patient_spacing(scan))
@@ -100,8 +100,8 @@ def as_yaml(quality: Quality) -> str:
 
 
 def _objects(scan: Scan, labels: NDArray[np.int64], preset: Preset, objects: Objects) -> Segmentation:
-    """The reference as if it were a result: the labels of an automatic preset, else one label per object."""
-    if not preset.prompts.automatic:
+    """The reference as if it were a result: the labels of a preset that tells them apart, else one per object."""
+    if not preset.prompts.tells_apart:
         values = np.unique(labels[labels > 0]).tolist() if objects == "apart" else [None]
         mask = np.zeros(labels.shape, np.uint16)
         for number, value in enumerate(values, start=1):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MODELS = {
     "3dsam-adapter": "medseg_cli.models.sam3d.start:load",
     "dynunet": "medseg_cli.models.dynunet:build",
-    "autosamus": "medseg_cli.models.samus.checkpoint:build_auto",
+    "autosamus": "medseg_cli.models.samus.auto_start:load",
     "biomedclip": "medseg_cli.models.clip.checkpoint:build",
     "cc-sam": "medseg_cli.models.cc_sam.checkpoint:build",
     "sam": "medseg_cli.models.sam.start:load",
@@ -26,6 +26,7 @@ MODELS = {
 
 STARTS = {
     "3dsam-adapter": "medseg_cli.models.sam3d.start:begin",
+    "autosamus": "medseg_cli.models.samus.auto_start:begin",
     "sam": "medseg_cli.models.sam.start:begin",
     "sam-unet": "medseg_cli.models.sam_unet.start:begin",
     "samus": "medseg_cli.models.samus.start:begin",

@@ -11,7 +11,7 @@ PALETTE = ("#f4d03f", "#5dade2", "#58d68d", "#ec7063", "#af7ac5", "#eb984e", "#4
 
 
 def labels_of(prompt: Prompt, preset: Preset) -> tuple[Label, ...]:
-    """One label per target, values 1, 2, 3...; a preset's label of the same name lends its code and colour."""
+    """One label per target, values 1, 2, 3...; a preset's label of the same name lends its code, colour and shape."""
     default = preset.labels[0]
     known = {label.name: label for label in preset.labels}
     names = [target.label or default.name for target in prompt.targets]
@@ -32,6 +32,8 @@ def empty_targets(found: set[int], prompt: Prompt) -> list[str]:
     """A note for each target whose mask value is not among `found`."""
     return [
         f"object '{target.id}' is empty: nothing was found at its prompt, or another has it"
+        if target.clicks or target.boxes or target.region or target.text
+        else "nothing was found"
         for value, target in enumerate(prompt.targets, start=1)
         if value not in found
     ]

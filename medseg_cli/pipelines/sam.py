@@ -9,8 +9,10 @@ from medseg_cli.models.sam.checkpoint import random_network
 from medseg_cli.models.sam.config import config_of
 from medseg_cli.models.sam.network import Sam
 from medseg_cli.models.sam.start import load
-from medseg_cli.pipelines.by_slice import SlicePipeline
+from medseg_cli.pipelines.by_slice import Options, SlicePipeline
 from medseg_cli.preset import Preset
+
+__all__ = ["Options", "SamPipeline"]
 
 
 class SamPipeline:

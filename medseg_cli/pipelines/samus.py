@@ -9,9 +9,11 @@ from medseg_cli.models.samus.checkpoint import LAYOUT, random_network
 from medseg_cli.models.samus.config import config_of
 from medseg_cli.models.samus.network import Samus
 from medseg_cli.models.samus.start import load
-from medseg_cli.pipelines.by_slice import SlicePipeline
+from medseg_cli.pipelines.by_slice import Options, SlicePipeline
 from medseg_cli.pipelines.loading import check_trained
 from medseg_cli.preset import Preset
+
+__all__ = ["Options", "SamusPipeline"]
 
 
 class SamusPipeline:

@@ -104,7 +104,7 @@ class SamusRecipe:
                 if chosen.any():
                     prompts = _prompts(shown, chosen, each.draws, boxed, device)
                     logits.append(model.decode(embedding, **prompts)[0].float())
-                    targets.append(_low(shown.masks[chosen]).to(device))
+                    targets.append(low_masks(shown.masks[chosen]).to(device))
         return dice_entropy(torch.cat(logits)[:, None], torch.cat(targets)[:, None])
 
     def score(self, model: Samus, samples: list[tuple[Held, ...]]) -> list[float]:
@@ -156,7 +156,7 @@ def _prompts(shown: Framed, chosen: Tensor, draws: Tensor, boxed: bool, device: 
     return {"points": points.to(device), "labels": torch.ones(len(points), 1, device=device)}
 
 
-def _low(masks: Tensor) -> Tensor:
+def low_masks(masks: Tensor) -> Tensor:
     """Masks (n, h, w) in the frame's picture → (n, 128, 128) over the frame, as the official code picks pixels."""
     whole = F.pad(masks, (0, SIZE - masks.shape[2], 0, SIZE - masks.shape[1]))
     return F.interpolate(whole[:, None], (SIZE // 2, SIZE // 2), mode="nearest")[:, 0]

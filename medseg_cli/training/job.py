@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg_cli import preset, weights
+from medseg_cli import preset
 from medseg_cli.errors import InputError, ModelError
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.preset import Preset
 from medseg_cli.training import record
 from medseg_cli.training.plan import Plan, Wishes
 from medseg_cli.training.record import TrackerName
+from medseg_cli.weights import resolve
+from medseg_cli.weights.choice import override
+from medseg_cli.weights.store import known_names
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Job:
         tracker: where curves go unless the command says otherwise.
         device: the kind that the run was begun on, as --device takes it; "auto" for a new run.
         deterministic: whether the run was begun so.
+        weights: those it begins with instead of the preset's, which `base` has already; "" = the preset's own.
     """
 
     dataset: Path
@@ -46,6 +50,7 @@ class Job:
     tracker: TrackerName = "tensorboard"
     device: str = "auto"
     deterministic: bool = False
+    weights: str = ""
 
 
 def new(
@@ -57,16 +62,20 @@ def new(
     choices: Choices,
     splits: Path | None,
     fold: int | None,
+    *,
+    weights: str = "",
 ) -> Job:
     """A run as asked; one that is in the folder already is resumed.
 
     Raises:
         ModelError: no such preset, or its weights are missing.
     """
-    base = preset.find(preset_name)
+    base = _base(preset_name, weights)
     # A name goes before a folder of that name, as in `preset.find`; a path must hold wherever the run goes on.
     named = preset_name if preset_name in preset.names() else str(Path(preset_name).expanduser().resolve())
-    begins = None if scratch or base.weights is None else weights.resolve(base)
+    if weights and weights not in known_names():
+        weights = str(Path(weights).expanduser().resolve())
+    begins = None if scratch or base.weights is None else resolve(base)
     return Job(
         dataset,
         base,
@@ -78,6 +87,7 @@ def new(
         choices,
         splits,
         fold,
+        weights=weights,
     )
 
 
@@ -96,10 +106,10 @@ def resumed(run: Path, dataset: Path | None) -> Job:
     where = dataset or Path(before.dataset)
     if not where.exists():
         raise InputError(f"{where}, the dataset of {run}, does not exist", f"medseg finetune DATASET --resume {run}")
-    base = preset.find(before.preset)
+    base = _base(before.preset, before.weights)
     start, sha256 = None, ""
     if before.start:
-        begins = weights.resolve(base)
+        begins = resolve(base)
         start, sha256 = begins.path, begins.sha256
         if sha256 != before.start:
             raise ModelError(
@@ -122,4 +132,11 @@ def resumed(run: Path, dataset: Path | None) -> Job:
         tracker=before.tracker,
         device=before.accelerator or "auto",
         deterministic=before.deterministic,
+        weights=before.weights,
     )
+
+
+def _base(preset_name: str, weights: str) -> Preset:
+    """The preset, with the weights that are to take the place of its own."""
+    base = preset.find(preset_name)
+    return override(base, weights) if weights else base

@@ -41,6 +41,7 @@ class Record:
         versions: of medseg and of the libraries that decide the result.
         accelerator: kind of device, by Fabric's name; "" = not recorded.
         deterministic: whether only algorithms were used that give the same bits again.
+        weights: what the command named instead of the preset's; absolute where that was a path, "" = nothing.
     """
 
     command: str
@@ -54,6 +55,7 @@ class Record:
     versions: dict[str, str | None]
     accelerator: str = ""
     deterministic: bool = False
+    weights: str = ""
 
 
 def begin(run: Path, record: Record, preset_name: str, split: Split) -> None:

@@ -56,6 +56,7 @@ class Setup:
         start_sha256: of the weights it begins with; "" = random ones.
         moved: the run is resumed by its folder, and the dataset may have another name than at its start.
         deterministic: only algorithms are used that give the same bits again, for the record.
+        weights: those that the user named instead of the preset's, for the record; "" = none.
         on_step: called after each step.
         tell: called with what a user wants to know at the beginning.
     """
@@ -69,6 +70,7 @@ class Setup:
     start_sha256: str = ""
     moved: bool = False
     deterministic: bool = False
+    weights: str = ""
     on_step: Callable[[Stepped], None] = lambda stepped: None
     tell: Callable[[str], None] = lambda text: None
 
@@ -136,6 +138,7 @@ def train(
             record.installed(),
             setup.resources.accelerator,
             setup.deterministic,
+            setup.weights,
         )
         # A resumed run has its record before its first checkpoint.
         if setup.moved or checkpoints.exists(run):

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medseg_cli.errors import ModelError
 from medseg_cli.models.samus.config import SIZE, SamusConfig
 from medseg_cli.models.samus.network import Samus, rgb
+from medseg_cli.models.tuning import Parts
 from medseg_cli.models.vit import with_channel_norms
 
 OBJECTS = 50
 """Learned tokens; the official code uses what becomes of the first one only."""
 HEADS, HEAD = 8, 64
 DEPTH = 2
+TRAINED = ("prompt_generator.", "feature_adapter.")
+"""How the names of what AutoSAMUS adds to SAMUS begin; nothing else is trained."""
 
 
 class Crossing(nn.Module):
@@ -115,6 +121,17 @@ class AutoSamus(nn.Module):
         """Edge S of the square input."""
         return self.config.image_size
 
+    @property
+    def mask_size(self) -> int:
+        """Edge M of the low-resolution logits."""
+        return self.config.mask_size
+
+    def parts(self) -> Parts:
+        """What can be tuned of it; the generator of prompts counts as decoder."""
+        encoder = self.image_encoder
+        decoder = (self.prompt_generator, self.feature_adapter, self.mask_decoder)
+        return Parts(encoder, encoder.blocks, decoder, own_adapters=True)
+
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """The one object of each image.
 
@@ -127,12 +144,35 @@ class AutoSamus(nn.Module):
         Raises:
             ModelError: images of another shape.
         """
-        image, sparse, dense = self.prompted(self.image_encoder(rgb(images)))
+        logits, quality = self.decode(self.encode(images))
+        full = F.interpolate(logits[:, None], (SIZE, SIZE), mode="bilinear", align_corners=False)
+        return {"low_res_logits": logits[:, None], "masks": full, "iou": quality[:, None]}
+
+    def encode(self, images: Tensor) -> dict[str, Tensor]:
+        """Images (B, 1 or 3, 256, 256) in [0, 1] → `image`: (B, C, 32, 32), SAMUS's own embedding."""
+        return {"image": self.image_encoder(rgb(images))}
+
+    def decode(self, embedding: Mapping[str, Tensor], **prompts: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The one object of each of B encoded images.
+
+        Args:
+            embedding: `encode`.
+            **prompts: none, or what a pipeline gives to any network, all None.
+
+        Returns:
+            Logits (B, 128, 128) over the whole frame, and predicted IoU (B,); training does not touch the latter.
+
+        Raises:
+            ModelError: a prompt.
+        """
+        given = sorted(name for name, value in prompts.items() if value is not None)
+        if given:
+            raise ModelError(f"autosamus takes no {' and no '.join(given)}", "it prompts itself; samus takes prompts")
+        image, sparse, dense = self.prompted(embedding["image"])
         with torch.autocast(image.device.type, enabled=False):
             position = self.prompt_encoder.get_dense_pe()
         logits, quality = self.mask_decoder(image, position, sparse, dense)
-        full = F.interpolate(logits[:, :1], (SIZE, SIZE), mode="bilinear", align_corners=False)
-        return {"low_res_logits": logits[:, :1], "masks": full, "iou": quality[:, :1]}
+        return logits[:, 0], quality[:, 0]
 
     def prompted(self, embedding: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings (B, C, 32, 32) → changed embeddings, sparse (B, 1, C) and dense (B, C, 32, 32) prompts."""
@@ -145,4 +185,4 @@ class AutoSamus(nn.Module):
     def freeze(self) -> None:
         """The official choice of what is trained: the generator and the feature adapter."""
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name.startswith(("prompt_generator.", "feature_adapter.")))
+            parameter.requires_grad_(name.startswith(TRAINED))

@@ -42,9 +42,7 @@ def build(checkpoint: Path | None, values: Mapping[str, Any]) -> Samus:
 def build_auto(checkpoint: Path | None, values: Mapping[str, Any]) -> AutoSamus:
     """An `AutoSamus` in eval mode; arguments and errors as `build`."""
     if checkpoint is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return AutoSamus(Samus(config_of(values))).eval()
+        return prompting_itself(random_network(config_of(values), 0), 0).eval()
     return fitted(checkpoint, values, AUTO_LAYOUT, lambda config: AutoSamus(Samus(config))).eval()
 
 
@@ -71,6 +69,13 @@ def random_network(config: SamusConfig, seed: int) -> Samus:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Samus(config)
+
+
+def prompting_itself(samus: Samus, seed: int) -> AutoSamus:
+    """A SAMUS with a generator of prompts drawn from `seed`; the caller's random numbers are left as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoSamus(samus)
 
 
 def infer(state: Mapping[str, Tensor], source: Path) -> dict[str, Any]:
