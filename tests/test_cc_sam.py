@@ -12,7 +12,7 @@ from torchvision.models import resnet18, resnet50
 
 import medseg_cli
 from medseg_cli.errors import ModelError
-from medseg_cli.models.cc_sam.checkpoint import begin, random_network
+from medseg_cli.models.cc_sam.checkpoint import begin_with, random_network
 from medseg_cli.models.cc_sam.config import config_of
 from medseg_cli.models.cc_sam.fusion import VariationalFusion, gaussian_divergence
 from medseg_cli.models.cc_sam.losses import BETA, loss
@@ -119,7 +119,7 @@ def test_only_the_listed_parts_are_trained_and_the_cnn_stays_as_it_is(images: Te
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     target = (torch.rand(2, 1, 128, 128, generator=torch.Generator().manual_seed(2)) > 0.5).float()
     found = model(images, POINTS, LABELS, text=torch.rand(2, 12), noise=torch.Generator().manual_seed(3))
-    loss(found["low_res_logits"], target, found["kl"], epoch=10).backward()
+    loss(found["low_res_logits"], target, found["kl"], done=1.0).backward()
     optimizer.step()
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     assert changed <= {name for name, p in model.named_parameters() if p.requires_grad}
@@ -250,7 +250,7 @@ def test_begins_with_sam_samus_and_a_resnet(tmp_path: Path):
              for key, value in resnet50(weights=None).state_dict().items()}  # fmt: skip
     torch.save(trunk, tmp_path / "resnet.pth")
     values = {**TINY, "cnn_block": "bottleneck", "cnn_layers": [3, 4, 6, 3], "cnn_stem": 64}
-    model, start = begin(values, 0, [tmp_path / "samus.pth", tmp_path / "resnet.pth"])
+    model, start = begin_with(values, 0, [tmp_path / "samus.pth", tmp_path / "resnet.pth"])
     state = model.state_dict()
     assert torch.equal(state["image_encoder.cnn.layer3.5.conv1.weight"], trunk["layer3.5.conv1.weight"])
     assert torch.equal(state["image_encoder.post_pos_embed.downs.0.maxpool_conv.1.weight"],
@@ -259,12 +259,12 @@ def test_begins_with_sam_samus_and_a_resnet(tmp_path: Path):
     assert all(any(part in key for part in ("vaf", "cnn_proj", "tail_scale", "text_prompt")) for key in start.new)
     assert {name for name, p in model.named_parameters() if p.requires_grad} & set(start.new) == set(start.new)
     with pytest.raises(ModelError, match="have another shape"):
-        begin({**values, "prompt_dim": 64}, 0, [tmp_path / "samus.pth"])
+        begin_with({**values, "prompt_dim": 64}, 0, [tmp_path / "samus.pth"])
     torch.save(
         {f"{key}": value for key, value in samus.items()} | {"extra.weight": torch.zeros(1)}, tmp_path / "odd.pth"
     )
     with pytest.raises(ModelError, match=r"no place here \['extra.weight'\]"):
-        begin(values, 0, [tmp_path / "odd.pth"])
+        begin_with(values, 0, [tmp_path / "odd.pth"])
 
 
 def test_sam_of_1024_pixels_is_resized(tmp_path: Path):
@@ -274,7 +274,7 @@ def test_sam_of_1024_pixels_is_resized(tmp_path: Path):
         "sam", **sam_values, mlp_dim=96, global_attn_indexes=[3], mask_in_chans=4, decoder_mlp_dim=32, iou_dim=16
     )
     torch.save(sam.state_dict(), tmp_path / "sam.pth")
-    model, start = begin(values, 0, [tmp_path / "sam.pth"])
+    model, start = begin_with(values, 0, [tmp_path / "sam.pth"])
     assert start.resized == ("image_encoder.blocks.3.attn.rel_pos_h", "image_encoder.blocks.3.attn.rel_pos_w")
     assert start.dropped == ()
     assert all(".cnn." in key or "Adapter" in key or "post_pos" in key or "vaf" in key or "cnn_proj" in key
@@ -299,8 +299,8 @@ def test_divergence_comes_in_slowly():
     logits = torch.randn(2, 1, 128, 128, generator=torch.Generator().manual_seed(0))
     labels = (logits > 1).float()
     plain, divergence = dice_entropy(logits, labels), torch.tensor(57.0)
-    for epoch, share in ((0, 0.0), (5, 0.5), (10, 1.0), (100, 1.0)):
-        found = loss(logits, labels, divergence, epoch) - plain
+    for done, share in ((0, 0.0), (0.025, 0.5), (0.05, 1.0), (1.0, 1.0)):
+        found = loss(logits, labels, divergence, done) - plain
         assert found.item() == pytest.approx(share * BETA * 57, abs=1e-6)
 
 

@@ -25,6 +25,7 @@ def finetune(
     preset: own.PresetName = None,
     resume: own.Resume = None,
     start: own.Start = "preset",
+    cnn_weights: own.CnnWeights = "",
     weights: own.Weights = None,
     peft: own.Peft = None,
     rank: own.Rank = None,
@@ -98,6 +99,7 @@ def finetune(
         asked |= {"--gradient-checkpointing": gradient_checkpointing if gradient_checkpointing != "auto" else None}
         asked |= {"--cycles": cycles, "--gamma": gamma, "--keep": keep}
         asked |= {"--released-code": released_code or None, "--shortest-caption": shortest_caption}
+        asked |= {"--cnn-weights": cnn_weights or None}
         own.refuse_with_resume(asked)
         todo = job.resumed(resume, dataset)
         # The same bits come of the same kind of device; another one has to be asked for.
@@ -127,7 +129,11 @@ def finetune(
             released_rate=released_code and cycles is not None,
         )
         base = presets.find(preset)
-        prompts, by_text = base.prompts, "text" in base.prompts.kinds
+        prompts, by_text = base.prompts, base.pipeline == "medclip-sam"
+        if cnn_weights and base.pipeline != "cc-sam":
+            raise UsageError(
+                f"--cnn-weights is of presets with a frozen CNN beside SAM, which {preset} has not", "leave it out"
+            )
         if objects == "together" and prompts.tells_apart:
             raise UsageError(f"--objects together: preset {preset} tells every label apart", "leave it out")
         if objects is not None and by_text:
@@ -151,6 +157,7 @@ def finetune(
             released_loss=released_code and by_text,
             checkpointing=gradient_checkpointing,
             shortest_caption=shortest_caption or 0,
+            cnn=own.path_or_name(cnn_weights),
         )
         if start == "scratch" and weights is not None:
             raise UsageError("--start scratch contradicts --weights", "give one of them")

@@ -79,6 +79,16 @@ Released = Annotated[
         rich_help_panel=LEARNING,
     ),
 ]
+CnnWeights = Annotated[
+    str,
+    typer.Option(
+        "--cnn-weights",
+        metavar="FILE|NAME|random",
+        help="Weights of CC-SAM's frozen CNN: a ResNet, or a SAM-UNet.",
+        rich_help_panel=LEARNING,
+        show_default=False,
+    ),
+]
 ShortestCaption = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, help="Leave out captions of fewer characters.", rich_help_panel=DATA),
@@ -170,6 +180,12 @@ def command_line(words: list[str]) -> str:
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return f"medseg {typed}"
     return f"torchrun --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']} -m medseg_cli {typed}"
+
+
+def path_or_name(given: str) -> str:
+    """A file by its whole path, so that a run goes on wherever it is resumed; a name as it is."""
+    path = Path(given).expanduser()
+    return str(path.resolve()) if given and path.is_file() else given
 
 
 def number_or_auto(option: str, text: str, least: int) -> int | None:

@@ -17,7 +17,7 @@ MODELS = {
     "dynunet": "medseg_cli.models.dynunet:build",
     "autosamus": "medseg_cli.models.samus.auto_start:load",
     "biomedclip": "medseg_cli.models.clip.checkpoint:build",
-    "cc-sam": "medseg_cli.models.cc_sam.checkpoint:build",
+    "cc-sam": "medseg_cli.models.cc_sam.start:load",
     "sam": "medseg_cli.models.sam.start:load",
     "sam-unet": "medseg_cli.models.sam_unet.start:load",
     "samus": "medseg_cli.models.samus.start:load",
@@ -27,6 +27,7 @@ MODELS = {
 STARTS = {
     "3dsam-adapter": "medseg_cli.models.sam3d.start:begin",
     "autosamus": "medseg_cli.models.samus.auto_start:begin",
+    "cc-sam": "medseg_cli.models.cc_sam.start:begin",
     "sam": "medseg_cli.models.sam.start:begin",
     "sam-unet": "medseg_cli.models.sam_unet.start:begin",
     "samus": "medseg_cli.models.samus.start:begin",

@@ -26,6 +26,7 @@ class Choices:
         checkpointing: whether activations are computed again on the way back instead of being kept. "auto": of large
             networks. Image-text networks alone can.
         shortest_caption: characters below which a phrasing of a caption is left out.
+        cnn: weights of CC-SAM's frozen CNN: a file, a name in the store, or "random"; "" = the start's own.
     """
 
     peft: Peft = "method"
@@ -36,3 +37,4 @@ class Choices:
     released_loss: bool = False
     checkpointing: Literal["off", "on", "auto"] = "auto"
     shortest_caption: int = 0
+    cnn: str = ""

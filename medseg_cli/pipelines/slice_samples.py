@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +109,17 @@ class Framed:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """A view of a slice before it is prompted: image (3, h, w) RGB 0..255, masks (V, h, w) bool of what is visible."""
+    """A view of a slice before it is prompted.
+
+    Args:
+        image: (3, h, w) RGB 0..255.
+        masks: (V, h, w) bool of what is visible.
+        values: their label values; 0 = all together.
+    """
 
     image: Tensor
     masks: NDArray[np.bool_]
+    values: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -122,11 +130,15 @@ class SliceSamples:
         preset: intensities, planes, and whether the whole image is a box.
         size: edge S of the network's square input.
         views: most views of one slice, for features that are kept; 0 = each sample is a new one.
+        longest: longer side of a view; 0 = `size`. A frame that stretches pictures shows more of the shorter side.
+        kind: what the preset's options are.
     """
 
     preset: Preset
     size: int
     views: int = 0
+    longest: int = 0
+    kind: type[Options] = Options
     _looks: dict[tuple[str, int], Look] = field(default_factory=dict, repr=False, compare=False)
 
     def load(self, case: Case) -> Study:
@@ -139,7 +151,7 @@ class SliceSamples:
         preprocessing = self.preset.preprocessing
         key = "image" if scan.provenance.format == "image" else scan.modality
         how = preprocessing.by_modality.get(key or "", preprocessing.intensity)
-        planes = _planes(scan, self.preset)
+        planes = _planes(scan, self.preset, self.kind)
         slices = tuple(_slices(labels, plane) for plane in planes)
         shown = display(scan, how, "the preset")
         return Study(str(case.image), scan.voxels, labels.astype(np.uint16), planes, shown, slices)
@@ -152,8 +164,12 @@ class SliceSamples:
         Raises:
             InputError: objects too small to be seen at the network's size.
         """
+        return self._prompted(self.look(study, rng), rng)
+
+    def look(self, study: Study, rng: Generator) -> Look:
+        """The view of `sample` before it is prompted; errors as there."""
         if not self.views:
-            return self._prompted(self._look(study, rng), rng)
+            return self._look(study, rng)
         number = int(rng.integers(self.views * sum(map(len, study.slices))))
         look = self._looks.get((study.name, number))
         if look is None:
@@ -161,7 +177,7 @@ class SliceSamples:
             look = self._look(study, np.random.default_rng([name, number]))
             if len(self._looks) * self.size**2 * LOOK_BYTES < LOOKS_MEMORY:
                 self._looks[study.name, number] = look
-        return self._prompted(look, rng)
+        return look
 
     def _look(self, study: Study, rng: Generator) -> Look:
         """A random view in which something of the object can be seen."""
@@ -181,14 +197,14 @@ class SliceSamples:
         index = int(rng.choice(study.slices[number]))
         whole = self.preset.prompts.whole_image
         labels = plane.take(study.labels, index)
-        wanted = [_object(labels, whole, rng) for _ in range(PROMPTS)]
+        values, wanted = zip(*(_object(labels, whole, rng) for _ in range(PROMPTS)), strict=True)
         focus = _focus(wanted[0], rng) if not whole and rng.random() < 0.6 else None
         high, wide = np.array(labels.shape) * plane.pixel_mm
-        view = random_view(float(high), float(wide), self.size, rng, focus)
+        view = random_view(float(high), float(wide), self.longest or self.size, rng, focus)
         seen = view.of(torch.ones(1, *labels.shape))
         shown = view.of(torch.from_numpy(np.stack(wanted).astype(np.float32))) > 0.5
-        visible = shown[shown.sum((1, 2)) >= least].numpy()
-        if not len(visible):
+        enough = (shown.sum((1, 2)) >= least).numpy()
+        if not enough.any():
             return None
         grey = view.of(_grey(study, plane, index, wanted[0], rng))
         if whole and rng.random() < 0.5:
@@ -196,7 +212,7 @@ class SliceSamples:
         image = random_shades(grey, seen, rng)
         if self.preset.modality == ("US",) and rng.random() < OVERLAYS:
             image = random_overlay(image, rng, shown[0])
-        return Look((image * 255).round().expand(3, -1, -1), visible)
+        return Look((image * 255).round().expand(3, -1, -1), shown.numpy()[enough], tuple(compress(values, enough)))
 
     def _prompted(self, look: Look, rng: Generator) -> Sample:
         """A view with its boxes, moved at random, and the masks that belong to them."""
@@ -221,7 +237,7 @@ class SliceSamples:
 
     def _hold(self, study: Study, plane: Plane, index: int, rng: Generator) -> Held:
         whole = self.preset.prompts.whole_image
-        mask = _object(plane.take(study.labels, index), whole, rng)
+        _, mask = _object(plane.take(study.labels, index), whole, rng)
         box = np.array([0.0, 0.0, plane.width, plane.height]) if whole else _bounds(mask)
         frame = Frame(plane.height, plane.width, self.size, plane.pixel_mm, **self.frame)
         picture = study.display.picture(plane.take(study.voxels, index))
@@ -240,7 +256,7 @@ class SliceSamples:
     @property
     def frame(self) -> dict[str, Any]:
         """How pictures lie in the square: the preset's options of `Frame`."""
-        options = options_of(self.preset, Options)
+        options = options_of(self.preset, self.kind)
         return {"fit": options.fit, "scale": options.scale, "interpolation": options.interpolation}
 
 
@@ -273,9 +289,9 @@ def _slices(labels: NDArray[np.int64], plane: Plane) -> NDArray[np.int64]:
     return np.flatnonzero(counts >= min(LEAST_PIXELS, counts.max()))
 
 
-def _planes(scan: Scan, preset: Preset) -> tuple[Plane, ...]:
+def _planes(scan: Scan, preset: Preset, kind: type[Options]) -> tuple[Plane, ...]:
     """The ways in which a scan is shown: every one, unless it is an image or the preset names one."""
-    name = options_of(preset, Options).slices
+    name = options_of(preset, kind).slices
     if 1 in scan.shape or name != "finest":
         return (plane_of(scan, name),)
     return tuple(plane_of(scan, each) for each in ("axial", "coronal", "sagittal"))
@@ -302,12 +318,13 @@ def _focus(mask: NDArray[np.bool_], rng: Generator) -> Focus:
     return random_focus((x0, y0), (x1, y1), rng)
 
 
-def _object(labels: NDArray[np.uint16], everything: bool, rng: Generator) -> NDArray[np.bool_]:
-    """(H, W): all labelled pixels, or those of one random value."""
+def _object(labels: NDArray[np.uint16], everything: bool, rng: Generator) -> tuple[int, NDArray[np.bool_]]:
+    """A label value and its pixels (H, W), of those that are there a random one; 0 and all labelled pixels."""
     if everything:
-        return np.ascontiguousarray(labels > 0)
+        return 0, np.ascontiguousarray(labels > 0)
     values = np.unique(labels)
-    return np.ascontiguousarray(labels == rng.choice(values[values > 0]))
+    value = int(rng.choice(values[values > 0]))
+    return value, np.ascontiguousarray(labels == value)
 
 
 def _part(mask: NDArray[np.bool_], rng: Generator) -> NDArray[np.bool_]:

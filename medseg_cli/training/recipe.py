@@ -20,7 +20,11 @@ from medseg_cli.training.plan import Plan
 
 
 class Recipe(Protocol):
-    """The seam between the loop and a method."""
+    """The seam between the loop and a method.
+
+    A recipe whose loss changes in the course of a training offers `paced_loss(model, samples, done)` besides, `done`
+    being the share of the steps that are behind.
+    """
 
     @property
     def defaults(self) -> Defaults:

@@ -31,8 +31,9 @@ SKIPS = 30
 class Batch:
     """Samples on their way through Fabric, which would take containers and dataclasses apart to cast their tensors."""
 
-    def __init__(self, samples: list[Any]) -> None:
+    def __init__(self, samples: list[Any], done: float) -> None:
         self.samples = samples
+        self.done = done
 
 
 class Objective(nn.Module):
@@ -45,6 +46,10 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Mean loss of the batch."""
+        paced = getattr(self._recipe, "paced_loss", None)
+        if paced is not None:
+            loss: Tensor = paced(self.network, batch.samples, batch.done)
+            return loss
         return self._recipe.loss(self.network, batch.samples)
 
 
@@ -79,7 +84,7 @@ class Stepper:
         for number, samples in enumerate(parts):
             # Gradients are exchanged once per step, with the last batch.
             with self.fabric.no_backward_sync(self.model, enabled=number + 1 < len(parts)):
-                mean = self.model(Batch(samples)) * (len(samples) / count)
+                mean = self.model(Batch(samples, step / self.plan.steps)) * (len(samples) / count)
                 value = float(mean.detach())
                 if not math.isfinite(value):
                     raise NotFiniteError(f"the loss is {value}")

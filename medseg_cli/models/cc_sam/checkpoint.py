@@ -14,6 +14,7 @@ from medseg_cli.checkpoint_file import read_tensors
 from medseg_cli.errors import ModelError
 from medseg_cli.models.cc_sam.config import CcSamConfig, config_of
 from medseg_cli.models.cc_sam.network import CcSam
+from medseg_cli.models.sam_unet.start import to_resnet
 from medseg_cli.models.samus.start import from_sam
 from medseg_cli.models.strict import load_strictly
 from medseg_cli.weights.layouts import identify
@@ -21,6 +22,7 @@ from medseg_cli.weights.layouts import identify
 _HINT = "a CC-SAM is loaded with the configuration it was trained with; there are no official ones"
 _DROPPED = ("cnn_embed.", ".Space_Adapter.", ".refine_Adapter.")
 """What of SAMUS has no place beside the frozen CNN."""
+_CNN = "image_encoder.cnn."
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,14 @@ def random_network(config: CcSamConfig, seed: int) -> CcSam:
         return CcSam(config)
 
 
-def begin(values: Mapping[str, Any], seed: int, files: Sequence[Path] = ()) -> tuple[CcSam, Start]:
-    """A network to train: drawn from `seed`, then overwritten by what the files hold, frozen where the method has it.
+def begin_with(values: Mapping[str, Any], seed: int, files: Sequence[Path] = ()) -> tuple[CcSam, Start]:
+    """A network to train: drawn from `seed`, then overwritten by what the files hold; the CNN alone is frozen.
 
     Args:
         values: the configuration, by the names of `CcSamConfig` and `SamusConfig`.
         seed: of the parts that no file covers.
-        files: a SAM or a SAMUS of the transformer's size, and a ResNet of torchvision's names for the frozen CNN.
+        files: a SAM or a SAMUS of the transformer's size, and for the frozen CNN a ResNet of torchvision's names or a
+            SAM-UNet, whose ResNet is taken.
 
     Raises:
         ModelError: a file of another layout, or one whose tensors have other shapes or no place here.
@@ -83,16 +86,18 @@ def begin(values: Mapping[str, Any], seed: int, files: Sequence[Path] = ()) -> t
     dropped: list[str] = []
     for path in files:
         found = identify(read_tensors(path))
-        if found.layout.startswith("sam-"):
+        if found.layout == "sam-unet":
+            weights = {f"{_CNN}{key}": value for key, value in to_resnet(found.tensors).items()}
+        elif found.layout.startswith("sam-"):
             weights = from_sam(found.tensors, model.config.samus)
             resized += [key for key, value in weights.items() if value.shape != found.tensors[key].shape]
         elif found.layout == "samus":
             weights = found.tensors
         elif found.layout.startswith("resnet"):
-            weights = {f"image_encoder.cnn.{key}": value for key, value in found.tensors.items()}
+            weights = {f"{_CNN}{key}": value for key, value in found.tensors.items()}
         else:
             raise ModelError(f"{path} has the layout '{found.layout}', with which CC-SAM cannot begin", _HINT)
-        idle = {key for key in weights if key not in own and (_is_idle(key) or key.startswith("image_encoder.cnn.fc."))}
+        idle = {key for key in weights if key not in own and (_is_idle(key) or key.startswith(f"{_CNN}fc."))}
         unknown = sorted(weights.keys() - own.keys() - idle)
         wrong = [key for key in weights if key in own and weights[key].shape != own[key].shape]
         if unknown or wrong:
@@ -104,7 +109,6 @@ def begin(values: Mapping[str, Any], seed: int, files: Sequence[Path] = ()) -> t
         dropped += sorted(idle)
         copied |= {key: value.float() for key, value in weights.items() if key in own}
     model.load_state_dict(copied, strict=False)
-    model.freeze()
     new = tuple(key for key in own if key not in copied)
     return model, Start(tuple(key for key in copied if key not in resized), tuple(resized), tuple(dropped), new)
 

@@ -8,16 +8,16 @@ from medseg_cli.models.samus.losses import dice_entropy
 
 BETA = 1e-3
 """Final weight of the divergence; with 96 latents it then adds about 0.06 to a loss of about 0.7."""
-RISING = 10
-"""Epochs until it has that weight."""
+RISING = 0.05
+"""Share of a training until it has that weight: 10 of 200 epochs."""
 
 
-def loss(logits: Tensor, labels: Tensor, divergence: Tensor, epoch: float) -> Tensor:
+def loss(logits: Tensor, labels: Tensor, divergence: Tensor, done: float) -> Tensor:
     """SAMUS's loss + beta * divergence.
 
     Args:
         logits, labels: (B, 1, 128, 128), labels 0 or 1.
         divergence: in nats, as `CcSam.forward` returns it.
-        epoch: epochs done, fractions included.
+        done: share of the training that is behind, 0 to 1.
     """
-    return dice_entropy(logits, labels) + BETA * min(1.0, epoch / RISING) * divergence
+    return dice_entropy(logits, labels) + BETA * min(1.0, done / RISING) * divergence

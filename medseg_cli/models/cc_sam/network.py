@@ -18,6 +18,7 @@ from medseg_cli.models.prompts import check_prompts
 from medseg_cli.models.sam_encoders import prompt_encoder
 from medseg_cli.models.samus.config import SIZE
 from medseg_cli.models.samus.network import TRAINED, mask_decoder, rgb, vision_transformer
+from medseg_cli.models.tuning import Parts
 
 _OURS = (*TRAINED, "cnn_proj", ".vaf.", "tail_scale", "text_prompt.")
 """Parts of the names of what is trained, besides the position tables of the global blocks."""
@@ -49,6 +50,11 @@ class CcSam(nn.Module):
     def mask_size(self) -> int:
         """Edge M of a mask prompt."""
         return self.config.samus.mask_size
+
+    def parts(self) -> Parts:
+        """What can be tuned of it; without adapters of its own it gets bottlenecks like SAM."""
+        encoder = self.image_encoder
+        return Parts(encoder, encoder.blocks, (self.mask_decoder,), own_adapters=self.config.adapters)
 
     def forward(
         self,

@@ -111,14 +111,27 @@ def _bilinear(table: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(table.to(torch.float32), size, mode="bilinear", align_corners=False)
 
 
+_STAGES = {"conv1.": "stage0.0.", "bn1.": "stage0.1.", **{f"layer{n}.": f"stage{n}." for n in range(1, 5)}}
+"""torchvision's names of a ResNet's parts → SAM-UNet's."""
+
+
 def from_resnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """torchvision's ResNet under SAM-UNet's names; the classifier is left out."""
-    names = {"conv1.": "stage0.0.", "bn1.": "stage0.1.", **{f"layer{n}.": f"stage{n}." for n in range(1, 5)}}
     return {
         f"resnet.{ours}{key.removeprefix(theirs)}": value
         for key, value in state.items()
-        for theirs, ours in names.items()
+        for theirs, ours in _STAGES.items()
         if key.startswith(theirs)
+    }
+
+
+def to_resnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The ResNet of a SAM-UNet under torchvision's names, and nothing else of it."""
+    return {
+        f"{theirs}{key.removeprefix(f'resnet.{ours}')}": value
+        for key, value in state.items()
+        for theirs, ours in _STAGES.items()
+        if key.startswith(f"resnet.{ours}")
     }
 
 
