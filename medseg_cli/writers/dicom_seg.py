@@ -13,6 +13,7 @@ from medseg_cli.errors import InputError
 from medseg_cli.readers.dicom.header import DicomHeader
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import RANDOM_WEIGHTS, Label, Segmentation
+from medseg_cli.writers import dicom_cine
 from medseg_cli.writers import dicom_maker as maker
 from medseg_cli.writers import dicom_source as common
 from medseg_cli.writers.atomic import atomic_output
@@ -77,8 +78,10 @@ def build(segmentation: Segmentation, header: DicomHeader, seg_type: SegType) ->
         InputError: highdicom refuses an element of the series' own headers.
     """
     scan = segmentation.scan
-    planes = common.planes_of(scan, header)
+    planes = dicom_cine.planes_of(scan) if scan.cine else common.planes_of(scan, header)
     sources = common.stand_ins(scan, header, planes)
+    if scan.cine:
+        dicom_cine.place(sources, planes)
     labels = sorted(segmentation.labels, key=lambda label: label.value)
     numbers = [label.value for label in labels] if seg_type == "labelmap" else list(range(1, len(labels) + 1))
     frames = _frames(segmentation.mask, labels, numbers)
@@ -93,7 +96,7 @@ def build(segmentation: Segmentation, header: DicomHeader, seg_type: SegType) ->
             seg_type,
             _described(segmentation, labels, numbers),
             common.series_number(header, SERIES_NUMBERS),
-            placed if scan.position_known else {},
+            placed if scan.position_known or scan.cine else {},
         )
     except (ValueError, TypeError, AttributeError, LookupError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -101,6 +104,8 @@ def build(segmentation: Segmentation, header: DicomHeader, seg_type: SegType) ->
             f"{scan.provenance.path}: highdicom cannot make a DICOM SEG of this series ({reason})",
             "write nifti instead, or export the series again",
         ) from error
+    if scan.cine:
+        dicom_cine.over_time(dataset, scan, header)
     common.identify(dataset, header)
     _refer(dataset, header)
     return dataset, (*common.space_notes(scan, header), *_notes(header, labels, numbers))

@@ -1,7 +1,8 @@
 """Reading DICOM SEG objects as label maps: for what is compared with masks, never as scans.
 
 An object holds the slices on which something is, and no others. The label map read from it is the smallest even grid
-that holds them; `widen` lays it onto a whole one.
+that holds them; `widen` lays it onto a whole one. Frames on an ultrasound loop or an X-ray have no place in the
+patient: each names the picture that it lies on, and the grid counts those, from the first on.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from medseg_cli.readers.dicom import pixels
 from medseg_cli.readers.dicom.files import Source, head_of, looks_like_dicom
 from medseg_cli.readers.dicom.frames import Frame, common_values, quiet_pydicom, read_dataset
 from medseg_cli.readers.dicom.geometry import EVEN_TOLERANCE, affine_of, directions
-from medseg_cli.readers.dicom.multiframe import enhanced_frames
+from medseg_cli.readers.dicom.multiframe import MAX_FRAMES, enhanced_frames
 from medseg_cli.readers.dicom.values import MALFORMED, item, number, text, whole
 from medseg_cli.scan import RAS_TO_LPS, Provenance, Scan
 
@@ -53,7 +54,8 @@ def read(path: Path) -> Scan:
     with quiet_pydicom():
         dataset = read_dataset(path, path.name)
         frames = _frames(dataset, path)
-        step, levels = _levels(frames, dataset, path)
+        placeless = all(frame.position is None for frame in frames)
+        step, levels = (1.0, _pictures(dataset, path)) if placeless else _levels(frames, dataset, path)
         columns, rows = frames[0].size
         labels = np.zeros((int(levels.max()) + 1, rows, columns), np.float32)
         notes = []
@@ -69,12 +71,17 @@ def read(path: Path) -> Scan:
                 )
             labels[level][inside] = plane[inside] if segment == 0 else segment
     first = frames[int(np.argmin(levels))]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    provenance = Provenance(path, FORMAT, digest, notes=tuple(notes))
+    if placeless:
+        affine = RAS_TO_LPS @ np.diag([*(first.pixel_spacing or (1.0, 1.0)), step, 1.0])
+        known, cine = first.pixel_spacing is not None, len(labels) > 1
+        return Scan(labels.transpose(2, 1, 0)[None], affine, provenance, "", known, position_known=False, cine=cine)
     row, column, normal = directions(first, [])
     assert first.pixel_spacing is not None, "checked with the levels"
     assert first.position is not None, "checked with the levels"
     affine = RAS_TO_LPS @ affine_of(row, column, normal, (*first.pixel_spacing, step), np.asarray(first.position))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Scan(labels.transpose(2, 1, 0)[None], affine, Provenance(path, FORMAT, digest, notes=tuple(notes)))
+    return Scan(labels.transpose(2, 1, 0)[None], affine, provenance)
 
 
 def _frames(dataset: Any, path: Path) -> list[Frame]:
@@ -84,11 +91,32 @@ def _frames(dataset: Any, path: Path) -> list[Frame]:
     except MALFORMED as error:
         raise InputError(f"{path}: its frames do not say where they lie ({error})", "export it again") from error
     bare = [f for f in frames if f.position is None or f.orientation is None or f.pixel_spacing is None]
-    if bare:
+    if bare and not all(frame.position is None for frame in frames):
         raise InputError(
             f"{path}: {len(bare)} of its {len(frames)} frames do not say where they lie", "export it again"
         )
     return frames
+
+
+def _pictures(dataset: Any, path: Path) -> NDArray[np.int64]:
+    """Number, from 0, of the picture that each frame names: of a frame of one object, or that object itself.
+
+    Raises:
+        InputError: a frame names none, or they are of different objects.
+    """
+    numbers, objects = [], set()
+    for own in dataset.PerFrameFunctionalGroupsSequence:
+        source = item(item(own, "DerivationImageSequence"), "SourceImageSequence")
+        if source is None:
+            raise InputError(f"{path}: its frames do not say where they lie, or on which picture", "export it again")
+        numbers.append((whole(source, "ReferencedFrameNumber") or 1) - 1)
+        objects.add(text(source, "ReferencedSOPInstanceUID"))
+    if len(objects) > 1 or min(numbers) < 0 or max(numbers) >= MAX_FRAMES:
+        raise InputError(
+            f"{path}: its frames have no place in the patient and lie on {len(objects)} different pictures",
+            "compare it with a mask of one picture, or of one object with many frames",
+        )
+    return np.array(numbers)
 
 
 def _levels(frames: list[Frame], dataset: Any, path: Path) -> tuple[float, NDArray[np.int64]]:
