@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from medseg_cli.preset import Preset
-    from medseg_cli.prompt import Frame, Prompt, Target
+    from medseg_cli.prompt import Box, Click, Frame, Prompt, Target
     from medseg_cli.scan import Scan
 
 KINDS = {
@@ -47,20 +47,12 @@ class Asked:
         from medseg_cli.prompt_file import parse_box, parse_point, read_prompts
         from medseg_cli.prompt_text import texts_of
 
+        clicks = tuple(parse_point(point, self.coords) for point in self.points)
+        boxes = tuple(parse_box(box, self.coords) for box in self.boxes)
         if self.texts or self.text_table is not None or self.nots:
-            others = {
-                "--point": self.points,
-                "--box": self.boxes,
-                "--prompts": self.table,
-                "--mask-prompt": self.mask,
-                "--label": self.label,
-            }
-            given = [name for name, value in others.items() if value]
-            if given:
-                raise UsageError(
-                    f"--text does not go with {' or '.join(given)}", "say it in words alone, or point alone"
-                )
-            return texts_of(self.texts, self.text_table, self.nots)
+            if self.table is not None:
+                raise UsageError("--text does not go with --prompts", "say it in words alone, or point alone")
+            return self._told(texts_of(self.texts, self.text_table, self.nots), clicks, boxes)
         if self.table is not None:
             others = {"--point": self.points, "--box": self.boxes, "--label": self.label, "--mask-prompt": self.mask}
             given = [name for name, value in others.items() if value]
@@ -69,9 +61,33 @@ class Asked:
                     f"--prompts does not go with {' or '.join(given)}", "put every click and box into the table"
                 )
             return read_prompts(self.table, self.coords)
-        clicks = tuple(parse_point(point, self.coords) for point in self.points)
-        boxes = tuple(parse_box(box, self.coords) for box in self.boxes)
         return Prompt((Target("1", self.label, clicks, boxes),) if clicks or boxes else ())
+
+    @property
+    def pointing(self) -> list[str]:
+        """The options that say where one object is, or what it is called, as far as they are given."""
+        options = {"--point": self.points, "--box": self.boxes, "--mask-prompt": self.mask, "--label": self.label}
+        return [name for name, value in options.items() if value]
+
+    def _told(self, said: Prompt, clicks: tuple[Click, ...], boxes: tuple[Box, ...]) -> Prompt:
+        """Words, and what else is known about the one object that they mean.
+
+        Raises:
+            UsageError: several objects, any of which could be meant.
+        """
+        from medseg_cli.errors import UsageError
+        from medseg_cli.prompt import Prompt
+
+        if self.pointing and len(said.targets) > 1:
+            raise UsageError(
+                f"--text means {len(said.targets)} objects, and {' and '.join(self.pointing)} could mean any of them",
+                "several phrasings of one object have one name: --text head=... --text head=...",
+            )
+        if self.label and said.targets[0].label:
+            raise UsageError(f"--label and --text both name what is meant ({said.targets[0].label})", "leave one out")
+        return Prompt(
+            tuple(replace(each, label=each.label or self.label, clicks=clicks, boxes=boxes) for each in said.targets)
+        )
 
 
 def check_kinds(preset: Preset, prompt: Prompt, asked: Asked) -> None:
@@ -89,6 +105,10 @@ def check_kinds(preset: Preset, prompt: Prompt, asked: Asked) -> None:
     used = {"point": bool(clicks), "box": bool(boxes), "mask": asked.mask is not None, "text": said}
     refused = [KINDS[kind][0] for kind, given in used.items() if given and kind not in kinds]
     takes = ", ".join(f"{name} ({option})" for kind, (name, option) in KINDS.items() if kind in kinds)
+    if said and kinds == ("text",) and asked.pointing:
+        raise UsageError(
+            f"--text does not go with {' or '.join(asked.pointing)}", "say it in words alone, or point alone"
+        )
     if refused and preset.prompts.automatic:
         raise UsageError(f"preset {preset.name} takes no prompt: it segments by itself", "leave the prompt out")
     if refused:
@@ -121,7 +141,7 @@ def _check_lone(asked: Asked, *, placed: bool) -> None:
         raise UsageError("--slice says where x,y lie, and there is no such prompt", hint)
     if asked.coords != "ijk" and not placed:
         raise UsageError("--coords says what the numbers of a prompt mean, and there is no such prompt", hint)
-    if asked.label and not placed and asked.mask is None:
+    if asked.label and not placed and asked.mask is None and not (asked.texts or asked.text_table):
         raise UsageError("--label names what a prompt points at, and there is no prompt", hint)
 
 
@@ -166,7 +186,12 @@ def _joined(typed: tuple[Target, ...], drawn: tuple[Target, ...], asked: Asked) 
     if len(drawn) > 1 and (typed or asked.label):
         given = [
             name
-            for name, value in (("--point", asked.points), ("--box", asked.boxes), ("--label", asked.label))
+            for name, value in (
+                ("--point", asked.points),
+                ("--box", asked.boxes),
+                ("--label", asked.label),
+                ("--text", asked.texts),
+            )
             if value
         ]
         raise UsageError(

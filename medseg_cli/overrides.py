@@ -25,6 +25,9 @@ class Overrides:
         batch_slices: slices encoded at a time.
         keep, min_mm3, fill_holes: see `preset_format.Postprocessing`.
         explain: keep what shows where words and scan agree, to be written.
+        uncertainty: compare several answers, and map how far they lie apart.
+        samples: draws of the latents that are compared.
+        text_model: folder of a language model, or a preset with one, for texts that a preset does not know.
     """
 
     slices: Literal["finest", "axial", "coronal", "sagittal", "acquisition"] | None = None
@@ -37,6 +40,9 @@ class Overrides:
     min_mm3: float | None = None
     fill_holes: bool | None = None
     explain: bool | None = None
+    uncertainty: bool | None = None
+    samples: int | None = None
+    text_model: str | None = None
 
     def __post_init__(self) -> None:
         """Check what belongs together.
@@ -48,6 +54,8 @@ class Overrides:
             raise UsageError("--max-slices contradicts --no-propagate", "give one of them")
         if self.min_mm3 is not None and not 0 <= self.min_mm3 < math.inf:
             raise UsageError(f"--min-mm3 {self.min_mm3:g} is no volume", "give 0 or more mm³")
+        if self.samples is not None and not self.uncertainty:
+            raise UsageError("--samples says how often --uncertainty draws, and that is not asked for", "add it")
 
 
 def with_options(preset: Preset, chosen: Overrides) -> Preset:
@@ -61,6 +69,9 @@ def with_options(preset: Preset, chosen: Overrides) -> Preset:
         raise UsageError(
             f"preset {preset.name} takes no text: --explain shows where words and scan agree", "leave --explain out"
         )
+    _check_listening(preset, chosen)
+    if chosen.uncertainty:
+        _check_answers(preset, chosen)
     sliced = {
         "slices": chosen.slices,
         "window": chosen.window,
@@ -86,6 +97,42 @@ def with_options(preset: Preset, chosen: Overrides) -> Preset:
     return preset.model_copy(update=changed)
 
 
+def _check_answers(preset: Preset, chosen: Overrides) -> None:
+    """Refuse a map of the uncertainty where there is one answer only.
+
+    Raises:
+        UsageError: says so.
+    """
+    entry = pipelines.find(preset.pipeline)
+    if entry.latents:
+        return
+    if entry.dims == 3 or not (entry.ensemble and getattr(preset.weights, "members", ())):
+        raise UsageError(
+            f"preset {preset.name} has one answer only: --uncertainty compares draws of latents or several checkpoints",
+            "leave --uncertainty out, or use a preset of pipeline "
+            f"{' or '.join(name for name, each in pipelines.PIPELINES.items() if each.latents)}, or a 2-D ensemble",
+        )
+    if chosen.samples is not None:
+        raise UsageError(
+            f"preset {preset.name} has no latents to draw: its checkpoints are compared, each once",
+            "leave --samples out",
+        )
+
+
+def _check_listening(preset: Preset, chosen: Overrides) -> None:
+    """Raises: UsageError, where words are heard in another way than the settings mean."""
+    maps = preset.prompts.kinds == ("text",)
+    if chosen.explain and not maps:
+        raise UsageError(
+            f"preset {preset.name} makes no map of where words and scan agree: its network hears words as a prompt",
+            "leave --explain out",
+        )
+    if chosen.text_model is not None and (maps or "text" not in preset.prompts.kinds):
+        raise UsageError(
+            f"preset {preset.name} takes no other language model", "leave --text-model out; it is of pipeline cc-sam"
+        )
+
+
 def _options(preset: Preset, chosen: Overrides) -> dict[str, Any]:
     options = dict(preset.options)
     simple = {
@@ -94,6 +141,9 @@ def _options(preset: Preset, chosen: Overrides) -> dict[str, Any]:
         "embedding_cache": chosen.embedding_cache,
         "batch": chosen.batch_slices,
         "explain": chosen.explain,
+        "text_model": chosen.text_model,
+        "uncertainty": chosen.uncertainty,
+        "samples": chosen.samples,
     }
     options.update(_given(simple))
     if chosen.max_slices is not None:

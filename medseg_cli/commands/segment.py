@@ -33,6 +33,7 @@ def segment(
     text: own.Texts = None,
     text_file: own.TextFile = None,
     not_: own.Nots = None,
+    text_model: own.TextModel = None,
     mask_prompt: own.MaskPrompt = None,
     prompts: own.PromptFile = None,
     coords: own.Coords = "ijk",
@@ -111,6 +112,7 @@ def segment(
         explain="explain" in wanted or None,
         uncertainty="uncertainty" in wanted or None,
         samples=samples,
+        text_model=text_model,
     )
     chosen = steps.choose_preset(preset, weights, overrides)
     check_kinds(chosen, prompt, asked)

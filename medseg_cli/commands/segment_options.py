@@ -49,6 +49,15 @@ Nots = Annotated[
         rich_help_panel=PROMPTS,
     ),
 ]
+TextModel = Annotated[
+    str | None,
+    typer.Option(
+        "--text-model",
+        metavar="FOLDER|PRESET",
+        help="Language model for texts that a cc-sam preset does not know (docs/cc-sam.md).",
+        rich_help_panel=PROMPTS,
+    ),
+]
 TextFile = Annotated[
     Path | None,
     typer.Option(
@@ -198,6 +207,26 @@ Explain = Annotated[
         help="Write where words and scan agree: maps, pictures and scores of every class (the same as --format "
         "explain beside the mask).",
         rich_help_panel=WRITING,
+    ),
+]
+Uncertainty = Annotated[
+    bool,
+    typer.Option(
+        "--uncertainty",
+        help="Write how far several answers lie apart, per voxel (the same as --format uncertainty beside the mask): "
+        "of CC-SAM draws of its latents, of ensembles their checkpoints. The mask stays the same.",
+        rich_help_panel=WRITING,
+    ),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        "--samples",
+        min=2,
+        metavar="N",
+        help="Draws of the latents for --uncertainty.",
+        show_default="what the preset says, else 16",
+        rich_help_panel=COMPUTING,
     ),
 ]
 Preview = Annotated[

@@ -7,6 +7,7 @@ import re
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -50,6 +51,7 @@ def export(network: nn.Module, base: Preset, facts: RunFacts, run: Path, quality
             "name": _preset_name(run),
             "title": f"{base.title} (trained on {facts.dataset})",
             "weights": weights,
+            "options": _options(base),
             "prompts": base.prompts if base.prompts.automatic else base.prompts.model_copy(update={"objects": objects}),
             "accuracy": (),
             "bf16": None,
@@ -63,6 +65,12 @@ def export(network: nn.Module, base: Preset, facts: RunFacts, run: Path, quality
     if facts.plan.cycles > 1:
         members.export(network, run, facts.plan, tuned, save)
     return run / preset.RUN_FILE
+
+
+def _options(base: Preset) -> dict[str, Any]:
+    """The preset's knobs, without the name of a file whose content the weights hold now."""
+    inside = "text_rows" in base.model
+    return {name: value for name, value in base.options.items() if not (inside and name == "text_table")}
 
 
 def _save(network: nn.Module, base: Preset, facts: RunFacts, file: Path) -> ShippedWeights:

@@ -104,6 +104,21 @@ def bank_of(content: Any) -> Bank:
     return bank
 
 
+def meaning(bank: Bank, text: str) -> tuple[str, int] | None:
+    """Class key and row that a text means; None where the bank does not know it.
+
+    A description means its own row; key, phrase and names mean the class, which is the first description.
+    """
+    wanted = plain(text)
+    for key, texts in bank.items():
+        if wanted in {plain(each) for each in (key, texts.phrase, *texts.names)}:
+            return key, 0
+        for row, each in enumerate(texts.descriptions):
+            if wanted == plain(each):
+                return key, row
+    return None
+
+
 def plain(text: str) -> str:
     """A text as it is compared: case, blanks, underscores and a full stop at the end make no difference."""
     return " ".join(text.casefold().replace("_", " ").split()).rstrip(".").rstrip()

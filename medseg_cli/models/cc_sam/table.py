@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from medseg_cli.checkpoint_file import read_tensors, sniff
-from medseg_cli.errors import ModelError, UsageError
-from medseg_cli.models.cc_sam.bank import Bank, bank_of, plain
+from medseg_cli.errors import ModelError
+from medseg_cli.models.cc_sam.bank import Bank, bank_of, meaning
 from medseg_cli.preset import Preset
 
 TEXTS, MADE_BY = "medseg.texts", "medseg.text_model"
@@ -41,36 +41,12 @@ class Table:
         return int(next(iter(self.vectors.values())).shape[1])
 
     def find(self, text: str) -> tuple[str, int] | None:
-        """Class key and row that a text means; None where the table does not know it.
-
-        A description means its own row; key, phrase and names mean the class, which is the first description.
-        """
-        wanted = plain(text)
-        for key, texts in self.bank.items():
-            if wanted in {plain(each) for each in (key, texts.phrase, *texts.names)}:
-                return key, 0
-            for row, each in enumerate(texts.descriptions):
-                if wanted == plain(each):
-                    return key, row
-        return None
+        """Class key and row that a text means, see `bank.meaning`."""
+        return meaning(self.bank, text)
 
     def known(self) -> str:
         """The classes by their phrases, for people."""
         return ", ".join(texts.phrase for texts in self.bank.values())
-
-    def vector(self, text: str) -> Tensor:
-        """(E,) of a text.
-
-        Raises:
-            UsageError: unknown, with what is known.
-        """
-        found = self.find(text)
-        if found is None:
-            raise UsageError(
-                f"'{text if len(text) <= 60 else text[:57] + '...'}' is no text of this preset",
-                f"it knows: {self.known()}, by any of their names and descriptions in its options.texts",
-            )
-        return self.vectors[found[0]][found[1]]
 
 
 class TextRows(nn.Module):
@@ -113,7 +89,7 @@ def read_table(preset: Preset, network: nn.Module | None = None) -> Table | None
         ModelError: no such file, no table, or one that does not agree with the preset.
     """
     own = getattr(network, "text_rows", None)
-    bank = _own_bank(preset)
+    bank = texts_of(preset)
     if isinstance(own, TextRows) and len(vectors := own.vectors()):
         if bank is None:
             raise ModelError(f"preset {preset.name}: its weights hold embedded texts, and options.texts is missing")
@@ -157,7 +133,12 @@ def facts_of(table: Table) -> dict[str, str]:
     return {TEXTS: json.dumps(bank, ensure_ascii=False), MADE_BY: table.made_by}
 
 
-def _own_bank(preset: Preset) -> Bank | None:
+def texts_of(preset: Preset) -> Bank | None:
+    """The texts that a preset's own weights know, or will after a training; None where they know none.
+
+    Raises:
+        ModelError: `options.texts` is no bank.
+    """
     texts = preset.options.get("texts")
     if not texts:
         return None
