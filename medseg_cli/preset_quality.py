@@ -62,6 +62,7 @@ class Quality(Section):
         intensity: values of the scan.
         predicted_iou: least score that the network gives its own masks, 0 to 1.
         uncertainty: most doubt of a mask, see `medseg_cli.uncertainty`; 100 = a border of undecided pixels.
+        agreement: least mean Dice of several answers with the mask, 0 to 1; asked with --uncertainty alone.
         presence: least probability that what was asked for is in the scan, 0 to 1.
         cases: how many the limits come from; None where they were not measured.
         source: data and command that gave them.
@@ -72,6 +73,7 @@ class Quality(Section):
     intensity: IntensityLimits | None = None
     predicted_iou: Share | None = None
     uncertainty: Annotated[float, Field(ge=0)] | None = None
+    agreement: Share | None = None
     presence: Share | None = None
     cases: Annotated[int, Field(ge=1)] | None = None
     source: Text | None = None

@@ -18,7 +18,7 @@ from medseg_cli.measure import Measurement
 from medseg_cli.preset_format import Preset
 from medseg_cli.preset_quality import ObjectLimits, Quality
 from medseg_cli.scan import Scan
-from medseg_cli.segmentation import Label, Segmentation
+from medseg_cli.segmentation import Label, Segmentation, Spread
 
 Code = Literal[
     "empty",
@@ -28,6 +28,7 @@ Code = Literal[
     "border",
     "predicted-iou",
     "uncertain",
+    "agreement",
     "intensity",
     "spacing",
     "modality",
@@ -72,7 +73,10 @@ def check(segmentation: Segmentation, measurements: Sequence[Measurement], prese
     quality = preset.quality or Quality()
     flags: list[Flag] = []
     for each in measurements:
-        scores = list(_scores(each.label, segmentation.provenance, quality))
+        scores = [
+            *_scores(each.label, segmentation.provenance, quality),
+            *_agreement(each.label, segmentation.spread, quality),
+        ]
         # What is not there is empty: one flag says so.
         if not (each.empty and any(flag.code == "presence" for flag in scores)):
             flags += _object(each, limits_of(each.label, preset), segmentation.scan)
@@ -142,6 +146,16 @@ def _scores(label: Label, provenance: dict[str, Any], quality: Quality) -> Itera
     if doubt is not None and most is not None and doubt > most:
         text = f"{label.name}: the doubt along its border is {doubt:.1f}, above {most:g}"
         yield Flag("uncertain", text, label.value, doubt, (None, most))
+
+
+def _agreement(label: Label, spread: Spread | None, quality: Quality) -> Iterator[Flag]:
+    """How well several answers agree with the mask, where they were compared."""
+    if spread is None or quality.agreement is None:
+        return
+    found = float(spread.scores[label.value]["agreement"]["mean"])
+    if found < quality.agreement:
+        text = f"{label.name}: {spread.answers} {spread.of} agree with the mask to Dice {found:.3f} only, "
+        yield Flag("agreement", f"{text}below {quality.agreement:g}", label.value, found, (quality.agreement, None))
 
 
 def predicted_iou(label: Label, provenance: dict[str, Any]) -> float | None:

@@ -39,6 +39,9 @@ MEASURES = ("volume_ml", "area_mm2")
 ELLIPSE = ("circumference_mm", "long_axis_mm", "short_axis_mm", "circumference_px", "long_axis_px", "short_axis_px")
 """Of the ellipses of labels, likewise; a cine's are those of its most elliptic frame."""
 
+SPREAD = ("agreement", "variation")
+"""Of answers that were compared, likewise: their mean Dice with the mask, and the relative deviation of their sizes."""
+
 
 def write(out: Path) -> list[Record]:
     """Write both tables from the records; these, by id. Runs that share a folder wait for each other here."""
@@ -103,10 +106,20 @@ def _sizes(record: Record) -> dict[str, float]:
         for measure in ELLIPSE
         for label in record.labels
         if (label.get("ellipse") or {}).get(measure) is not None
+    } | {
+        f"{measure} {label['name']}": value
+        for measure in SPREAD
+        for label in record.labels
+        if (value := _compared(label.get("spread") or {}, measure)) is not None
     }
 
 
+def _compared(spread: dict[str, Any], measure: str) -> float | None:
+    found = spread.get(measure)
+    return found["mean"] if isinstance(found, dict) else found
+
+
 def _measured(found: Sequence[Record]) -> list[str]:
-    """Columns that any case fills, in the order of first mention, volumes before areas, ellipses last."""
+    """Columns that any case fills, in the order of first mention, volumes before areas, then ellipses."""
     keys = dict.fromkeys(key for each in found for key in _sizes(each))
-    return sorted(keys, key=lambda key: (*MEASURES, *ELLIPSE).index(key.split(" ", 1)[0]))
+    return sorted(keys, key=lambda key: (*MEASURES, *ELLIPSE, *SPREAD).index(key.split(" ", 1)[0]))

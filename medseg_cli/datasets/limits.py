@@ -87,6 +87,7 @@ def quality_of(
         intensity=IntensityLimits(units=units, percentiles=_value_limits(values)) if values else None,
         predicted_iou=before.predicted_iou,
         uncertainty=before.uncertainty,
+        agreement=before.agreement,
         presence=before.presence,
         cases=len(chosen),
         source=source,

@@ -92,6 +92,7 @@ PIPELINES: dict[str, Entry] = {
         planner="medseg_cli.pipelines.cc_sam_plan:plan",
         promptless=True,
         ensemble=True,
+        latents=True,
     ),
     "dynunet": Entry(
         target="medseg_cli.pipelines.dynunet:DynunetPipeline",

@@ -44,6 +44,7 @@ report*
 *.ctbl
 *.label.txt
 *_explain/
+*_uncertainty/
 *_stl/
 *_ply/
 *_obj/

@@ -49,7 +49,8 @@ class Format:
         needs: the scans it can hold: one slice ("picture"), more than one ("volume"), or those read from DICOM.
         summary: for people, in a few words.
         content: "voxels": every voxel's label. "shapes": surfaces or outlines; where all labels are empty, nothing is
-            written. "table": names and colours. "maps": why the labels are where they are, beside a mask.
+            written. "table": names and colours. "maps": why the labels are where they are, or how
+            surely, beside a mask.
         members: suffix of the files of a folder, or several; "" for a single file.
         takes: fields of `Choices` that the function has as keywords.
         check: "module:function", called with the scan before the work; it raises what speaks against writing it. ""
@@ -132,6 +133,15 @@ FORMATS = {
             "medseg_cli.writers.explain:write",
             "any",
             "maps, pictures and scores of every text, in a folder",
+            "maps",
+            (".nii.gz", ".png", ".json"),
+        ),
+        Format(
+            "uncertainty",
+            "_uncertainty",
+            "medseg_cli.writers.uncertainty:write",
+            "any",
+            "how far answers lie apart, per voxel, in a folder",
             "maps",
             (".nii.gz", ".png", ".json"),
         ),

@@ -79,7 +79,7 @@ def describe(segmentation: Segmentation, measurements: Sequence[Measurement], ru
         "notes": [*scan.provenance.notes, *run.notes, *segmentation.notes],
         "input": _input(scan),
         "prompts": _prompts(run, scan),
-        "labels": [_label(each) for each in measurements],
+        "labels": [_label(each) | _spread(segmentation, each) for each in measurements],
         "preset": {
             "name": run.preset.name,
             "file": str(run.preset.path) if run.preset.path else None,
@@ -253,6 +253,21 @@ def _label(measurement: Measurement) -> dict[str, Any]:
         **({"ellipse": report_of(measurement.ellipses)} if label.shape else {}),
         "reasons": measurement.reasons,
     }
+
+
+def _spread(segmentation: Segmentation, measurement: Measurement) -> dict[str, Any]:
+    """How far answers lie apart, where they were compared: see docs/uncertainty.md."""
+    spread = segmentation.spread
+    if spread is None:
+        return {}
+    facts = spread.scores[measurement.label.value]
+    volume, area, _ = sizes(segmentation.scan, 1)
+    measured: dict[str, float | None] = {}
+    for name in ("mean", "sd"):
+        count = facts[f"{name}_voxels"]
+        measured[f"{name}_mm3"] = None if volume is None else _significant(volume * count)
+        measured[f"{name}_mm2"] = None if area is None else _significant(area * count)
+    return {"spread": {"answers": spread.answers, "of": spread.of, **facts, **measured}}
 
 
 def _significant(value: float | None) -> float | None:
