@@ -106,7 +106,8 @@ def _check_answers(preset: Preset, chosen: Overrides) -> None:
     entry = pipelines.find(preset.pipeline)
     if entry.latents:
         return
-    if entry.dims == 3 or not (entry.ensemble and getattr(preset.weights, "members", ())):
+    members = getattr(preset.weights, "members", ())
+    if entry.dims == 3 or not entry.ensemble or not members:
         raise UsageError(
             f"preset {preset.name} has one answer only: --uncertainty compares draws of latents or several checkpoints",
             "leave --uncertainty out, or use a preset of pipeline "
