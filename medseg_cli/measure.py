@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg_cli.biometry import Biometry, biometry_of, measures_ellipses
+from medseg_cli.frame_areas import NO_PLACE, NO_SHAPE_OVER_TIME, NO_VOLUME, FrameAreas, areas_of
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Label, Segmentation
 from medseg_cli.shapes import NO_SHAPE, Shape, shape_of
@@ -47,19 +48,21 @@ class Measurement:
         label: which object.
         voxels: how many.
         volume_mm3: voxels times the voxel's volume.
-        area_mm2: for a 2-D image or a DICOM X-ray only, instead of the volume.
+        area_mm2: for a 2-D image or a DICOM X-ray only, instead of the volume; of a cine the mean of the frames that
+            show the object.
         centroid_ijk: mean voxel index.
         centroid_ras: the same point in mm.
         first_ijk: smallest voxel index along each axis.
         last_ijk: largest voxel index along each axis (inclusive).
         touches_border: whether the object reaches the edge of the scan, so that it may be cut off there; axes of one
-            voxel do not count.
+            voxel do not count, nor does time.
         reasons: key of the JSON report → why its value is null.
-        components: connected parts (voxels that share a face, an edge or a corner).
+        components: connected parts (voxels that share a face, an edge or a corner); of a cine the most in one frame.
         shape: surface and diameters.
         intensity: values inside; None for colours.
         ellipses: of a label of that shape, one per frame (a picture has one), None where a frame has none; () for other
             labels, empty ones and volumes.
+        frames: areas over time; None of what is no cine.
     """
 
     label: Label
@@ -76,6 +79,7 @@ class Measurement:
     shape: Shape = NO_SHAPE
     intensity: Intensity | None = None
     ellipses: tuple[Biometry | None, ...] = ()
+    frames: FrameAreas | None = None
 
     @property
     def empty(self) -> bool:
@@ -109,9 +113,11 @@ def _measure_label(
     first, last = np.array([part.start for part in box]), np.array([part.stop - 1 for part in box])
     centroid = first + [float(np.arange(len(count)) @ count) / voxels for count in counts]
     border = any(
-        size > 1 and bool(low == 0 or high == size - 1) for low, high, size in zip(first, last, scan.shape, strict=True)
+        size > 1 and bool(low == 0 or high == size - 1)
+        for low, high, size in list(zip(first, last, scan.shape, strict=True))[: 2 if scan.cine else 3]
     )
     volume, area, reasons = sizes(scan, voxels)
+    frames = areas_of(counts[2], int(first[2]), scan)
     shape, intensity = NO_SHAPE, None
     ellipses: tuple[Biometry | None, ...] = ()
     if shapes:
@@ -123,17 +129,18 @@ def _measure_label(
         label,
         voxels,
         volume,
-        area,
+        frames.mean_mm2 if frames else area,
         _triple(centroid),
-        _triple(scan.voxel_to_world(centroid, "ras")[0]) if scan.spacing_known else None,
+        _triple(scan.voxel_to_world(centroid, "ras")[0]) if scan.spacing_known and not scan.cine else None,
         (int(first[0]), int(first[1]), int(first[2])),
         (int(last[0]), int(last[1]), int(last[2])),
         border,
         reasons,
-        _components(mask),
+        max(_components(mask[:, :, k]) for k in range(mask.shape[2])) if scan.cine else _components(mask),
         shape,
         intensity,
         ellipses,
+        frames,
     )
 
 
@@ -142,14 +149,19 @@ def _empty(label: Label, scan: Scan) -> Measurement:
     place = ("centroid_ijk", "centroid_ras_mm", "bounding_box_ijk_inclusive", "touches_border", "components")
     undefined = (*place, "surface_mm2", "perimeter_mm", *LENGTHS, "intensity", *(["ellipse"] if label.shape else []))
     reasons = {**reasons, **dict.fromkeys(undefined, EMPTY)}
-    return Measurement(label, 0, volume, area, None, None, None, None, None, reasons)
+    frames = areas_of((), 0, scan)
+    area = frames.mean_mm2 if frames else area
+    return Measurement(label, 0, volume, area, None, None, None, None, None, reasons, frames=frames)
 
 
 def _components(mask: NDArray[np.bool_]) -> int:
     import cc3d
 
     # As bytes, and in a copy: cc3d 4.1 fails on some bool arrays, and reads strides of views as it finds them.
-    return int(cc3d.connected_components(np.ascontiguousarray(mask).view(np.uint8), connectivity=26, return_N=True)[1])
+    plain = np.ascontiguousarray(mask).view(np.uint8)
+    if mask.ndim == 2:
+        return int(cc3d.connected_components(plain, connectivity=8, return_N=True)[1])
+    return int(cc3d.connected_components(plain, connectivity=26, return_N=True)[1])
 
 
 def _intensity(
@@ -186,8 +198,9 @@ def _ellipses(segmentation: Segmentation, label: Label) -> tuple[tuple[Biometry 
 
 def _reasons(shape: Shape, scan: Scan) -> dict[str, str]:
     """Why parts of a shape do not exist."""
-    if not scan.spacing_known:
-        return dict.fromkeys(("surface_mm2", "perimeter_mm", *LENGTHS), UNKNOWN_SIZE)
+    if scan.cine or not scan.spacing_known:
+        why = NO_SHAPE_OVER_TIME if scan.cine else UNKNOWN_SIZE
+        return dict.fromkeys(("surface_mm2", "perimeter_mm", *LENGTHS), why)
     if scan.is_picture:
         unasked = ("surface_mm2", "axial_diameter_mm", "axial_short_mm", "axial_slice")
         return dict.fromkeys(unasked, "a 2-D image has neither a surface nor slices")
@@ -195,7 +208,13 @@ def _reasons(shape: Shape, scan: Scan) -> dict[str, str]:
 
 
 def sizes(scan: Scan, voxels: int) -> tuple[float | None, float | None, dict[str, str]]:
-    """(mm³, mm², reasons) of so many voxels. None of them are 0 mm³: that is a measurement, not a missing value."""
+    """(mm³, mm², reasons) of so many voxels. None of them are 0 mm³: that is a measurement, not a missing value.
+
+    Voxels of a cine are of several frames, and have no area together.
+    """
+    if scan.cine:
+        never = {"volume_mm3": NO_VOLUME, "volume_ml": NO_VOLUME, "centroid_ras_mm": NO_PLACE}
+        return None, None, never if scan.spacing_known else {**never, "area_mm2": UNKNOWN_SIZE}
     if not scan.spacing_known:
         keys = ("volume_mm3", "volume_ml", "area_mm2", "centroid_ras_mm")
         return None, None, dict.fromkeys(keys, UNKNOWN_SIZE)

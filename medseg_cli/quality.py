@@ -120,7 +120,8 @@ def _sizes(
 ) -> tuple[tuple[float | None, tuple[float, float] | None, str], ...]:
     """(size, limits, unit) of an object, the more telling first; a size that does not exist is None."""
     millilitres = None if found.volume_mm3 is None else found.volume_mm3 / 1000
-    share = found.voxels / float(np.prod(scan.shape)) if scan.is_picture else None
+    pixels = found.frames.mean_pixels if found.frames else float(found.voxels)
+    share = pixels / float(np.prod(scan.shape[:2])) if scan.flat else None
     return (
         (millilitres, limits.volume_ml, "mL"),
         (found.area_mm2, limits.area_mm2, "mm²"),
@@ -228,8 +229,8 @@ def _intensity(
 
 
 def patient_spacing(scan: Scan) -> tuple[float, ...]:
-    """Voxel size in mm from right to left, back to front and feet to head; of a picture along i and j."""
-    if scan.is_picture:
+    """Voxel size in mm from right to left, back to front and feet to head; of a picture or its frames along i and j."""
+    if scan.flat:
         return scan.spacing[:2]
     axis = {letter: index for index, letter in enumerate(scan.orientation)}
     return tuple(scan.spacing[next(axis[each] for each in pair if each in axis)] for pair in ("RL", "AP", "SI"))
@@ -246,7 +247,7 @@ def intensity_percentiles(
         In the scan's units, or as places between the 1st and the 99th percentile; None without an object in a volume,
         without a finite value, and where all values are alike.
     """
-    boxes = [(slice(None),) * 3] if scan.is_picture else _around(scan, measurements)
+    boxes = [(slice(None),) * 3] if scan.flat else _around(scan, measurements)
     if not boxes:
         return None
     values = np.concatenate([_drawn(scan.voxels[:, i, j, k], SAMPLE // len(boxes)) for i, j, k in boxes])

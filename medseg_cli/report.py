@@ -163,10 +163,22 @@ def batch_summary(summary: dict[str, Any], records: Sequence[Any], out: str, tal
 
 
 def size(label: dict[str, Any]) -> str:
-    """Of an object, as its report has it: a volume, a picture's area, or that it is unknown."""
+    """Of an object, as its report has it: a volume, a picture's area, a cine's areas, or that it is unknown."""
+    frames = label.get("frames")
+    if frames:
+        return _over_time(frames)
     if label["volume_ml"] is not None:
         return f"{label['volume_ml']:.3f} mL"
     return "size unknown" if label["area_mm2"] is None else f"{label['area_mm2']:.1f} mm²"
+
+
+def _over_time(frames: dict[str, Any]) -> str:
+    """An object in the frames of a cine."""
+    if not frames["shown"]:
+        return f"in none of {frames['count']} frames"
+    unit, found = ("mm²", frames["area_mm2"]) if frames["area_mm2"] else ("px", frames["pixels"])
+    mean, low, high = (_plain(found[key], 4) for key in ("mean", "min", "max"))
+    return f"{mean} {unit} ({low} to {high}) in {frames['shown']} of {frames['count']} frames"
 
 
 def _cells(label: dict[str, Any]) -> tuple[str, str, str, str, str]:

@@ -97,6 +97,11 @@ class Scan:
         return self.shape[2] == 1 and (self.provenance.format == "image" or not self.position_known)
 
     @property
+    def flat(self) -> bool:
+        """Whether it has areas and no volume: a picture, or frames of one."""
+        return self.is_picture or self.cine
+
+    @property
     def orientation(self) -> str:
         """Axis codes such as "RAS": the direction in which i, j and k grow, nearest anatomical axis first come."""
         return orientation_codes(self.affine)

@@ -46,7 +46,7 @@ def shape_of(mask: NDArray[np.bool_], scan: Scan, first: NDArray[np.int64]) -> S
         scan: on whose grid it lies.
         first: (3,) voxel index of the box's first voxel.
     """
-    if not scan.spacing_known:
+    if not scan.spacing_known or scan.cine:
         return NO_SHAPE
     if scan.is_picture:
         flat, steps = mask[:, :, 0], _plane(scan.affine[:3, :2])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from medseg_cli.readers.options import ReadOptions
     from medseg_cli.scan import Scan
 
-SCAN_KINDS = ("volume", "slice", "frames")
+SCAN_KINDS = ("volume", "slice", "frames", "cine")
 
 
 def info(
@@ -38,6 +38,8 @@ def info(
     medseg info brain.nii.gz
 
     medseg info DICOM_FOLDER --series 2
+
+    medseg info loop.dcm
     """
     options.start_talking(quiet, verbose, debug, log_json)
     # The same reading as `load_scan`, without the seconds that importing MONAI takes.
@@ -105,6 +107,7 @@ def describe(scan: Scan) -> dict[str, Any]:
     """A scan as data: mm, RAS, values in the scan's own units."""
     import numpy as np
 
+    from medseg_cli.frame_areas import frame_rate
     from medseg_cli.readers import looks_like_mask
 
     corners = scan.voxel_to_world(np.array([[0.0, 0.0, 0.0], np.subtract(scan.shape, 1.0)]), "ras")
@@ -122,6 +125,10 @@ def describe(scan: Scan) -> dict[str, Any]:
         "channels": int(scan.voxels.shape[0]),
         "spacing_mm": [round(size, 6) for size in scan.spacing],
         "spacing_known": scan.spacing_known,
+        "cine": scan.cine,
+        "frames_per_second": frame_rate(scan.frame_seconds),
+        "frame_seconds": None if scan.frame_seconds is None else list(scan.frame_seconds),
+        "region_ij_inclusive": None if scan.region is None else [list(scan.region[:2]), list(scan.region[2:])],
         "orientation": scan.orientation,
         "affine_ras": [[round(float(value), 6) for value in row] for row in scan.affine],
         "first_voxel_ras_mm": [round(float(value), 3) for value in corners[0]],
@@ -158,16 +165,37 @@ def _print_series(found: list[SeriesInfo]) -> None:
     typer.echo("")
 
 
+def _over_time(about: dict[str, Any]) -> dict[str, str]:
+    """The line about frames over time; none for other scans."""
+    if not about["cine"]:
+        return {}
+    rate, times, count = about["frames_per_second"], about["frame_seconds"], about["shape"][2]
+    if rate is None:
+        return {"frames": f"{count} over time, the file does not state how far apart"}
+    return {"frames": f"{count} over time, {rate:.4g} per second, the last at {times[-1]:.4g} s"}
+
+
+def _region(about: dict[str, Any]) -> dict[str, str]:
+    """The line about the part of a picture that shows tissue, where the file says which."""
+    if about["region_ij_inclusive"] is None:
+        return {}
+    (x0, y0), (x1, y1) = about["region_ij_inclusive"]
+    return {"ultrasound region": f"x {x0} to {x1}, y {y0} to {y1}"}
+
+
 def _print_scan(about: dict[str, Any]) -> None:
     """A scan's description, one property per line."""
     shape = " x ".join(map(str, about["shape"])) + (f", {about['channels']} channels" if about["channels"] > 1 else "")
-    spacing = " x ".join(f"{size:g}" for size in about["spacing_mm"]) + " mm"
+    sizes = about["spacing_mm"][:2] if about["cine"] else about["spacing_mm"]
+    spacing = " x ".join(f"{size:g}" for size in sizes) + " mm"
     values = about["intensity"]
     lines = {
         "format": about["format"],
         "modality": about["modality"] or "not stated",
-        "shape (i, j, k)": shape,
+        f"shape (i, j, {'frame' if about['cine'] else 'k'})": shape,
+        **_over_time(about),
         "spacing": spacing if about["spacing_known"] else f"{spacing}, assumed: the file states none",
+        **_region(about),
         "orientation": about["orientation"],
         "first voxel (ras mm)": ", ".join(f"{value:g}" for value in about["first_voxel_ras_mm"]),
         "last voxel (ras mm)": ", ".join(f"{value:g}" for value in about["last_voxel_ras_mm"]),

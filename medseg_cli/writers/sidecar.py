@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medseg_cli.biometry import report_of
+from medseg_cli.frame_areas import frame_rate
+from medseg_cli.frame_areas import report_of as areas_in_time
 from medseg_cli.measure import Measurement, sizes
 from medseg_cli.prompt import Box, Click, Prompt, Region, locate, locate_box
 from medseg_cli.quality import check
@@ -160,8 +162,20 @@ def _input(scan: Scan) -> dict[str, Any]:
         "channels": int(scan.voxels.shape[0]),
         "spacing_mm": [round(value, 6) for value in scan.spacing] if scan.spacing_known else None,
         "spacing_known": scan.spacing_known,
+        "frames": _frames(scan) if scan.cine else None,
+        "region_ij_inclusive": None if scan.region is None else [list(scan.region[:2]), list(scan.region[2:])],
         "orientation": scan.orientation,
         "affine_ijk_to_ras_mm": [[float(value) for value in row] for row in scan.affine],
+    }
+
+
+def _frames(scan: Scan) -> dict[str, Any]:
+    """How many pictures a cine has, and when they were taken."""
+    times = scan.frame_seconds
+    return {
+        "count": scan.shape[2],
+        "seconds": None if times is None else list(times),
+        "per_second": frame_rate(times),
     }
 
 
@@ -250,6 +264,7 @@ def _label(measurement: Measurement) -> dict[str, Any]:
             if measurement.intensity
             else None
         ),
+        **({"frames": frames} if (frames := areas_in_time(measurement.frames)) else {}),
         **({"ellipse": report_of(measurement.ellipses)} if label.shape else {}),
         "reasons": measurement.reasons,
     }
