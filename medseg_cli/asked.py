@@ -97,6 +97,7 @@ def check_kinds(preset: Preset, prompt: Prompt, asked: Asked) -> None:
         UsageError: says what it takes.
     """
     from medseg_cli.errors import UsageError
+    from medseg_cli.pipelines.text_known import check_texts
 
     kinds = preset.prompts.kinds
     clicks = [click for target in prompt.targets for click in target.clicks]
@@ -113,6 +114,8 @@ def check_kinds(preset: Preset, prompt: Prompt, asked: Asked) -> None:
         raise UsageError(f"preset {preset.name} takes no prompt: it segments by itself", "leave the prompt out")
     if refused:
         raise UsageError(f"preset {preset.name} takes no {' and no '.join(refused)}", f"it takes: {takes}")
+    if said and kinds != ("text",):
+        check_texts(preset, prompt)
     if not any(used.values()) and not (preset.prompts.whole_image or preset.prompts.automatic):
         options = [option for kind, (_, option) in KINDS.items() if kind in kinds]
         needs = "clicks" if kinds == ("point",) else "a prompt"

@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medseg_cli.errors import UsageError
 from medseg_cli.models.cc_sam.table import Table
 from medseg_cli.pipelines.text_classes import shortened
+from medseg_cli.pipelines.text_known import check_not, unknown
 from medseg_cli.prompt import Prompt, Target
 
 Embed = Callable[[Sequence[str]], tuple[Tensor, tuple[int, ...]]]
+"""Texts → embeddings (T, E) on the CPU, and how many tokens of each had no room."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +63,7 @@ class SliceTexts:
     def _heard(self, target: Target) -> Heard:
         if target.text is None:
             return Heard()
-        if target.text.negative:
-            raise UsageError(
-                f"preset {self.preset} hears what an object is, and nothing of what it is not", "leave --not out"
-            )
+        check_not(self.preset, target.text)
         rows, told, notes = [], [], []
         for text in target.text.positive:
             known = self.table.find(text)
@@ -74,7 +72,7 @@ class SliceTexts:
                 told.append({"class": known[0], "row": known[1]})
                 continue
             if self.embed is None:
-                raise self._unknown(text)
+                raise unknown(self.preset, self.table.bank, text)
             vectors, cut = self.embed([text])
             rows.append(vectors[0])
             told.append({"class": None, "row": None})
@@ -92,14 +90,3 @@ class SliceTexts:
         text = target.text.positive[0]
         known = self.table.find(text)
         return replace(target, label=shortened(text) if known is None else self.table.bank[known[0]].phrase)
-
-    def _unknown(self, text: str) -> UsageError:
-        if not self.table.bank:
-            return UsageError(
-                f"preset {self.preset} has no table of texts, so nothing can be said to it",
-                "point at the object; or give --text-model the language model that it was trained with",
-            )
-        return UsageError(
-            f"'{shortened(text)}' is no text of preset {self.preset}",
-            f"it knows: {self.table.known()}, by their names and descriptions; --text-model FOLDER embeds any other",
-        )

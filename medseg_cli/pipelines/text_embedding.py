@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,13 +15,11 @@ from medseg_cli.models.cc_sam.language import read_language_model
 from medseg_cli.models.cc_sam.table import Table, facts_of
 from medseg_cli.models.clip.checkpoint import build
 from medseg_cli.pipelines.loading import weights_of
+from medseg_cli.pipelines.slice_texts import Embed
 from medseg_cli.pipelines.text_words import words_beside
 from medseg_cli.preset import Preset
 from medseg_cli.writers.atomic import atomic_output
 from medseg_cli.writers.tensor_file import save_tensors
-
-Embed = Callable[[Sequence[str]], tuple[Tensor, tuple[int, ...]]]
-"""Texts → embeddings (T, E) on the CPU, and how many tokens of each had no room."""
 
 
 def embedder(named: str) -> tuple[str, Embed]:

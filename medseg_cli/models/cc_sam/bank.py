@@ -19,6 +19,7 @@ from medseg_cli.errors import InputError
 SHIPPED = "ultrasound"
 """Name of the bank that comes with medseg."""
 MOST_BYTES = 1 << 20
+ARTICLES = ("a", "an", "the")
 KEY = re.compile(r"[a-z][a-z0-9_]{0,63}")
 """What a class is called in banks, tables and weights."""
 
@@ -120,8 +121,9 @@ def meaning(bank: Bank, text: str) -> tuple[str, int] | None:
 
 
 def plain(text: str) -> str:
-    """A text as it is compared: case, blanks, underscores and a full stop at the end make no difference."""
-    return " ".join(text.casefold().replace("_", " ").split()).rstrip(".").rstrip()
+    """A text as it is compared: case, blanks, underscores, a first article and a last full stop make no difference."""
+    words = text.casefold().replace("_", " ").rstrip(" .").split()
+    return " ".join(words[1:] if len(words) > 1 and words[0] in ARTICLES else words)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -44,10 +44,6 @@ class Table:
         """Class key and row that a text means, see `bank.meaning`."""
         return meaning(self.bank, text)
 
-    def known(self) -> str:
-        """The classes by their phrases, for people."""
-        return ", ".join(texts.phrase for texts in self.bank.values())
-
 
 class TextRows(nn.Module):
     """A table's rows inside a network, so that its weights file is all that is needed: buffers (K + 1, E) by class."""
