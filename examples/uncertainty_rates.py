@@ -1,4 +1,4 @@
-"""Whether --uncertainty knows where a preset errs: `python examples/uncertainty_rates.py DATASET PRESET [PROMPT [SAMPLES]]`.
+"""Whether a preset knows where it errs: `python examples/uncertainty_rates.py DATASET PRESET [PROMPT [SAMPLES]]`.
 
 Held-back cases, prompted from their references. Told are the rank correlation (Spearman) of the answers' agreement with
 the mask's Dice, and how well the standard deviation tells wrong pixels from right ones (area under the curve, mean).

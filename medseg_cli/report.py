@@ -223,7 +223,8 @@ def _spreads(report: dict[str, Any]) -> list[str]:
         agreed = spread["agreement"]
         factor, unit = (0.001, "mL") if spread["mean_mm3"] is not None else (1.0, "mm²")
         key = next((key for key in ("mm3", "mm2") if spread[f"mean_{key}"] is not None), "voxels")
-        unit = "pixels" if key == "voxels" else unit
+        if key == "voxels":
+            unit = "pixels of all frames" if label.get("frames") else "pixels"
         mean, deviation = (_plain(factor * spread[f"{what}_{key}"], 3) for what in ("mean", "sd"))
         lines.append(
             f"{label['name']}: {spread['answers']} {spread['of']} agree with the mask to Dice {agreed['mean']:.3f} "
