@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg_cli.batch_page import shrink
-from medseg_cli.measure import Measurement
+from medseg_cli.measure import Measurement, measure
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Segmentation
-from medseg_cli.writers import scene, view_file
+from medseg_cli.writers import cine_frame, scene, view_file
 from medseg_cli.writers.atomic import atomic_output
 
 SCHEMA = "medseg-view/1"
@@ -54,6 +54,9 @@ def write_view(
         InputError: a file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    whole, found, aimed = segmentation, measurements, focus
+    if whole.scan.cine:
+        segmentation, measurements, focus = _of_one_frame(whole, focus)
     scan = segmentation.scan
     center = scene.center(segmentation, measurements, focus)
     first, last = ((side[0], side[1], side[2]) for side in scene.field(segmentation, measurements, center))
@@ -66,7 +69,7 @@ def write_view(
     files = {kind: path.with_name(f"{path.name}.{end}") for kind, end in _ENDS.items()}
     _write_scan(scan, box, step, affine, window, files["scan"])
     view_file.write_nifti(shrink.labels(segmentation.mask[box], step), affine, files["mask"], labels=True)
-    view_file.write_pictures(segmentation, measurements, files["picture"], files["thumbnail"], focus=focus, stamp=stamp)
+    view_file.write_pictures(whole, found, files["picture"], files["thumbnail"], focus=aimed, stamp=stamp)
     facts = {
         "schema": SCHEMA,
         "files": {kind: each.name for kind, each in files.items()},
@@ -84,6 +87,16 @@ def write_view(
     with atomic_output(path.with_name(f"{path.name}.view.json"), overwrite=True) as part:
         part.write_text(json.dumps(facts, indent=1, allow_nan=False), encoding="utf-8")
     return files["thumbnail"]
+
+
+def _of_one_frame(
+    whole: Segmentation, focus: tuple[float, float, float] | None
+) -> tuple[Segmentation, Sequence[Measurement], tuple[float, float, float] | None]:
+    """The frame of a cine in which most is segmented, else that of `focus`: viewers would take time for a direction."""
+    counts = np.count_nonzero(whole.mask, axis=(0, 1))
+    middle = len(counts) // 2 if focus is None else int(np.clip(round(focus[2]), 0, len(counts) - 1))
+    alone = cine_frame.alone(whole, int(np.argmax(counts)) if counts.any() else middle)
+    return alone, measure(alone, shapes=False), None if focus is None else (focus[0], focus[1], 0.0)
 
 
 def path_of(thumbnail: Path) -> Path | None:

@@ -195,11 +195,14 @@ def check_fits(formats: Sequence[Format], scan: Scan, choices: Choices) -> None:
     for each in formats:
         if each.needs == "picture" and scan.shape[2] != 1:
             raise UsageError(
-                f"{each.name} is one picture, but the scan has {scan.shape[2]} slices along k",
+                f"{each.name} is one picture, but the scan has {scan.shape[2]} {_planes(scan)}",
                 "write a .nii.gz, or --format nifti",
             )
-        if each.needs == "volume" and scan.shape[2] == 1:
-            raise UsageError(f"{each.name} needs a volume, but the scan has one slice", "leave that format out")
+        if each.needs == "volume" and (scan.shape[2] == 1 or scan.cine):
+            has = f"{scan.shape[2]} {_planes(scan)}" if scan.cine else "one slice"
+            raise UsageError(f"{each.name} needs a volume, but the scan has {has}", "leave that format out")
+        if each.name == "mgz" and scan.cine:
+            raise UsageError("mgz holds volumes, but the scan has frames over time", "write .nii.gz instead")
         if each.needs == "dicom" and scan.provenance.format != "dicom":
             raise UsageError(
                 f"{each.name} refers to the DICOM series of its scan, but {scan.provenance.path} is "
@@ -212,6 +215,10 @@ def check_fits(formats: Sequence[Format], scan: Scan, choices: Choices) -> None:
         raise UsageError(
             "only PNG masks are written as 0 and 255: other formats hold label values", "leave --no-ml out"
         )
+
+
+def _planes(scan: Scan) -> str:
+    return "frames over time" if scan.cine else "slices along k"
 
 
 def write(

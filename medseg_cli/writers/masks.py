@@ -53,7 +53,7 @@ def check_fits(scan: Scan, path: str | Path, values: Values = "auto") -> None:
     """Find out before the work whether a mask of `scan` can be written as `path` says.
 
     Raises:
-        UsageError: a picture for a volume, or 0/255 in a format that is no picture.
+        UsageError: a picture for a volume or a cine, or 0/255 in a format that is no picture.
     """
     path = Path(path)
     if mask_suffix(path) not in image2d.SUFFIXES:
@@ -63,7 +63,8 @@ def check_fits(scan: Scan, path: str | Path, values: Values = "auto") -> None:
             )
     elif scan.shape[2] != 1:
         raise UsageError(
-            f"{path.name} is one picture, but the scan has {scan.shape[2]} slices along k",
+            f"{path.name} is one picture, but the scan has {scan.shape[2]} "
+            f"{'frames over time' if scan.cine else 'slices along k'}",
             f"write {path.with_suffix('.nii.gz').name} instead",
         )
 

@@ -27,7 +27,8 @@ def write(segmentation: Segmentation, path: Path, overwrite: bool = False) -> tu
 
     Arrays: `segs` (K, J, I) label values; `spacing` (3,) mm along i, j, k; `origin` (3,) LPS mm of the first voxel's
     centre; `direction` (9,) LPS cosines, row by row; `affine` (4, 4) voxel index → RAS mm; `values` (N,), `names` (N,),
-    `colors` (N, 3) and `snomed` (N,) of the labels; `note` () text, the stamp of random weights or "".
+    `colors` (N, 3) and `snomed` (N,) of the labels; `note` () text, the stamp of random weights or "". Of a cine, whose
+    slices are frames, `frame_seconds` (K,) too where they are known.
 
     Raises:
         InputError: `path` may not or cannot be written.
@@ -46,6 +47,8 @@ def write(segmentation: Segmentation, path: Path, overwrite: bool = False) -> tu
         "snomed": np.array([each.snomed for each in labels], np.str_),
         "note": np.array(RANDOM_WEIGHTS if segmentation.is_random else "", np.str_),
     }
+    if scan.frame_seconds is not None:
+        arrays["frame_seconds"] = np.array(scan.frame_seconds)
     with (
         atomic_output(path, overwrite) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,

@@ -1,7 +1,7 @@
 """The picture beside a mask: axial, coronal and sagittal planes through the object, its outline over the scan.
 
 A scan of one slice has one panel: all of it, or the surroundings of objects that would be specks there, with a tint and
-the name on each object. Pictures (`Scan.is_picture`) are shown as stored.
+the name on each object. Pictures (`Scan.is_picture`) are shown as stored, and so are a few frames of a cine.
 
 Radiological convention: the patient's right is on the left of axial and coronal panels, anterior on the left of
 sagittal ones; superior is up, anterior is up in axial panels. Planes are the scan's own slices nearest to the
@@ -20,7 +20,7 @@ from PIL import Image, PngImagePlugin
 
 from medseg_cli.measure import Measurement
 from medseg_cli.segmentation import Segmentation
-from medseg_cli.writers import scene
+from medseg_cli.writers import cine_frame, scene
 from medseg_cli.writers.overlay import Shape, paint, shapes
 from medseg_cli.writers.sheet import Name, Panel, compose
 
@@ -106,6 +106,8 @@ def panels(
 ) -> list[Panel]:
     """The planes of the picture, see `write`: axial, coronal and sagittal, or the one of a scan of one slice."""
     scan = segmentation.scan
+    if scan.cine and scan.shape[2] > 1:
+        return _frames(segmentation, focus)
     center = scene.center(segmentation, measurements, focus)
     flat = min(scan.shape) == 1
     first, last = scene.field(segmentation, measurements, center)
@@ -115,6 +117,25 @@ def panels(
     )
     window = scene.window(segmentation, measurements, center)
     return [_panel(segmentation, view, center, (first, last), scale, window) for view in views]
+
+
+def _frames(segmentation: Segmentation, focus: tuple[float, float, float] | None) -> list[Panel]:
+    """The first, the middle and the last frame that shows an object; without any the one of `focus`."""
+    count = segmentation.scan.shape[2]
+    shown = np.flatnonzero(segmentation.mask.any(axis=(0, 1)))
+    middle = count // 2 if focus is None else int(np.clip(round(focus[2]), 0, count - 1))
+    chosen = dict.fromkeys(int(shown[at]) for at in (0, len(shown) // 2, -1)) if len(shown) else [middle]
+    found = []
+    for k in chosen:
+        alone = cine_frame.alone(segmentation, k)
+        picture, last = alone.scan, tuple(size - 1 for size in alone.scan.shape)
+        center = (last[0] // 2, last[1] // 2, 0)
+        side = max((picture.shape[0]) * picture.spacing[0], picture.shape[1] * picture.spacing[1])
+        scale = (PANEL if len(chosen) > 1 else FLAT_PANEL) / side
+        window = scene.window(alone, (), center)
+        view = _View(cine_frame.title(segmentation.scan, k), "", "")
+        found.append(_panel(alone, view, center, ((0, 0, 0), last), scale, window))
+    return found
 
 
 def _flat_views(segmentation: Segmentation, first: tuple[int, ...], last: tuple[int, ...]) -> tuple[_View, ...]:

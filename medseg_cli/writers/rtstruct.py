@@ -46,6 +46,11 @@ def check(scan: Scan) -> None:
 def _header(scan: Scan) -> DicomHeader:
     header = common.header_of(scan, WHAT)
     where = scan.provenance.path
+    if scan.cine:
+        raise InputError(
+            f"{where}: its frames are one place over time, and {WHAT} holds one contour per place",
+            "write dicom-seg or nifti instead",
+        )
     if not scan.position_known:
         raise InputError(
             f"{where}: the file does not say where it lies in the patient, an RTSTRUCT has contours in mm",

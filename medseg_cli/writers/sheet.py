@@ -117,6 +117,10 @@ def legend_text(measurement: Measurement) -> str:
         size = f"{_figure(measurement.area_mm2)} mm2"  # the font has no ²
     else:
         size = f"{measurement.voxels} pixel{'s' if measurement.voxels != 1 else ''}"
+    if measurement.frames is not None:
+        told = measurement.frames
+        size = size if measurement.area_mm2 is not None else f"{_figure(told.mean_pixels)} pixels"
+        size = f"{size} on average in {len(told.shown)} of {len(told.pixels)} frames"
     cut = ", touches the edge of the scan" if measurement.touches_border else ""
     return f"{measurement.label.name}: {size}{cut}"
 
