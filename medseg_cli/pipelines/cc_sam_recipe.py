@@ -15,12 +15,11 @@ from torch.nn import functional as F
 
 from medseg_cli.datasets import Case
 from medseg_cli.errors import UsageError
-from medseg_cli.models.cc_sam.bank import bank_of
 from medseg_cli.models.cc_sam.config import config_of
 from medseg_cli.models.cc_sam.losses import loss
 from medseg_cli.models.cc_sam.network import CcSam
 from medseg_cli.models.cc_sam.start import begin, is_cc_sam
-from medseg_cli.models.cc_sam.table import Table, read_table
+from medseg_cli.models.cc_sam.table import Table, read_table, texts_of
 from medseg_cli.models.samus.config import SIZE
 from medseg_cli.models.tuning import decide, groups, rest, tune
 from medseg_cli.pipelines.cc_sam import Options
@@ -242,8 +241,8 @@ class CcSamRecipe:
     @cached_property
     def _texts(self) -> Table | None:
         """The preset's texts, without embeddings where these lie in the weights; None without."""
-        table, bank = read_table(self.preset), self.preset.options.get("texts")
-        return table if table is not None or not bank else Table(bank_of(bank), {})
+        table, bank = read_table(self.preset), texts_of(self.preset)
+        return table if table is not None or bank is None else Table(bank, {})
 
     @cached_property
     def _known(self) -> frozenset[str]:
