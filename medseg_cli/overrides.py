@@ -28,6 +28,7 @@ class Overrides:
         uncertainty: compare several answers, and map how far they lie apart.
         samples: draws of the latents that are compared.
         text_model: folder of a language model, or a preset with one, for texts that a preset does not know.
+        smooth_time: frames of a cine that a mask is smoothed over, an odd number; 0 = none.
     """
 
     slices: Literal["finest", "axial", "coronal", "sagittal", "acquisition"] | None = None
@@ -43,6 +44,7 @@ class Overrides:
     uncertainty: bool | None = None
     samples: int | None = None
     text_model: str | None = None
+    smooth_time: int | None = None
 
     def __post_init__(self) -> None:
         """Check what belongs together.
@@ -54,6 +56,11 @@ class Overrides:
             raise UsageError("--max-slices contradicts --no-propagate", "give one of them")
         if self.min_mm3 is not None and not 0 <= self.min_mm3 < math.inf:
             raise UsageError(f"--min-mm3 {self.min_mm3:g} is no volume", "give 0 or more mm³")
+        if self.smooth_time and self.smooth_time % 2 == 0:
+            raise UsageError(
+                f"--smooth-time {self.smooth_time}: so many frames have no middle",
+                f"give {self.smooth_time - 1} or {self.smooth_time + 1}, or 0 for none",
+            )
         if self.samples is not None and not self.uncertainty:
             raise UsageError("--samples says how often --uncertainty draws, and that is not asked for", "add it")
 
@@ -79,6 +86,7 @@ def with_options(preset: Preset, chosen: Overrides) -> Preset:
         "max-slices": chosen.max_slices,
         "embedding-cache": chosen.embedding_cache,
         "batch-slices": chosen.batch_slices,
+        "smooth-time": chosen.smooth_time,
     }
     refused = [f"--{name}" for name, value in sliced.items() if value is not None]
     if refused and pipelines.find(preset.pipeline).dims == 3:
@@ -150,7 +158,21 @@ def _options(preset: Preset, chosen: Overrides) -> dict[str, Any]:
     if chosen.max_slices is not None:
         rules = options.get("propagation") or {}
         options["propagation"] = {**(rules if isinstance(rules, dict) else {}), "max_slices": chosen.max_slices}
+    if chosen.smooth_time is not None:
+        _check_frames(preset)
+        own = options.get("time") or {}
+        # Who counts frames means them, however far apart they are.
+        frames = {"window": chosen.smooth_time, "seconds": None}
+        options["time"] = {**(own if isinstance(own, dict) else {}), **frames}
     return options
+
+
+def _check_frames(preset: Preset) -> None:
+    """Raises: UsageError, where another preset draws the masks."""
+    if preset.prompts.kinds == ("text",):
+        raise UsageError(
+            f"preset {preset.name} lets other presets draw its masks, each frame by itself", "leave --smooth-time out"
+        )
 
 
 def _given(settings: dict[str, Any]) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def test_a_network_without_a_score_is_not_judged_by_it() -> None:
 def test_the_page_states_the_defaults(root: Path) -> None:
     page = (root / "docs" / "slices.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)`[^|]*\| ([\w.]+) \|", page, re.MULTILINE))
-    rows["margin"] = re.search(r"`margin` \(([\d.]+)\)", page)[1]  # type: ignore[index]
+    rows |= dict(re.findall(r"`(margin|patience)` \(([\d.]+)\)", page))
     stated = {
         name: None if text == "none" else float(text) for name, text in rows.items() if name in Rules.model_fields
     }

@@ -48,6 +48,7 @@ def batch(
     propagate: shared.Propagate = None,
     max_slices: shared.MaxSlices = None,
     batch_slices: shared.BatchSlices = None,
+    smooth_time: shared.SmoothTime = None,
     embedding_cache: shared.EmbeddingCache = None,
     keep: shared.Keep = None,
     min_mm3: shared.MinMm3 = None,
@@ -119,6 +120,7 @@ def batch(
         overrides=Overrides(
             *(slices, window, propagate, max_slices, embedding_cache, batch_slices, keep, min_mm3, fill_holes),
             explain="explain" in wanted or None,
+            smooth_time=smooth_time,
             uncertainty="uncertainty" in wanted or None,
             samples=samples,
             text_model=text_model,

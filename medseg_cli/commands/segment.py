@@ -44,6 +44,7 @@ def segment(
     propagate: own.Propagate = None,
     max_slices: own.MaxSlices = None,
     batch_slices: own.BatchSlices = None,
+    smooth_time: own.SmoothTime = None,
     embedding_cache: own.EmbeddingCache = None,
     keep: own.Keep = None,
     min_mm3: own.MinMm3 = None,
@@ -110,6 +111,7 @@ def segment(
     overrides = Overrides(
         *(slices, window, propagate, max_slices, embedding_cache, batch_slices, keep, min_mm3, fill_holes),
         explain="explain" in wanted or None,
+        smooth_time=smooth_time,
         uncertainty="uncertainty" in wanted or None,
         samples=samples,
         text_model=text_model,

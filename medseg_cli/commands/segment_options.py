@@ -88,7 +88,12 @@ MaskPrompt = Annotated[
 SliceIndex = Annotated[
     int | None,
     typer.Option(
-        "--slice", min=0, metavar="N", help="Slice of a volume that x,y lie in, from 0.", rich_help_panel=PROMPTS
+        "--slice",
+        "--frame",
+        min=0,
+        metavar="N",
+        help="Slice of a volume, or frame of a cine, that x,y lie in, from 0.",
+        rich_help_panel=PROMPTS,
     ),
 ]
 Coords = Annotated[
@@ -136,6 +141,16 @@ MaxSlices = Annotated[
 BatchSlices = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Slices encoded at a time.", rich_help_panel=SLICES),
+]
+SmoothTime = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=51,
+        metavar="N",
+        help="Frames of a cine that each mask is smoothed over, an odd number; 0 leaves every frame by itself.",
+        rich_help_panel=SLICES,
+    ),
 ]
 Compile = Annotated[
     bool,

@@ -22,6 +22,8 @@ from medseg_cli.device import Runtime
 from medseg_cli.embeddings import EmbeddingCache
 from medseg_cli.errors import InputError, MedsegError
 from medseg_cli.intensity import Display, display
+from medseg_cli.over_time import Time
+from medseg_cli.pipelines import slice_time
 from medseg_cli.pipelines.loading import members_of, options_of, weights_of
 from medseg_cli.pipelines.objects import empty_targets, labels_of
 from medseg_cli.pipelines.precision import probe, settle
@@ -37,7 +39,7 @@ from medseg_cli.prompt import Prompt, Target
 from medseg_cli.propagation import Rules
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Segmentation
-from medseg_cli.slices import Plane, PlaneName, plane_of
+from medseg_cli.slices import PlaneName, plane_of
 from medseg_cli.stages import Stages
 
 AIR_HU = -900.0
@@ -94,6 +96,7 @@ class Options(BaseModel):
         memory_mb: embeddings kept in memory, MiB.
         uncertainty: compare several answers, and map how far they lie apart; the mask stays the same.
         samples: draws of the latents that are compared, where the network has any.
+        time: how the frames of a cine go together.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -111,6 +114,7 @@ class Options(BaseModel):
     memory_mb: int = Field(default=512, ge=0)
     uncertainty: bool = False
     samples: int = Field(default=16, ge=2)
+    time: Time = Time()
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,14 +202,18 @@ class SlicePipeline:
         if not good:
             return [each for each in begun if isinstance(each, MedsegError)]
         with stages("infer"):
-            rules = [self.options.propagation if self._follows(each.run.plane) else None for each in good]
+            rules = [self._rules(each.run) for each in good]
             looks = [(each.run, each.run.answers(each.plans, how)) for each, how in zip(good, rules, strict=True)]
             ways = iter(answer_together(looks))
         with stages("postprocess"):
             return [each if isinstance(each, MedsegError) else self._end(each, next(ways)) for each in begun]
 
-    def _follows(self, plane: Plane) -> bool:
-        return self.options.propagate and plane.count > 1
+    def _rules(self, run: SliceRun) -> Rules | None:
+        """How prompts are followed through a scan; None where they are not."""
+        options = self.options
+        if not options.propagate or run.plane.count == 1:
+            return None
+        return slice_time.rules_of(options.time, options.propagation) if run.scan.cine else options.propagation
 
     def _begin(self, scan: Scan, prompt: Prompt) -> _Begun | MedsegError:
         """A job as its slices will be looked at, or why they cannot be."""
@@ -214,6 +222,7 @@ class SlicePipeline:
                 raise InputError(
                     f"{scan.provenance.path} has {scan.voxels.shape[0]} channels", "grey and RGB scans are understood"
                 )
+            slice_time.check_chosen(scan, self.preset)
             plane = plane_of(scan, self.options.slices)
             prompted = bool(prompt.targets)
             heard: list[Heard] = []
@@ -237,7 +246,8 @@ class SlicePipeline:
             return ways
         prompt, plans, run = begun.prompt, begun.plans, begun.run
         scan, plane, shown = run.scan, run.plane, run.display
-        mask, cleaning = compose(run.found, plans, plane, self.preset.postprocessing)
+        settled = slice_time.settle(run, self.options.time)
+        mask, cleaning = compose(settled.found, plans, plane, self.preset.postprocessing, apart=scan.cine)
         objects = [
             {
                 "id": target.id,
@@ -248,8 +258,12 @@ class SlicePipeline:
                 "propagation": way,
                 "cleaning": steps,
             }
-            for target, plan, found, way, steps in zip(prompt.targets, plans, run.found, ways, cleaning, strict=True)
+            for target, plan, found, way, steps in zip(
+                prompt.targets, plans, settled.found, ways, cleaning, strict=True
+            )
         ]
+        for facts, over_time in zip(objects, settled.facts, strict=False):
+            facts["time"] = over_time
         for facts, each in zip(objects, begun.heard, strict=False):
             facts["heard"] = each.told
         notes = [*run.notes, *(note for each in begun.heard for note in each.notes)]
@@ -257,6 +271,8 @@ class SlicePipeline:
         notes += unused_minus(plans, run.asked, prompt) + self._modality_notes(scan) + _window_notes(shown, scan)
         if self.options.propagation.max_slices is not None and not any(ways):
             notes.append("max_slices changed nothing: no prompt was followed to other slices")
+        if "options.time" in self.preset.changes and not scan.cine:
+            notes.append("smoothing over time changed nothing: the scan is no cine")
         if not self.options.dense:
             notes += unused_regions(plans, prompt)
         provenance = {

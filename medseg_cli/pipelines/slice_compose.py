@@ -1,4 +1,4 @@
-"""From answers in slices to one label map: stacked, cleaned in 3-D, and the more probable object where two overlap."""
+"""From answers in slices to one label map: stacked, cleaned, and the more probable object where two overlap."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from medseg_cli.pipelines.slice_prompts import Plan
 from medseg_cli.pipelines.slice_run import Answer
-from medseg_cli.postprocess import clean
+from medseg_cli.postprocess import Cleaned, clean
 from medseg_cli.preset_format import Postprocessing
 from medseg_cli.slices import Plane
 
 
 def compose(
-    found: list[dict[int, Answer]], plans: list[Plan], plane: Plane, how: Postprocessing
+    found: list[dict[int, Answer]], plans: list[Plan], plane: Plane, how: Postprocessing, *, apart: bool = False
 ) -> tuple[NDArray[np.unsignedinteger[Any]], list[list[dict[str, Any]]]]:
     """The label map (I, J, K), and what cleaning did to each object.
 
@@ -24,7 +24,8 @@ def compose(
         found: per object: slice index → answer.
         plans: per object, in the same order.
         plane: which way the scan is sliced.
-        how: the preset's cleaning.
+        how: the preset's cleaning, in 3-D.
+        apart: clean each slice for itself: those of a cine are no volume.
     """
     mask = np.zeros(plane.shape, np.uint8 if len(plans) < 256 else np.uint16)
     best = np.zeros(plane.shape, np.uint8) if len(plans) > 1 else None
@@ -39,7 +40,7 @@ def compose(
         for index, answer in answers.items():
             part.put(probability, index - first, answer.probability)
         clicks = plan.clicks - np.where(np.arange(3) == plane.through, first, 0)
-        cleaned = clean(probability >= Answer.INSIDE, clicks, plane.spacing, how)
+        cleaned = (_clean_apart if apart else clean)(probability >= Answer.INSIDE, clicks, plane.spacing, how)
         steps.append(cleaned.steps)
         inside = cleaned.mask
         if best is not None:
@@ -47,3 +48,21 @@ def compose(
             best[slab][inside] = probability[inside]
         mask[slab][inside] = value
     return mask, steps
+
+
+def _clean_apart(
+    mask: NDArray[np.bool_], clicks: NDArray[np.float64], spacing: tuple[float, float, float], how: Postprocessing
+) -> Cleaned:
+    """`clean` of the frames (I, J, T) of a cine, one after the other; its steps are summed up.
+
+    Which part was clicked is followed through time, for clicks lie in few frames.
+    """
+    steps: list[dict[str, Any]] = []
+    if how.keep == "clicked":
+        first = clean(mask, clicks, spacing, Postprocessing(keep="clicked"))
+        mask, steps, how = first.mask, first.steps, how.model_copy(update={"keep": "all"})
+    frames = [clean(frame, np.zeros((0, 3)), spacing, how) for frame in np.split(mask, mask.shape[2], axis=2)]
+    for alike in zip(*(frame.steps for frame in frames), strict=True):
+        counts = {key: sum(step[key] for step in alike) for key in alike[0] if key != "step"}
+        steps.append({"step": alike[0]["step"], **counts})
+    return Cleaned(np.concatenate([frame.mask for frame in frames], axis=2), steps)
