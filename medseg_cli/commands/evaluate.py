@@ -34,6 +34,7 @@ def evaluate(
     nsd_mm: own.NsdMm = "1,2",
     hit: own.Hit = 0.5,
     protocol: own.ProtocolName = "ours",
+    ellipse: own.Ellipse = False,
     against: own.Against = None,
     missing: own.Missing = "fail",
     labels: own.Labels = None,
@@ -71,7 +72,7 @@ def evaluate(
     from medseg_cli.prompt_text import texts_of
 
     report = evaluation.plan(output, overwrite) if output is not None else None
-    measures = evaluation.Measures(_tolerances(nsd_mm), hit, protocol == "samus")
+    measures = evaluation.Measures(_tolerances(nsd_mm), hit, protocol == "samus", evaluation.Shapes(ellipse))
     reading = options.read_options(None, None, spacing, "error", "error", "error")
     table = evaluation.read_table(labels) if labels else None
     words = texts_of(text or (), text_file, not_ or ())
@@ -91,15 +92,17 @@ def evaluate(
                 f"nothing to compare {first} with",
                 "give a reference after it, or --preset NAME to predict a dataset first",
             )
+        facts, told = evaluation.sizes_beside(reference)
         rules = evaluation.Rules(
             table or evaluation.find_table(reference),
             objects or "apart",
             resample_to is not None,
             missing,
             reading,
+            facts,
             measures,
         )
-        task = in_files(first, reference, images, rules, against, seed)
+        task = in_files(first, reference, images, rules, against, seed, told)
     gathered = evaluation.Gathered([], [])
     interrupted = False
     try:
@@ -133,6 +136,7 @@ def _tell_case(result: CaseResult) -> None:
 
 def _tell(found: Evaluation) -> None:
     """Means and medians of every label, and what two methods differ by."""
+    from medseg_cli.evaluation.ellipses import told_errors
     from medseg_cli.evaluation.statistics import metrics_of, spread
     from medseg_cli.evaluation.summary import comparisons
 
@@ -148,6 +152,8 @@ def _tell(found: Evaluation) -> None:
                     undefined = f", undefined in {figures.undefined}" if figures.undefined else ""
                     texts.append(f"{name} {figures.mean:.4f} (median {figures.median:.4f}{undefined})")
         typer.echo(f"{found.label_name(label)}, {len(rows)} cases: {', '.join(texts)}", err=True)
+        for text in told_errors([row.numbers for row in rows]):
+            typer.echo(f"{found.label_name(label)}: {text}", err=True)
     for each in comparisons(found):
         if each.label == "all":
             p = "no p value" if each.p is None else f"p {each.p:.3g}"

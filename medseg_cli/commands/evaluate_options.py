@@ -85,6 +85,15 @@ ProtocolName = Annotated[
         rich_help_panel=SCORING,
     ),
 ]
+Ellipse = Annotated[
+    bool,
+    typer.Option(
+        "--ellipse",
+        help="Measure the ellipse of every object in pictures, too: circumference and axes. Labels that --preset "
+        "declares ellipses, and cases whose dataset states a circumference, have it anyway.",
+        rich_help_panel=SCORING,
+    ),
+]
 Hit = Annotated[
     float,
     typer.Option(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medseg_cli.datasets import Case
-    from medseg_cli.evaluation import CaseResult, Evaluation, LabelTable, Measures, Protocol, Row, Rules, Scored
+    from medseg_cli.evaluation import CaseResult, Evaluation, LabelTable, Measures, Protocol, Row, Rules, Scored, Shapes
     from medseg_cli.preset import Preset
     from medseg_cli.prompt import Prompt
 
@@ -81,6 +81,7 @@ def predicted(
     protocol = evaluation.Protocol(
         kind, chosen.seed, objects, _slices(found), chosen.texts, values, measures.samus, classes
     )
+    measures = replace(measures, shapes=_shapes(found, measures.shapes.every))
     cases = _part(dataset.cases, found, chosen)
     rows, name = ((), "") if against is None else (_earlier(against), against.name)
     where, precision, deterministic = computing
@@ -98,6 +99,15 @@ def predicted(
         rows,
         name,
     )
+
+
+def _shapes(preset: Preset, every: bool) -> Shapes:
+    """Which of a preset's objects have an ellipse; what is prompted takes after its first label."""
+    from medseg_cli.evaluation import Shapes
+
+    rims = {label.value: label.rim for label in preset.labels if label.shape == "ellipse"}
+    prompted = not preset.prompts.automatic and bool(preset.labels) and preset.labels[0].shape == "ellipse"
+    return Shapes(every, rims, preset.labels[0].rim if prompted else None)
 
 
 def _check_texts(kind: str, preset: Preset, chosen: Chosen) -> None:
@@ -153,13 +163,19 @@ def _preset_facts(preset: Preset, chosen: Chosen, protocol: Protocol) -> dict[st
 
 
 def in_files(
-    prediction: Path, reference: Path, images: Path | None, rules: Rules, against: Path | None, seed: int
+    prediction: Path,
+    reference: Path,
+    images: Path | None,
+    rules: Rules,
+    against: Path | None,
+    seed: int,
+    told: tuple[str, ...] = (),
 ) -> Task:
     """Masks that exist already."""
     from medseg_cli import evaluation
 
     matched = evaluation.match(prediction, reference, images)
-    notes = list(rules.table.notes)
+    notes = [*rules.table.notes, *told]
     if matched.extra:
         names = ", ".join(path.name for path in matched.extra[:5]) + (" ..." if len(matched.extra) > 5 else "")
         notes.append(f"predictions without a reference are not scored ({len(matched.extra)}): {names}")
@@ -237,8 +253,6 @@ def assemble(task: Task, results: list[CaseResult], interrupted: bool) -> Evalua
 
 
 def _with_notes(found: Evaluation, notes: tuple[str, ...]) -> Evaluation:
-    from dataclasses import replace
-
     return replace(found, notes=notes)
 
 

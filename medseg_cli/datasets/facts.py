@@ -20,6 +20,7 @@ COLUMNS = {
     "caption": ("caption", "captions", "text", "report"),
     "spacing": ("spacing", "spacing_mm", "pixel_size", "pixel size(mm)", "pixel size (mm)"),
     "modality": ("modality",),
+    "circumference": ("circumference", "circumference_mm", "head circumference (mm)", "head circumference(mm)"),
 }
 """What each fact may be called, in columns of a CSV and keys of a JSON entry; case does not matter."""
 
@@ -45,6 +46,7 @@ class Facts(TypedDict, total=False):
     caption: str
     spacing: tuple[float, float, float] | None
     modality: str
+    circumference: float | None
 
 
 def modality_of(text: str) -> str:
@@ -70,7 +72,7 @@ def facts_of(entry: Mapping[str, Any], where: str) -> Facts:
         where: names the entry in messages.
 
     Raises:
-        InputError: a fold, a part, a spacing or a modality that cannot be one.
+        InputError: a fold, a part, a spacing, a modality or a circumference that cannot be one.
     """
     facts = Facts()
     group, caption = value_of(entry, "group"), value_of(entry, "caption")
@@ -90,6 +92,9 @@ def facts_of(entry: Mapping[str, Any], where: str) -> Facts:
         if not code:
             raise InputError(f"{where}: {modality!r} is no modality", f"use one of {', '.join(CODES)}")
         facts["modality"] = code
+    circumference = value_of(entry, "circumference")
+    if circumference is not None:
+        facts["circumference"] = _length(circumference, where)
     return facts
 
 
@@ -110,6 +115,16 @@ def spacing_of(value: Any, where: str) -> tuple[float, float, float]:
         raise InputError(f"{where}: spacing {value!r} is not one to three sizes in mm", "for example 0.2x0.2")
     i, j, k = [*sizes, *sizes, 1.0][:3] if len(sizes) == 1 else [*sizes, 1.0][:3]
     return (i, j, k)
+
+
+def _length(value: Any, where: str) -> float:
+    try:
+        length = float(str(value).strip())
+    except ValueError:
+        length = 0.0
+    if not 0 < length < float("inf"):
+        raise InputError(f"{where}: circumference {value!r} is no length in mm", "for example 174.5")
+    return length
 
 
 def _fold(value: Any, where: str) -> int:

@@ -164,6 +164,7 @@ def _facts(written: Written) -> dict[str, Any]:
         "caption": bool,
         "spacing": bool,
         "modality": bool,
+        "circumference": bool,
     }
     found = {key: getattr(case, key) for key, wanted in keep.items() if wanted(getattr(case, key))}
     return found | ({"spacing": list(found["spacing"])} if "spacing" in found else {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,10 +78,16 @@ def read(path: Path) -> Dataset:
     return Dataset(tuple(cases), "CSV", label_map, tuple(notes_on(label_map, path.parent / BESIDE)), tuple(findings))
 
 
-def beside(folder: Path) -> tuple[dict[str, Facts], tuple[str, ...]]:
+def beside(
+    folder: Path, only: Sequence[str] = tuple(Facts.__annotations__)
+) -> tuple[dict[str, Facts], tuple[str, ...]]:
     """What the tables in a folder say about its files, by file name and by name without suffix; and a note on each.
 
     A table counts if one column names files (or ids) and another one is a fact, as the pixel sizes of HC18.
+
+    Args:
+        folder: whose tables are read.
+        only: facts that are looked for.
 
     Raises:
         InputError: a value that cannot be one.
@@ -89,7 +96,7 @@ def beside(folder: Path) -> tuple[dict[str, Facts], tuple[str, ...]]:
     notes = []
     for path in sorted(each for each in folder.iterdir() if each.suffix.lower() in SUFFIXES and each.is_file()):
         columns = set(_columns(path))
-        known = [fact for fact in Facts.__annotations__ if columns & set(COLUMNS[fact])]
+        known = [fact for fact in only if columns & set(COLUMNS[fact])]
         named = next((fact for fact in ("id", "image") if columns & set(COLUMNS[fact])), None)
         if named is None or not known:
             continue

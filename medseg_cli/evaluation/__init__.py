@@ -10,7 +10,8 @@ plan(output), write(report, evaluation, pictures)     summary.json, cases.csv, r
 
 from __future__ import annotations
 
-from medseg_cli.evaluation.from_files import Rules, score_files
+from medseg_cli.evaluation.ellipses import Shapes
+from medseg_cli.evaluation.from_files import Rules, score_files, sizes_beside
 from medseg_cli.evaluation.from_preset import score_preset
 from medseg_cli.evaluation.label_table import LabelTable, find_table, read_table
 from medseg_cli.evaluation.matching import Matched, Pair, match
@@ -37,6 +38,7 @@ __all__ = [
     "Row",
     "Rules",
     "Scored",
+    "Shapes",
     "check_kind",
     "classes_of",
     "completed",
@@ -49,6 +51,7 @@ __all__ = [
     "rows_of",
     "score_files",
     "score_preset",
+    "sizes_beside",
     "summary",
     "usual_kind",
     "usual_objects",

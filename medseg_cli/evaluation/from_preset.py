@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from medseg_cli.datasets import Case
 from medseg_cli.datasets.pairs import empty, label_values, open_case, problems
 from medseg_cli.errors import InputError
+from medseg_cli.evaluation.ellipses import ellipse_scores
 from medseg_cli.evaluation.failing import failed
 from medseg_cli.evaluation.prompting import Asked, Protocol, ask
 from medseg_cli.evaluation.results import CaseResult, Kind, Measures, ObjectScore, units_of
@@ -50,11 +51,17 @@ def score_preset(
 
 @dataclass(frozen=True, eq=False)
 class _Pair:
-    """A case in memory; `ignored` (I, J, K) is what nobody labelled, None if there is no such thing."""
+    """A case in memory.
+
+    Args:
+        ignored: (I, J, K) what nobody labelled, None if there is no such thing.
+        circumference: in mm, as the dataset states it; None where it does not.
+    """
 
     scan: Scan
     labels: NDArray[np.int64]
     ignored: NDArray[np.bool_] | None
+    circumference: float | None = None
 
 
 def _load(case: Case, protocol: Protocol) -> _Pair:
@@ -67,7 +74,7 @@ def _load(case: Case, protocol: Protocol) -> _Pair:
     if protocol.needs_object and not np.any(labels > 0):
         raise empty(case).error()
     ignored = None if case.ignore is None else np.rint(label.voxels[0]) == case.ignore
-    return _Pair(scan, labels, ignored)
+    return _Pair(scan, labels, ignored, case.circumference)
 
 
 def _score(
@@ -91,7 +98,7 @@ def _score(
     found, truth, values = _same_values(mask, labels, asked)
     places = asked.places if asked.prompt.targets else ((),) * len(values)
     together = asked.values == (None,)
-    objects = _objects(found, truth, values, scan, measures, protocol.kind, places, together=together)
+    objects = _objects(found, truth, values, pair, measures, protocol.kind, places, together=together)
     result = replace(plain, objects=objects, units=units_of(scan), voxels=int(truth.size))
     return Scored(result, Maps(scan, True, found, truth))
 
@@ -110,7 +117,7 @@ def _score_each(
         inside = labels > 0 if value is None else labels == value
         number = value or 1
         found, reference = (np.where(each, number, 0).astype(np.uint16) for each in (mask, inside))
-        objects += _objects(found, reference, [number], scan, measures, kind, (place,), together=value is None)
+        objects += _objects(found, reference, [number], pair, measures, kind, (place,), together=value is None)
         masks.append(mask)
     shown = np.zeros(labels.shape, np.uint16)
     # The worst is drawn, and must be whole.
@@ -125,7 +132,7 @@ def _objects(
     found: NDArray[np.uint16],
     truth: NDArray[np.uint16],
     values: list[int],
-    scan: Scan,
+    pair: _Pair,
     measures: Measures,
     kind: Kind,
     places: Sequence[tuple[float, ...]],
@@ -133,11 +140,12 @@ def _objects(
     together: bool,
 ) -> tuple[ObjectScore, ...]:
     """The scores of label values in two label maps (I, J, K), with how they were prompted."""
-    scores = score_values(found, truth, values, scan.spacing, measures)
+    scores = score_values(found, truth, values, pair.scan.spacing, measures)
     official = samus_values(found, truth, values, measures)
+    ellipses = ellipse_scores(found, truth, values, pair.scan, measures.shapes, pair.circumference)
     return tuple(
-        ObjectScore(score, None if together else value, kind, place, samus)
-        for value, place, score, samus in zip(values, places, scores, official, strict=True)
+        ObjectScore(score, None if together else value, kind, place, samus, ellipse)
+        for value, place, score, samus, ellipse in zip(values, places, scores, official, ellipses, strict=True)
     )
 
 

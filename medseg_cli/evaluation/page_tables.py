@@ -18,6 +18,8 @@ MEANS = (
     "ASSD",
     "volume_error_relative",
     "area_error_relative",
+    "circumference_error",
+    "circumference_abs_error",
     "precision",
     "recall",
     "detection",

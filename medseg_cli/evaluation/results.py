@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
+from medseg_cli.evaluation.ellipses import EllipseScore, Shapes, ellipse_numbers
 from medseg_cli.evaluation.samus_scores import FRAME, SamusScore, samus_score
 from medseg_cli.metrics import HIT, NSD_MM, Score, score
 from medseg_cli.scan import Scan
@@ -23,11 +24,13 @@ class Measures:
         nsd_mm: tolerances of NSD.
         hit: share of a part that makes a hit.
         samus: whether SAMUS's own numbers stand beside ours.
+        shapes: whose ellipses are measured.
     """
 
     nsd_mm: tuple[float, ...] = NSD_MM
     hit: float = HIT
     samus: bool = False
+    shapes: Shapes = field(default_factory=Shapes)
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class ObjectScore:
         place: voxel indices: i, j, k of a click; i0, j0, k0, i1, j1, k1 of a box or round all boxes, both corners
             inside; () of none.
         samus: by SAMUS's formulas in its frame, where these were asked for.
+        ellipse: of an object that has one.
     """
 
     score: Score
@@ -48,6 +52,7 @@ class ObjectScore:
     kind: Kind = "none"
     place: tuple[float, ...] = ()
     samus: SamusScore | None = None
+    ellipse: EllipseScore | None = None
 
     @property
     def key(self) -> str:
@@ -142,6 +147,7 @@ def numbers(found: ObjectScore, units: Units) -> dict[str, Number]:
         "TN": of.tn,
         "n_pred": of.tp + of.fp,
         "n_ref": of.tp + of.fn,
+        **(ellipse_numbers(found.ellipse, length) if found.ellipse else {}),
         **(samus_numbers(found.samus) if found.samus else {}),
     }
 

@@ -51,6 +51,7 @@ class Spread:
     Args:
         n: objects that have it.
         undefined: objects that do not.
+        sd: standard deviation, as an estimate from a sample; None of a single object.
         low, high: 95 % interval of the mean; None with fewer than two patients.
     """
 
@@ -66,6 +67,7 @@ class Spread:
     most: float
     low: float | None
     high: float | None
+    sd: float | None = None
 
 
 def rows_of(results: Iterable[CaseResult]) -> list[Row]:
@@ -105,6 +107,7 @@ def spread(rows: Sequence[Row], metric: str, seed: int) -> Spread | None:
         most=float(values.max()),
         low=low,
         high=high,
+        sd=float(values.std(ddof=1)) if len(have) > 1 else None,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from medseg_cli.errors import InputError
+from medseg_cli.evaluation.ellipses import circumference_errors
 from medseg_cli.evaluation.label_table import LabelTable
 from medseg_cli.evaluation.results import CaseResult, Measures, ObjectScore, numbers
 from medseg_cli.evaluation.samus_table import samus_table
@@ -23,7 +24,7 @@ EMPTY_RULE = (
     "zero, do not exist then: null, left out of means, and counted"
 )
 EMPTINESS = ("both are empty", "the prediction is empty", "the reference is empty")
-COMPARED = ("Dice", "IoU", "NSD", "HD95", "ASSD", "volume_error_relative", "area_error_relative")
+COMPARED = ("Dice", "IoU", "NSD", "HD95", "ASSD", "volume_error_relative", "area_error_relative", "circumference_error")
 """Beginnings of the metrics that two methods are compared by."""
 
 
@@ -150,6 +151,7 @@ def _headline(rows: Sequence[Row]) -> dict[str, Any]:
         "hd95_undefined": len(rows) - int(known.size),
         "volume_error_mean": round(float(relative.mean()), 4) if relative.size else None,
         "volume_error_abs_mean": round(float(np.abs(relative).mean()), 4) if relative.size else None,
+        **circumference_errors([row.numbers for row in rows]),
     }
 
 
