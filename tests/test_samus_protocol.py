@@ -10,11 +10,17 @@ import bright_box
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
+from safetensors.torch import save_file
 from scipy.spatial.distance import cdist
 
 from medseg_cli import pipelines
+from medseg_cli import preset as presets
 from medseg_cli.evaluation.samus_scores import from_frame, hd_rowwise, in_frame, samus_score
+from medseg_cli.models.samus.checkpoint import random_network
+from medseg_cli.models.samus.config import config_of
+from medseg_cli.weights.store import sha256_of
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -195,3 +201,37 @@ def test_classes_must_be_named(in_process: Run, preset: Path, tmp_path: Path) ->
     code, _, said = in_process(*here, "--prompt", "click", "--objects", "apart")
     assert code == 2
     assert "does not name its classes" in said
+
+
+def test_a_samus_is_measured_as_by_hand(in_process: Run, tmp_path: Path) -> None:
+    """A picture that is the frame itself: network, click, threshold and Dice as the official test has them."""
+    small = {
+        "embed_dim": 32, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0, "global_attn_indexes": [1], "prompt_dim": 32,
+        "mask_in_chans": 4, "decoder_mlp_dim": 32, "iou_dim": 16,
+    }  # fmt: skip
+    network = random_network(config_of(small), 5).eval()
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    weights = {"file": "w.safetensors", "sha256": sha256_of(tmp_path / "w.safetensors")}
+    facts = presets.find("samus").model_dump(mode="json") | {"name": "tiny", "model": small, "weights": weights}
+    facts["preprocessing"]["intensity"] = {"method": "eight-bit", "low": 0, "high": 100}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(facts))
+    mask = disc(110, 140, 50)
+    image = np.random.default_rng(0).integers(0, 256, mask.shape).astype(np.uint8)
+    for kind, pixels in (("images", image), ("masks", (mask * 255).astype(np.uint8))):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "set" / kind / "a.png")
+    code, out, said = in_process(
+        "evaluate", "set", "--preset", "tiny.yaml", "--cases", "all", "--prompt", "median-click", "--protocol", "samus",
+        "--objects", "together", "--device", "cpu", "--json",
+    )  # fmt: skip
+    assert code == 0, said
+    rows, columns = np.nonzero(mask)
+    click = torch.tensor([[[float(columns[len(columns) // 2]), float(rows[len(rows) // 2])]]])
+    with torch.inference_mode():
+        grey = torch.from_numpy(image)[None, None].float() / 255
+        logits = network(grey, points=(click, torch.ones(1, 1)))["masks"][0, 0].numpy()
+    found = logits > 0
+    assert 0 < found.sum() < found.size
+    expected = (2 * (found & mask).sum() + 1e-5) / (found.sum() + mask.sum() + 1e-5)
+    metrics = json.loads(out)["metric_per_case"][0]["metrics"]["1"]
+    assert metrics["samus_Dice"] == pytest.approx(expected, abs=1e-4)
