@@ -34,6 +34,7 @@ from medseg_cli.pipelines.slice_prompts import Plan, every_slice, plan_slices, u
 from medseg_cli.pipelines.slice_run import Network, SliceRun, Ways, doubts, own_scores
 from medseg_cli.pipelines.slice_spread import Draws, check_comparable, has_latents
 from medseg_cli.pipelines.slice_texts import Heard, SliceTexts
+from medseg_cli.pipelines.slice_ultrasound import Ultrasound, insonated
 from medseg_cli.preset import Preset
 from medseg_cli.prompt import Prompt, Target
 from medseg_cli.propagation import Rules
@@ -97,6 +98,7 @@ class Options(BaseModel):
         uncertainty: compare several answers, and map how far they lie apart; the mask stays the same.
         samples: draws of the latents that are compared, where the network has any.
         time: how the frames of a cine go together.
+        ultrasound: what is done about a sector's surround and burned-in marks; None takes pictures as they are.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -115,6 +117,7 @@ class Options(BaseModel):
     uncertainty: bool = False
     samples: int = Field(default=16, ge=2)
     time: Time = Time()
+    ultrasound: Ultrasound | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,7 +238,9 @@ class SlicePipeline:
                 if self.texts is not None:
                     prompt, heard = self.texts.heard(prompt)
                 plans = plan_slices(prompt, scan, plane, self.preset, [each.vector for each in heard])
-            run = SliceRun(self._network, scan, plane, self._display(scan), self.cache, self.options.batch)
+            shown = self._display(scan)
+            tissue = insonated(scan, plane, shown, self.options.ultrasound)
+            run = SliceRun(self._network, scan, plane, shown, self.cache, self.options.batch, tissue)
         except MedsegError as error:
             return error
         return _Begun(prompt, prompted, plans, run, heard)
@@ -275,6 +280,8 @@ class SlicePipeline:
             notes.append("smoothing over time changed nothing: the scan is no cine")
         if not self.options.dense:
             notes += unused_regions(plans, prompt)
+        if run.tissue is not None:
+            notes += run.tissue.notes(plans, prompt)
         provenance = {
             "pipeline": self.preset.pipeline,
             "preset": self.preset.name,
@@ -289,6 +296,7 @@ class SlicePipeline:
                 "from_cache": run.reused,
             },
             "display": asdict(shown),
+            **({} if run.tissue is None else {"ultrasound": run.tissue.facts()}),
             "objects": objects,
             "kernels": self.runtime.kernels,
         }

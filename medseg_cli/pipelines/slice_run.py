@@ -20,6 +20,7 @@ from medseg_cli.frame import Frame
 from medseg_cli.intensity import Display
 from medseg_cli.pipelines.slice_prompts import Plan, SlicePrompt
 from medseg_cli.pipelines.slice_spread import Draws, SliceSpread, opinions
+from medseg_cli.pipelines.slice_ultrasound import Insonated
 from medseg_cli.propagation import Found, Front, Rules, describe, next_box, stop_reason
 from medseg_cli.scan import Scan
 from medseg_cli.slices import Plane
@@ -116,6 +117,7 @@ class SliceRun:
         scan, plane, display: what is looked at.
         cache: embeddings of this and earlier runs.
         batch: slices encoded at a time.
+        tissue: what of the pictures is tissue, where they are ultrasound and the preset asks for it.
         found: per object: slice index → answer.
         encoded, reused: slices encoded, and taken from the cache.
         asked: (object, slice) that the network was asked about.
@@ -129,6 +131,7 @@ class SliceRun:
     display: Display
     cache: EmbeddingCache
     batch: int
+    tissue: Insonated | None = None
     found: list[dict[int, Answer]] = field(default_factory=list)
     encoded: int = 0
     reused: int = 0
@@ -208,7 +211,8 @@ class SliceRun:
         return high * wide
 
     def _picture(self, index: int) -> NDArray[np.uint8]:
-        return self.display.picture(self.plane.take(self.scan.voxels, index))
+        shown = self.display.picture(self.plane.take(self.scan.voxels, index))
+        return shown if self.tissue is None else self.tissue.picture(index, shown)
 
     @property
     def _frame(self) -> Frame:
@@ -282,6 +286,8 @@ class SliceRun:
 
     def _decode(self, embedding: dict[str, Tensor], prompt: SlicePrompt, frame: Frame) -> Answer:
         joined, score = self._joined(self.network.model, embedding, prompt, frame)
+        if self.tissue is not None:
+            joined = self.tissue.within(joined, self.network.level)
         inside, exact = joined > self.network.level, joined.sigmoid()
         probability = (exact * 255).round().clamp(0, 255)
         # The threshold is a logit exactly; rounding must not move it.

@@ -1,0 +1,96 @@
+"""Callipers, dotted lines, letters and coloured marks that a machine has burned into an ultrasound picture.
+
+They are told from tissue by what tissue cannot do: an ultrasound beam has a width, so that echoes rise and fall over
+several pixels, while drawn lines are thin, of one shade, and end from one pixel to the next. What is not all of that is
+left alone: a mark that stays does less harm than tissue that goes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+WIDEST = 0.013
+"""Lines are thinner than this share of the picture's shorter side, and than `LEAST_WIDEST` pixels in small ones."""
+LEAST_WIDEST = 7
+STANDS_OUT = 60
+"""Grey values by which a line is brighter than what is left when thin things are taken away."""
+JUMP = 70
+"""Grey values by which a drawn edge falls from one pixel to the next."""
+HARD = 0.45
+"""Share of a mark's outline that has to fall so."""
+HARD_SIDE = 0.35
+"""Share of the outline on each of the four sides that has to fall so: a blanked corner cuts tissue on two or three."""
+SHADES = 14.0
+"""Standard deviation of the grey values inside a mark that counts as one shade."""
+COLOURED = 40
+"""Difference between the most and the least of red, green and blue that makes a colour."""
+TOUCHING = np.ones((3, 3), dtype=bool)
+
+
+def find_marks(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Pixels (H, W) of a picture (H, W, 3) that were drawn on it; colour flow is not."""
+    grey = picture.max(axis=2)
+    coloured = (grey.astype(np.int16) - picture.min(axis=2)) >= COLOURED
+    widest = _widest(grey.shape)
+    if ndimage.binary_opening(coloured, np.ones((widest, widest))).any():
+        # Wide colour is flow or stiffness: what is below it is unknown, and what is drawn in it too.
+        coloured[:] = False
+    return _drawn(grey, widest) | coloured
+
+
+def without(picture: NDArray[np.uint8], marks: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """A picture (H, W, 3) with marks (H, W), and the pixel round them, replaced by a mean of what lies about them."""
+    gone = ndimage.binary_dilation(marks, TOUCHING)
+    if not gone.any() or gone.all():
+        return picture
+    result = picture.copy()
+    missing = gone.copy()
+    sigma = 1.5
+    while missing.any():
+        weight = ndimage.gaussian_filter((~gone).astype(np.float32), sigma, truncate=3.0)
+        known = missing & (weight > 0.05)
+        for channel in range(3):
+            kept = np.where(gone, 0, picture[..., channel]).astype(np.float32)
+            mean = ndimage.gaussian_filter(kept, sigma, truncate=3.0)
+            result[..., channel][known] = np.rint(mean[known] / weight[known]).clip(0, 255).astype(np.uint8)
+        missing &= ~known
+        sigma *= 2
+    return result
+
+
+def _widest(shape: tuple[int, ...]) -> int:
+    """Side of the square, in pixels, that fits into no line; odd."""
+    return max(LEAST_WIDEST, round(WIDEST * min(shape))) | 1
+
+
+def _drawn(grey: NDArray[np.uint8], widest: int) -> NDArray[np.bool_]:
+    """Bright marks: thin, of one shade, with hard edges."""
+    values = grey.astype(np.int16)
+    thin = values - ndimage.grey_opening(values, (widest, widest)) >= STANDS_OUT
+    # Of an edge between two shades only the brighter side is the line.
+    level = ndimage.maximum_filter(values, 3)
+    thin &= values >= 0.75 * level
+    parts, count = ndimage.label(thin, TOUCHING)
+    if not count:
+        return thin
+    falls, outline, sides = np.zeros(count + 1), np.zeros(count + 1), np.zeros(count + 1)
+    for axis in (0, 1):
+        for side in (1, -1):
+            ends = (np.roll(parts, side, axis) != parts) & thin
+            # What the picture's own edge cuts does not end there.
+            ends[(slice(None),) * axis + (0 if side == 1 else -1,)] = False
+            hard = ends & (values - np.roll(values, side, axis) >= JUMP)
+            here, there = (np.bincount(parts[each], minlength=count + 1) for each in (ends, hard))
+            outline += here
+            falls += there
+            sides += there >= HARD_SIDE * here
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)
+    sums = np.bincount(parts.ravel(), values.ravel(), minlength=count + 1)
+    squares = np.bincount(parts.ravel(), values.ravel().astype(np.float64) ** 2, minlength=count + 1)
+    mean = sums / np.maximum(1, sizes)
+    spread = np.sqrt(np.maximum(0, squares / np.maximum(1, sizes) - mean**2))
+    good = (falls >= HARD * outline) & (sides == 4) & (spread <= SHADES) & (sizes >= 2)
+    good[0] = False
+    return good[parts]
