@@ -143,7 +143,7 @@ def test_formats_that_bids_does_not_know_lie_beside_and_are_ignored(tmp_path: Pa
         tmp_path,
         "sub-01_T1w",
         "nifti",
-        *(name for name in FORMATS if name not in ("dicom-seg", "rtstruct", "png", "explain")),
+        *(name for name in FORMATS if name not in ("dicom-seg", "rtstruct", "png", "explain", "uncertainty")),
     )
     patterns = tuple(
         line for line in (tmp_path / ".bidsignore").read_text().splitlines() if line and not line.startswith("#")
@@ -153,7 +153,7 @@ def test_formats_that_bids_does_not_know_lie_beside_and_are_ignored(tmp_path: Pa
     left = sorted(name for name in names if not matches(name, patterns))
     stem = "sub-01/anat/sub-01_desc-medsegT1w_dseg"
     assert left == ["dataset_description.json", f"{stem}.json", f"{stem}.nii.gz", f"{stem}.tsv"]
-    assert len(files.written) == len(FORMATS) - 4
+    assert len(files.written) == len(FORMATS) - 5
     assert (tmp_path / "sub-01/anat/sub-01_desc-medsegT1w_stl").is_dir()
 
 
