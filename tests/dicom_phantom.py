@@ -15,6 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2.1"
+ULTRASOUND_LOOP = "1.2.840.10008.5.1.4.1.1.3.1"
 SERIES_UID = "1.2.826.0.1.3680043.10.99.1"
 PATIENT = "Hopper^Grace"
 
@@ -125,3 +126,51 @@ def enhanced(values: np.ndarray, matrix: np.ndarray, order: Sequence[int], **fra
         frames.append(frame)
     dataset.PerFrameFunctionalGroupsSequence = frames
     return dataset
+
+
+def loop(frames: np.ndarray, photometric: str = "MONOCHROME2", **elements: Any) -> Dataset:
+    """A multi-frame ultrasound object without any geometry.
+
+    Args:
+        frames: (T, J, I) or (T, J, I, 3) uint8, as stored.
+        photometric: what they mean.
+        elements: further elements, by keyword; FrameTime and its pointer are not among those set here.
+    """
+    dataset = picture(np.zeros(frames.shape[2:0:-1], np.uint8))
+    dataset.SOPClassUID, dataset.Modality = ULTRASOUND_LOOP, "US"
+    dataset.ImageType = ["ORIGINAL", "PRIMARY"]
+    dataset.NumberOfFrames = len(frames)
+    dataset.SamplesPerPixel = 3 if frames.ndim == 4 else 1
+    dataset.PhotometricInterpretation = photometric
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.PixelRepresentation = 7, 0
+    if frames.ndim == 4:
+        dataset.PlanarConfiguration = 0
+    dataset.PixelData = np.ascontiguousarray(frames).tobytes()
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+def region(
+    box: tuple[int, int, int, int],
+    delta: tuple[float, float] = (0.05, 0.05),
+    form: int = 1,
+    kind: int = 1,
+    **units: int,
+) -> Dataset:
+    """An item of SequenceOfUltrasoundRegions.
+
+    Args:
+        box: x0, y0, x1, y1 in pixels, ends inclusive.
+        delta: cm per pixel along x and y.
+        form: RegionSpatialFormat: 1 2-D, 2 M-mode, 3 spectral.
+        kind: RegionDataType: 1 tissue, 2 colour flow, 3 spectrum.
+        units: x and y, codes of PhysicalUnits: 3 cm, 4 seconds.
+    """
+    item = Dataset()
+    item.RegionSpatialFormat, item.RegionDataType, item.RegionFlags = form, kind, 0
+    item.RegionLocationMinX0, item.RegionLocationMinY0, item.RegionLocationMaxX1, item.RegionLocationMaxY1 = box
+    item.PhysicalUnitsXDirection, item.PhysicalUnitsYDirection = units.get("x", 3), units.get("y", 3)
+    item.PhysicalDeltaX, item.PhysicalDeltaY = delta
+    return item

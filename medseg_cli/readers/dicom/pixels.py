@@ -153,6 +153,11 @@ def by_pydicom(dataset: Any, indices: list[int], syntax: Any) -> Iterator[NDArra
     from pydicom.pixels import iter_pixels
 
     plugin = plugin_of(syntax, dataset) or ""
+    if not plugin and text(dataset, "PhotometricInterpretation") == "YBR_FULL_422":
+        # pydicom 3.0 forgets after the first frame that frames of this kind are a third shorter, and reads across them.
+        for index in indices:
+            yield from iter_pixels(dataset, indices=[index], decoding_plugin=plugin)
+        return
     yield from iter_pixels(dataset, indices=indices, decoding_plugin=plugin)
 
 
