@@ -101,8 +101,11 @@ def fit(mask: NDArray[np.bool_], steps: Points) -> tuple[Fitted | None, str]:
         steps: (2, 2): column d is the step of axis d in mm; the plane's coordinates are those of pixel (0, 0)'s centre
             plus steps @ index.
     """
-    largest, parts = _largest(mask)
-    sides = outline(largest)
+    box = _surroundings(mask)
+    part, parts = _largest(mask[box])
+    largest = np.zeros_like(mask)
+    largest[box] = part
+    sides = outline(part) + np.array([box[0].start, box[1].start])
     if len(sides) < LEAST_POINTS:
         return None, f"its outline has {len(sides)} sides of pixels, and an ellipse needs {LEAST_POINTS}"
     found = through(sides @ steps.T)
@@ -157,6 +160,15 @@ def _of_conic(quadratic: Points, linear: Points, middle: Points, size: float) ->
         return None
     long, short = size / np.sqrt(values)
     return Ellipse(middle + size * center, float(long), float(short), ways[:, 0])
+
+
+def _surroundings(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """The box of an object and one pixel round it, as far as the picture goes; all of it where there is none."""
+    spans = []
+    for axis in (0, 1):
+        at = np.flatnonzero(mask.any(axis=1 - axis))
+        spans.append(slice(max(int(at[0]) - 1, 0), int(at[-1]) + 2) if at.size else slice(0, mask.shape[axis]))
+    return spans[0], spans[1]
 
 
 def _largest(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:

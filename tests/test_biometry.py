@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -228,3 +229,27 @@ def test_any_mask_has_an_ellipse_or_a_reason(seed: int, width: int, height: int)
     if found is not None:
         assert np.isfinite([found.ellipse.circumference, found.ellipse.area, found.overlap]).all()
         assert found.ellipse.long >= found.ellipse.short > 0
+
+
+def test_the_picture_shows_dots_on_the_ellipse_and_crosses_at_its_axes() -> None:
+    """In a panel of as many pixels as the picture has: nothing is enlarged."""
+    from medseg_cli.writers import preview, sheet
+
+    ellipse = head(300, 200, 25, (400, 270))
+    mask = drawn(ellipse, (800, 540), np.eye(2))
+    segmentation = picture(mask, (0.1, 0.1))
+    plain = replace(segmentation, labels=(Label(1, "head"),))
+    shown, without = (
+        np.asarray(preview.draw(each, measure(each))).astype(int)[sheet.HEADER :, sheet.MARGIN :][:540, :800]
+        for each in (segmentation, plain)
+    )
+    changed = np.argwhere(np.abs(shown - without).max(axis=2) > 0)[:, ::-1]
+    place = (changed - ellipse.center) @ np.array([ellipse.way, [-ellipse.way[1], ellipse.way[0]]]).T
+    # How far from the ellipse, about, in pixels; the arms of a cross are 5 long.
+    away = np.abs(np.hypot(place[:, 0] / 300, place[:, 1] / 200) - 1) * 250
+    assert 200 < len(changed) < 2000
+    assert away.max() < 10
+    for end in (ellipse.center + 300 * ellipse.way, ellipse.center - 300 * ellipse.way):
+        assert np.abs(changed - end).max(axis=1).min() < 2
+    told = re.search(r"ellipse ([0-9.]+) mm round", sheet.legend_text(measure(segmentation)[0]))
+    assert float(told[1]) == pytest.approx(ramanujan(300, 200) * 0.1, rel=0.002)

@@ -11,7 +11,7 @@ anatomical ones, so an oblique scan is shown along its own axes, with the letter
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from PIL import Image, PngImagePlugin
 
 from medseg_cli.measure import Measurement
 from medseg_cli.segmentation import Segmentation
-from medseg_cli.writers import cine_frame, scene
+from medseg_cli.writers import callipers, cine_frame, scene
 from medseg_cli.writers.overlay import Shape, paint, shapes
 from medseg_cli.writers.sheet import Name, Panel, compose
 
@@ -107,7 +107,7 @@ def panels(
     """The planes of the picture, see `write`: axial, coronal and sagittal, or the one of a scan of one slice."""
     scan = segmentation.scan
     if scan.cine and scan.shape[2] > 1:
-        return _frames(segmentation, focus)
+        return _frames(segmentation, measurements, focus)
     center = scene.center(segmentation, measurements, focus)
     flat = min(scan.shape) == 1
     first, last = scene.field(segmentation, measurements, center)
@@ -116,10 +116,22 @@ def panels(
         (stop - start + 1) * mm for start, stop, mm in zip(first, last, scan.spacing, strict=True)
     )
     window = scene.window(segmentation, measurements, center)
-    return [_panel(segmentation, view, center, (first, last), scale, window) for view in views]
+    found = [_panel(segmentation, view, center, (first, last), scale, window) for view in views]
+    return [_measured(each, measurements, 0, first, last) for each in found] if scan.is_picture else found
 
 
-def _frames(segmentation: Segmentation, focus: tuple[float, float, float] | None) -> list[Panel]:
+def _measured(
+    panel: Panel, measurements: Sequence[Measurement], frame: int, first: tuple[int, ...], last: tuple[int, ...]
+) -> Panel:
+    """The panel of a picture, or of one frame of a cine, with the ellipses of its objects."""
+    ellipses = [each.ellipses[frame] for each in measurements if each.ellipses]
+    count = tuple(stop - start + 1 for start, stop in zip(first, last, strict=True))
+    return replace(panel, image=callipers.draw(panel.image, filter(None, ellipses), first, count))
+
+
+def _frames(
+    segmentation: Segmentation, measurements: Sequence[Measurement], focus: tuple[float, float, float] | None
+) -> list[Panel]:
     """The first, the middle and the last frame that shows an object; without any the one of `focus`."""
     count = segmentation.scan.shape[2]
     shown = np.flatnonzero(segmentation.mask.any(axis=(0, 1)))
@@ -134,7 +146,8 @@ def _frames(segmentation: Segmentation, focus: tuple[float, float, float] | None
         scale = (PANEL if len(chosen) > 1 else FLAT_PANEL) / side
         window = scene.window(alone, (), center)
         view = _View(cine_frame.title(segmentation.scan, k), "", "")
-        found.append(_panel(alone, view, center, ((0, 0, 0), last), scale, window))
+        panel = _panel(alone, view, center, ((0, 0, 0), last), scale, window)
+        found.append(_measured(panel, measurements, k, (0, 0, 0), last))
     return found
 
 

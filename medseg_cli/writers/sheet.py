@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from medseg_cli.biometry import best
 from medseg_cli.measure import Measurement
 
 MARGIN, HEADER, LINE, SWATCH, LEAST_WIDTH = 10, 26, 20, 20, 460
@@ -121,6 +122,9 @@ def legend_text(measurement: Measurement) -> str:
         told = measurement.frames
         size = size if measurement.area_mm2 is not None else f"{_figure(told.mean_pixels)} pixels"
         size = f"{size} on average in {len(told.shown)} of {len(told.pixels)} frames"
+    ellipse = best(measurement.ellipses)
+    if ellipse is not None:
+        size = f"{size}, ellipse {ellipse.circumference:.1f} {ellipse.unit} round"
     cut = ", touches the edge of the scan" if measurement.touches_border else ""
     return f"{measurement.label.name}: {size}{cut}"
 
