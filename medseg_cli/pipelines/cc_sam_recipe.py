@@ -77,7 +77,7 @@ class CcSamRecipe:
             learning_rate=1e-3 if scratch else 1e-4,
             weight_decay=0.02 if scratch else 0.0,
             batch_size=4 if scratch else 8,
-            also=tuple(f"Dice, {_said(*each)}" for each in self._scored),
+            also=tuple(f"Dice {_said(*each)}" for each in self._scored),
         )
 
     def model(self, seed: int) -> CcSam:
