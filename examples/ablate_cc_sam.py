@@ -65,7 +65,7 @@ NETWORKS = (
 SMALL: dict[str, Any] = {
     "embed_dim": 48,
     "depth": 4,
-    "num_heads": 2,
+    "num_heads": 1,
     "mlp_ratio": 2,
     "global_attn_indexes": [0, 1, 2, 3],
     "prompt_dim": 48,
@@ -79,7 +79,7 @@ SMALL: dict[str, Any] = {
     "fusion_dim": 48,
     "latent_dim": 24,
 }
-"""A transformer of 48 channels in four global blocks; the CNN is a thin ResNet-34, as the embedded SAM-UNet has it."""
+"""A transformer of 48 channels in four global blocks, in one head, which is as wide as SAM's; the CNN is a thin ResNet-34, as the embedded SAM-UNet has it."""
 PROMPTS = {"click": "median-click", "box": "box", "text": "text", "none": "none"}
 """Column → `--prompt`."""
 LEARN = re.compile(r"([\d,]+) of ([\d,]+) parameters learn")
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="DATA", help="a dataset of pictures with one object each")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder of runs and tables")
-    parser.add_argument("--steps", type=int, default=90, help="training steps of each network (usual: 90)")
+    parser.add_argument("--steps", type=int, default=120, help="training steps of each network (usual: 120)")
     parser.add_argument("--batch-size", type=int, default=4, help="pictures in each step (usual: 4)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, samples and split (usual: 0)")
     parser.add_argument("--test", type=int, help="measure the first N held-back pictures alone")

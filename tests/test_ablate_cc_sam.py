@@ -22,7 +22,7 @@ from medseg_cli.models.cc_sam.config import config_of
 TINY = {
     **ablation.SMALL,
     "embed_dim": 16,
-    "num_heads": 2,
+    "num_heads": 1,
     "prompt_dim": 16,
     "decoder_heads": 2,
     "decoder_mlp_dim": 16,
