@@ -79,7 +79,8 @@ SMALL: dict[str, Any] = {
     "fusion_dim": 48,
     "latent_dim": 24,
 }
-"""A transformer of 48 channels in four global blocks, in one head, which is as wide as SAM's; the CNN is a thin ResNet-34, as the embedded SAM-UNet has it."""
+"""A transformer of 48 channels in four global blocks of one head: attention over 1024 tokens is what a step costs. The
+CNN is a thin ResNet-34, as the embedded SAM-UNet has it."""
 PROMPTS = {"click": "median-click", "box": "box", "text": "text", "none": "none"}
 """Column → `--prompt`."""
 LEARN = re.compile(r"([\d,]+) of ([\d,]+) parameters learn")
