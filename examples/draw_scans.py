@@ -1,7 +1,8 @@
 """Draw the scans of the examples, because no patient's are in the repository: `python examples/draw_scans.py FOLDER`.
 
 chest.png: a frontal chest radiograph, 512 x 480, lungs drawn. abdomen.nii.gz: a CT in HU, 128 x 112 x 60 voxels of
-3 x 3 x 4 mm, with a kidney-like ellipsoid. truth_*.png and truth_*.nii.gz hold what was drawn.
+3 x 3 x 4 mm, with a kidney-like ellipsoid. head.png: a fetal head in ultrasound, 640 x 480, an ellipse of 300 x 220
+pixels. truth_*.png and truth_*.nii.gz hold what was drawn.
 """
 
 import sys
@@ -37,6 +38,28 @@ def chest(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_
     return np.clip(picture, 0, 255).astype(np.uint8), lungs
 
 
+def head(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """A sonogram (480, 640) and the fetal head in it, as far as the outer edge of the skull."""
+    y, x = np.mgrid[:480, :640].astype(float)
+    turn = np.deg2rad(20)
+    along, across = (
+        (x - 320) * np.cos(turn) + (y - 270) * np.sin(turn),
+        (y - 270) * np.cos(turn) - (x - 320) * np.sin(turn),
+    )
+    distance = np.hypot(along / 150, across / 110)
+    inside = distance < 1
+    depth = np.hypot(x - 320, y + 160)
+    sector = (np.abs(np.arctan2(x - 320, y + 160)) < 0.62) & (depth > 190) & (depth < 630)
+    # Skull that lies across the beam echoes most.
+    facing = np.abs((across / 110) * np.cos(turn) + (along / 150) * np.sin(turn)) / np.maximum(distance, 0.1)
+    skull = np.exp(-(((distance - 0.96) / 0.035) ** 2)) * (0.35 + 0.65 * facing)
+    midline = np.exp(-((across / 3) ** 2)) * (np.abs(along) < 105)
+    tissue = np.where(inside, 34, 62) + 500 * gaussian_filter(rng.normal(0, 1, x.shape), 14)
+    echo = gaussian_filter(tissue + 170 * skull + 60 * midline, 1.5)
+    speckle = gaussian_filter(rng.rayleigh(1, x.shape), (1.0, 1.6))
+    return np.clip(echo * speckle * sector, 0, 255).astype(np.uint8), inside
+
+
 def abdomen(rng: np.random.Generator) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
     """A CT (128, 112, 60) in HU and its kidney."""
     i, j, k = np.mgrid[:128, :112, :60].astype(float)
@@ -49,7 +72,7 @@ def abdomen(rng: np.random.Generator) -> tuple[NDArray[np.int16], NDArray[np.boo
 
 
 def main(folder: Path) -> None:
-    """Write the two scans and what was drawn in them."""
+    """Write the scans and what was drawn in them."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     picture, lungs = chest(rng)
@@ -58,6 +81,9 @@ def main(folder: Path) -> None:
     values, kidney = abdomen(rng)
     nib.Nifti1Image(values, AFFINE).to_filename(folder / "abdomen.nii.gz")
     nib.Nifti1Image(kidney.astype(np.uint8), AFFINE).to_filename(folder / "truth_kidney.nii.gz")
+    picture, inside = head(rng)
+    Image.fromarray(picture).save(folder / "head.png")
+    Image.fromarray(inside.astype(np.uint8) * 255).save(folder / "truth_head.png")
 
 
 if __name__ == "__main__":
