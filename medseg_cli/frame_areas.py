@@ -88,4 +88,6 @@ def report_of(areas: FrameAreas | None) -> dict[str, Any] | None:
         told["area_mm2"] = areas.pixel_mm2 and {
             key: round(value * areas.pixel_mm2, 3) for key, value in told["pixels"].items()
         }
-    return {**told, "pixels_per_frame": list(areas.pixels)}
+    told["pixels_per_frame"] = list(areas.pixels)
+    scale = areas.pixel_mm2
+    return {**told, "area_mm2_per_frame": scale and [round(count * scale, 3) for count in areas.pixels]}

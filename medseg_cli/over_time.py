@@ -18,13 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from scipy import ndimage
 
 from medseg_cli.propagation import Rules
+from medseg_cli.quality import STEADY
 
 NEIGHBOURS = 5
 """Frames on each side that a mask is compared with."""
 FEWEST = 3
 """Fewer frames on a side say nothing."""
-STEADY = 0.5
-"""Dice of neighbouring frames, median, below which nothing can be told from jumps, and nothing is smoothed."""
 
 Masks = Sequence[NDArray[np.bool_] | None]
 """One object, frame by frame, (H, W); None where nobody looked or the frame was left out."""

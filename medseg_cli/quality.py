@@ -28,6 +28,7 @@ Code = Literal[
     "border",
     "predicted-iou",
     "uncertain",
+    "jumps",
     "agreement",
     "intensity",
     "spacing",
@@ -39,6 +40,10 @@ SPAN = (1, 99)
 """Percentiles that are 0 and 1 of relative values."""
 AROUND_MM = 5.0
 """How far round each object of a volume values count: little, so that a crop and the whole head give alike numbers."""
+STEADY = 0.5
+"""Dice of the masks of neighbouring frames, median, below which they are no one object that is followed."""
+RANGES_TOLD = 8
+"""Most ranges of frames in a message; the report has them all."""
 SAMPLE = 1_000_000
 """Values that percentiles are taken from, at most."""
 
@@ -76,6 +81,7 @@ def check(segmentation: Segmentation, measurements: Sequence[Measurement], prese
         scores = [
             *_scores(each.label, segmentation.provenance, quality),
             *_agreement(each.label, segmentation.spread, quality),
+            *_over_time(each.label, segmentation.provenance, segmentation.scan),
         ]
         # What is not there is empty: one flag says so.
         if not (each.empty and any(flag.code == "presence" for flag in scores)):
@@ -157,6 +163,40 @@ def _agreement(label: Label, spread: Spread | None, quality: Quality) -> Iterato
     if found < quality.agreement:
         text = f"{label.name}: {spread.answers} {spread.of} agree with the mask to Dice {found:.3f} only, "
         yield Flag("agreement", f"{text}below {quality.agreement:g}", label.value, found, (quality.agreement, None))
+
+
+def _over_time(label: Label, provenance: dict[str, Any], scan: Scan) -> Iterator[Flag]:
+    """Frames of a cine whose mask does not fit those beside them: `objects[...]["time"]`; at most one flag."""
+    objects = provenance.get("objects") or []
+    facts = objects[label.value - 1].get("time") if label.value <= len(objects) else None
+    if not facts:
+        return
+    count, lost, overlap = scan.shape[2], sorted({*facts["jumps"], *facts["gaps"]}), facts["overlap"]
+    told = []
+    if overlap is not None and overlap < STEADY:
+        told.append(f"masks of neighbouring frames overlap by {overlap:.2f} (Dice, median)")
+    elif lost:
+        filled = len({*facts["filled"]} & {*lost})
+        shape = f"; {filled} got the shape between those beside" if filled else ""
+        told.append(f"the mask fits no neighbour in {len(lost)} of {count} frames ({_ranges(lost)}){shape}")
+    if facts["lasting"]:
+        told.append(f"the mask is another one from frame {_ranges(facts['lasting'])} on")
+    if told:
+        frames = float(len({*lost, *facts["lasting"]}))
+        yield Flag("jumps", f"{label.name}: {'; '.join(told)}", label.value, frames, (None, 0.0))
+
+
+def _ranges(frames: Sequence[int]) -> str:
+    """Frame numbers in order as people write them: 3, 7 to 9; the first few of many."""
+    parts: list[list[int]] = []
+    for frame in frames:
+        if parts and frame == parts[-1][-1] + 1:
+            parts[-1].append(frame)
+        else:
+            parts.append([frame])
+    words = [f"{part[0]} to {part[-1]}" if len(part) > 1 else f"{part[0]}" for part in parts]
+    more = f" and {len(words) - RANGES_TOLD} more" if len(words) > RANGES_TOLD else ""
+    return ", ".join(words[:RANGES_TOLD]) + more
 
 
 def predicted_iou(label: Label, provenance: dict[str, Any]) -> float | None:

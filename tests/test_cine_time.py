@@ -10,8 +10,9 @@ import bright_box
 import numpy as np
 import pytest
 
-from medseg_cli import device, pipelines
+from medseg_cli import device, pipelines, quality
 from medseg_cli.errors import InputError, UsageError
+from medseg_cli.measure import measure
 from medseg_cli.over_time import Time, judge, line_weights, signed_distance, smoothed
 from medseg_cli.overrides import Overrides, with_options
 from medseg_cli.pipelines.by_slice import SlicePipeline
@@ -301,3 +302,37 @@ def test_the_part_that_was_clicked_is_kept_through_time(tmp_path: Path) -> None:
     pipeline = build(tmp_path, postprocessing={"keep": "clicked"}, time={"window": 0})
     result, _ = segment(pipeline, scan, prompt)
     assert np.array_equal(result.mask == 1, truth)
+
+
+# Flags
+
+
+def flags(pipeline: SlicePipeline, scan: Scan, prompt: Prompt | None = None) -> list[quality.Flag]:
+    """Those about time."""
+    result, _ = segment(pipeline, scan, prompt)
+    found = quality.check(result, measure(result, shapes=False), pipeline.preset)
+    return [flag for flag in found if flag.code == "jumps"]
+
+
+def test_jumps_are_flagged_with_their_frames(tmp_path: Path) -> None:
+    truth = discs()
+    scan = cine_of(truth)
+    assert flags(build(tmp_path, whole_image=True), scan) == []
+    scan.voxels[0, 5:60, 2:8, 12] = BRIGHT
+    (flag,) = flags(build(tmp_path, whole_image=True), scan)
+    told = "blob: the mask fits no neighbour in 1 of 24 frames (12); 1 got the shape between those beside"
+    assert flag.message == told
+    assert (flag.label, flag.value, flag.limit) == (1, 1.0, (None, 0.0))
+    (flag,) = flags(build(tmp_path, time={"window": 0}), spoilt(truth, 9, 15, 16), boxed(truth, 3))
+    assert flag.message == "blob: the mask fits no neighbour in 3 of 24 frames (9, 15 to 16)"
+
+
+def test_a_lasting_change_and_masks_without_any_order_are_flagged(tmp_path: Path) -> None:
+    truth = discs()
+    truth[..., 14:] = False
+    (flag,) = flags(build(tmp_path, whole_image=True), cine_of(truth))
+    assert flag.message == "blob: the mask is another one from frame 14 on"
+    # A disc that is somewhere else in every frame.
+    wild = np.stack([np.roll(discs(4.0)[..., 0], 17 * t, axis=0) for t in range(COUNT)], axis=2)
+    (flag,) = flags(build(tmp_path, whole_image=True), cine_of(wild))
+    assert "masks of neighbouring frames overlap by 0.00 (Dice, median)" in flag.message

@@ -75,8 +75,14 @@ def _settle(found: Found, run: SliceRun, how: Time) -> tuple[Found, dict[str, An
             continue
         if not trusted:
             filled.append(index)
-        answers[index] = _answer(border, place, found.get(index), run)
+        answers[index] = _answer(_within(border, place, run), place, found.get(index), run)
     return answers, _facts(judged, how, filled, kept)
+
+
+def _within(border: NDArray[np.float32], place: tuple[slice, slice], run: SliceRun) -> NDArray[np.float32]:
+    """What the network could not answer, outside an ultrasound sector, time cannot either."""
+    sector = run.tissue.sector if run.tissue is not None else None
+    return np.where(sector.inside[place], border, -1.0) if sector is not None and sector.found else border
 
 
 def _facts(judged: Judged, how: Time, filled: list[int], kept: list[int]) -> dict[str, Any]:
