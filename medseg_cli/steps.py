@@ -90,10 +90,18 @@ def settle(job: Job, run: Run, scan: Scan) -> Run:
     """The run with its prompt as it lies in the scan, and with notes on what the scan makes of the settings.
 
     Raises:
+        InputError: frames over time, and a preset for volumes.
         InputError, UsageError: as `asked.place` and `postprocess.check_limit`.
     """
+    from medseg_cli.errors import InputError
     from medseg_cli.postprocess import check_limit
 
+    if scan.cine and run.preset.dims == 3:
+        raise InputError(
+            f"{scan.provenance.path} holds {scan.shape[2]} frames over time, and preset {run.preset.name} works on "
+            "volumes",
+            "use a preset for images (medseg presets list)",
+        )
     placed = place(run.prompt, job.asked, run.preset, scan)
     chosen = "postprocessing.min_mm3" in run.preset.changes
     notes = check_limit(run.preset.postprocessing, scan, chosen=chosen)

@@ -168,7 +168,8 @@ def _score(plain: CaseResult, loaded: _Loaded, rules: Rules) -> Scored:
     else:
         values = values_in(found, truth)
         _check_named(values, found, plain, rules.table)
-    scores = score_values(found, truth, values, loaded.reference.spacing, rules.measures)
+    lying = loaded.reference
+    scores = score_values(found, truth, values, lying.spacing, rules.measures, lying.cine)
     official = samus_values(found, truth, values, rules.measures)
     shapes = rules.measures.shapes
     ellipses = ellipse_scores(found, truth, values, loaded.reference, shapes, loaded.circumference)

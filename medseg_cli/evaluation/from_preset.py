@@ -140,7 +140,7 @@ def _objects(
     together: bool,
 ) -> tuple[ObjectScore, ...]:
     """The scores of label values in two label maps (I, J, K), with how they were prompted."""
-    scores = score_values(found, truth, values, pair.scan.spacing, measures)
+    scores = score_values(found, truth, values, pair.scan.spacing, measures, pair.scan.cine)
     official = samus_values(found, truth, values, measures)
     ellipses = ellipse_scores(found, truth, values, pair.scan, measures.shapes, pair.circumference)
     return tuple(

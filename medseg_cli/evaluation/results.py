@@ -114,7 +114,7 @@ def units_of(scan: Scan) -> Units:
     """The units of a scan's numbers."""
     if not scan.spacing_known:
         return Units("px", "px", 1.0)
-    if not scan.is_picture:
+    if not scan.flat:
         return Units()
     # Volumes are counted with the third side, which a picture has by name only.
     return Units("mm", "mm2", scan.spacing[2])

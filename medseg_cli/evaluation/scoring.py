@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medseg_cli.errors import InputError
+from medseg_cli.evaluation.frames import mean_score
 from medseg_cli.evaluation.results import CaseResult, Measures
 from medseg_cli.evaluation.samus_scores import SamusScore, in_frame, samus_score
 from medseg_cli.metrics import Score, score
@@ -57,6 +58,7 @@ def score_values(
     values: Sequence[int],
     spacing: tuple[float, float, float],
     measures: Measures,
+    cine: bool = False,
 ) -> list[Score]:
     """One score per label value, each worked out in the box that holds it, so that many small labels cost little.
 
@@ -65,7 +67,14 @@ def score_values(
         values: labels, 1 to `LARGEST_LABEL`.
         spacing: mm along i, j, k.
         measures: what is measured.
+        cine: whether k counts frames over time, whose scores are averaged.
     """
+    if cine:
+        planes = [
+            score_values(prediction[:, :, k : k + 1], reference[:, :, k : k + 1], values, spacing, measures)
+            for k in range(reference.shape[2])
+        ]
+        return [mean_score(frames) for frames in zip(*planes, strict=True)]
     places = [ndimage.find_objects(each) for each in (prediction, reference)]
     scores = []
     for value in values:
