@@ -28,6 +28,7 @@ class Overrides:
         uncertainty: compare several answers, and map how far they lie apart.
         samples: draws of the latents that are compared.
         text_model: folder of a language model, or a preset with one, for texts that a preset does not know.
+        detector: folder of a Grounding DINO that finds boxes for what is said.
         smooth_time: frames of a cine that a mask is smoothed over, an odd number; 0 = none.
     """
 
@@ -44,6 +45,7 @@ class Overrides:
     uncertainty: bool | None = None
     samples: int | None = None
     text_model: str | None = None
+    detector: str | None = None
     smooth_time: int | None = None
 
     def __post_init__(self) -> None:
@@ -140,6 +142,11 @@ def _check_listening(preset: Preset, chosen: Overrides) -> None:
         raise UsageError(
             f"preset {preset.name} takes no other language model", "leave --text-model out; it is of pipeline cc-sam"
         )
+    if chosen.detector is not None and (maps or not {"text", "box"} <= set(preset.prompts.kinds)):
+        raise UsageError(
+            f"preset {preset.name} does not take words and boxes together, as a detector gives them",
+            "leave --detector out; it is of pipeline cc-sam",
+        )
 
 
 def _options(preset: Preset, chosen: Overrides) -> dict[str, Any]:
@@ -151,6 +158,7 @@ def _options(preset: Preset, chosen: Overrides) -> dict[str, Any]:
         "batch": chosen.batch_slices,
         "explain": chosen.explain,
         "text_model": chosen.text_model,
+        "detector": chosen.detector,
         "uncertainty": chosen.uncertainty,
         "samples": chosen.samples,
     }

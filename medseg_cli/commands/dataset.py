@@ -1,22 +1,17 @@
-"""`medseg dataset`: look through a dataset, split it by patient, measure what is usual in it, change its layout."""
+"""`medseg dataset`: look through one, split it by patient, measure it, ask a detector about it, change its layout."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-if TYPE_CHECKING:
-    from medseg_cli.datasets import Case, Dataset
-    from medseg_cli.datasets.case import Finding
-    from medseg_cli.datasets.check import CaseFacts
+from medseg_cli.commands.dataset_display import count, progress, show
 
 app = typer.Typer(
-    no_args_is_help=True, help="Datasets: check one, split it by patient, measure what is usual, convert its layout."
+    no_args_is_help=True, help="Datasets: check one, split it by patient, measure what is usual, find boxes, convert."
 )
 
 DatasetPath = Annotated[
@@ -60,12 +55,12 @@ def check(
     found = grouped(found, group_by) if group_by else found
     beside = (path if path.is_dir() else path.parent) / "splits_final.json"
     files = [splits] if splits is not None else [beside] if beside.is_file() else []
-    with _progress("checking", len(found.cases), quiet or as_json) as tell:
+    with progress("checking", len(found.cases), quiet or as_json) as tell:
         facts, findings = checking.check(found, chosen, files, tell)
     if as_json:
         typer.echo(json.dumps(summarised(str(path), found, facts, findings), indent=2, ensure_ascii=False))
     else:
-        _show(path, found, facts, findings)
+        show(path, found, facts, findings)
     if findings:
         raise typer.Exit(InputError.exit_code)
 
@@ -113,7 +108,7 @@ def split(
             held = f", {len(each.test)} test" if each.test else ""
             name = f"fold {number}: " if len(made) > 1 else ""
             typer.echo(f"{name}{len(each.train)} train, {len(each.validation)} validate{held}", err=True)
-        typer.echo(f"{_of(found)}; wrote {output}", err=True)
+        typer.echo(f"{count(found)}; wrote {output}", err=True)
 
 
 @app.command("quality")
@@ -145,7 +140,7 @@ def quality(
     cases = found.cases if part == "all" else split_of(found.cases, chosen, split_seed).train
     seed = f" --split-seed {split_seed}" if part == "train" and split_seed else ""
     how = f"medseg dataset quality {path.resolve().name} --preset {chosen.name} --cases {part}{seed}"
-    with _progress("measuring", len(cases), quiet) as tell:
+    with progress("measuring", len(cases), quiet) as tell:
         measured = quality_of(cases, chosen, objects or chosen.prompts.objects, how, tell)
     typer.echo(as_yaml(measured), nl=False)
 
@@ -173,76 +168,60 @@ def convert(
 
     found = read_dataset(path)
     found = grouped(found, group_by) if group_by else found
-    with _progress("converting", len(found.cases), quiet) as tell:
+    with progress("converting", len(found.cases), quiet) as tell:
         notes = write(found, path, output, to, overwrite, tell)
     if not quiet:
         for note in (*found.notes, *notes):
             report.note(note, "normal")
-        typer.echo(f"{_of(found)}, {found.layout} to {to}; wrote {output}", err=True)
+        typer.echo(f"{count(found)}, {found.layout} to {to}; wrote {output}", err=True)
 
 
-@contextmanager
-def _progress(what: str, count: int, quiet: bool) -> Iterator[Callable[[Case], None]]:
-    """What to call before each case: a bar on a terminal, nothing elsewhere."""
-    from rich.progress import Progress
+@app.command("boxes")
+def boxes(
+    path: DatasetPath,
+    detector: Annotated[
+        Path, typer.Option("--detector", metavar="FOLDER", help="A Grounding DINO as transformers saves it.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="For example boxes.json.")],
+    bank: Annotated[
+        str, typer.Option("--bank", metavar="FILE", help="Texts of classes, whose phrases the detector is asked.")
+    ] = "ultrasound",
+    class_: Annotated[
+        list[str] | None,
+        typer.Option("--class", metavar="KEY", help="Class of the bank; repeat it. Default: those the dataset names."),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Ask a detector for a box in every picture, keep the boxes, and say how often they are right.
 
-    from medseg_cli import report
+    $ medseg dataset boxes fetal-head-us/ --detector grounding-dino-tiny/ --class fetal_head -o boxes.json
+    """
+    from medseg_cli import device as devices
+    from medseg_cli.datasets import boxes as work
+    from medseg_cli.datasets import read_dataset
+    from medseg_cli.models.cc_sam.bank import read_bank
+    from medseg_cli.models.grounding import load_detector
+    from medseg_cli.writers.atomic import atomic_output
 
-    console = report.stderr()
-    if quiet or not console.is_terminal:
-        yield lambda case: None
+    texts = read_bank(bank)
+    found = read_dataset(path)
+    classes = work.classes_of(texts, found.labels, class_ or [])
+    runtime = devices.select(device, "fp32", 0, deterministic=False)
+    model = load_detector(detector.expanduser(), runtime.device)
+    with atomic_output(output, overwrite=overwrite) as part:
+        with progress("looking through", len(found.cases), quiet) as tell:
+            pictures = work.find_boxes(found.cases, classes, texts, model.find, tell)
+        part.write_text(work.as_json(model.name, model.sha256, texts, pictures), encoding="utf-8")
+    if quiet:
         return
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task(what, total=count)
-        yield lambda case: progress.update(task, advance=1, description=f"{what} {case.id}")
-
-
-def _show(path: Path, dataset: Dataset, facts: list[CaseFacts], findings: list[Finding]) -> None:
-    """The result for people: what the dataset is, its classes, and one line per finding."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from medseg_cli import report
-    from medseg_cli.datasets.summary import class_sizes, ranges
-
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{path}: {dataset.layout}, {_of(dataset)}")
-    for line in _ranges(ranges(facts)):
-        console.print(line)
-    for note in dataset.notes:
-        report.note(note, "normal")
-    table = Table("value", "class", "cases", "voxels (least, median, most)", "mL (least, median, most)")
-    for size in class_sizes(facts, dataset):
-        millilitres = _three(size.millilitres) if size.millilitres else "-"
-        table.add_row(str(size.value), size.name or "-", str(size.cases), _three(size.voxels), millilitres)
-    if table.row_count:
-        Console(width=None if console.is_terminal else 120).print(table)
-    for each in findings:
-        console.print(f"{each.kind}: {each.text}; {each.remedy}", style="yellow")
-    console.print(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}" if findings else "nothing is wrong")
-
-
-def _of(dataset: Dataset) -> str:
-    cases, patients = len(dataset.cases), len({case.patient for case in dataset.cases})
-    return f"{cases} case{'s' * (cases != 1)} of {patients} patient{'s' * (patients != 1)}"
-
-
-def _ranges(found: dict[str, Any]) -> Iterator[str]:
-    if not found:
-        return
-    yield f"voxels   {_span(*found['shape'])}"
-    unknown = f" ({found['spacing_unknown']} cases do not say)" if found["spacing_unknown"] else ""
-    yield f"spacing  {_span(*found['spacing_mm']) + ' mm' if found['spacing_mm'] else 'unknown'}{unknown}"
-    low, high = found["intensity"]
-    yield f"values   {low:g} to {high:g}; the highest of each scan {_three(found['intensity_high'])}"
-    yield f"modality {', '.join(f'{code} ({count})' for code, count in found['modalities'].items())}"
-
-
-def _span(low: list[float], high: list[float]) -> str:
-    """Smallest and largest along each axis: `30..40 x 35 x 24..51`."""
-    pairs = zip(low, high, strict=True)
-    return " x ".join(f"{least:.4g}" if least == most else f"{least:.4g}..{most:.4g}" for least, most in pairs)
-
-
-def _three(numbers: tuple[float, float, float]) -> str:
-    return ", ".join(f"{number:.0f}" if number >= 1000 else f"{number:.4g}" for number in numbers)
+    for rate in work.rates(pictures, list(classes)):
+        false = f"; {rate.false} boxes where it is not" if rate.false else ""
+        share = f" ({rate.hits / rate.present:.1%})" if rate.present else ""
+        typer.echo(
+            f"{rate.key}: in {rate.present} pictures, {rate.kept} boxes, {rate.hits} right{share}, that is with IoU > "
+            f"{work.HIT}{false}",
+            err=True,
+        )
+    typer.echo(f"wrote {output}", err=True)

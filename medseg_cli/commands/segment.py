@@ -34,6 +34,7 @@ def segment(
     text_file: own.TextFile = None,
     not_: own.Nots = None,
     text_model: own.TextModel = None,
+    detector: own.Detector = None,
     mask_prompt: own.MaskPrompt = None,
     prompts: own.PromptFile = None,
     coords: own.Coords = "ijk",
@@ -115,6 +116,7 @@ def segment(
         uncertainty="uncertainty" in wanted or None,
         samples=samples,
         text_model=text_model,
+        detector=detector,
     )
     chosen = steps.choose_preset(preset, weights, overrides)
     check_kinds(chosen, prompt, asked)

@@ -58,6 +58,15 @@ TextModel = Annotated[
         rich_help_panel=PROMPTS,
     ),
 ]
+Detector = Annotated[
+    str | None,
+    typer.Option(
+        "--detector",
+        metavar="FOLDER",
+        help="Grounding DINO that finds a box for what --text says (cc-sam presets; docs/cc-sam.md).",
+        rich_help_panel=PROMPTS,
+    ),
+]
 TextFile = Annotated[
     Path | None,
     typer.Option(

@@ -28,6 +28,7 @@ from medseg_cli.pipelines.loading import members_of, options_of, weights_of
 from medseg_cli.pipelines.objects import empty_targets, labels_of
 from medseg_cli.pipelines.precision import probe, settle
 from medseg_cli.pipelines.slice_batches import answer_together
+from medseg_cli.pipelines.slice_boxes import SliceBoxes
 from medseg_cli.pipelines.slice_compose import compose
 from medseg_cli.pipelines.slice_ensemble import SliceEnsemble
 from medseg_cli.pipelines.slice_prompts import Plan, every_slice, plan_slices, unused_minus, unused_regions, whole_image
@@ -135,8 +136,8 @@ class _Begun:
 class SlicePipeline:
     """A network on its device, with the preset that says how to feed it and the embeddings it has made.
 
-    `texts` is what listens to words, where the network does; a `promptless` network answers without any prompt, in each
-    slice, instead of to a box over a whole picture.
+    `texts` is what listens to words, where the network does, and `boxes` finds what they name; a `promptless` network
+    answers without any prompt, in each slice, instead of to a box over a whole picture.
     """
 
     preset: Preset
@@ -146,6 +147,7 @@ class SlicePipeline:
     weights: dict[str, Any]
     cache: EmbeddingCache
     texts: SliceTexts | None = None
+    boxes: SliceBoxes | None = None
     promptless: bool = False
 
     @classmethod
@@ -241,6 +243,8 @@ class SlicePipeline:
             shown = self._display(scan)
             tissue = insonated(scan, plane, shown, self.options.ultrasound)
             run = SliceRun(self._network, scan, plane, shown, self.cache, self.options.batch, tissue)
+            if self.boxes is not None and heard:
+                plans, heard = self.boxes.added(plans, heard, prompt, run)
         except MedsegError as error:
             return error
         return _Begun(prompt, prompted, plans, run, heard)
@@ -271,6 +275,8 @@ class SlicePipeline:
             facts["time"] = over_time
         for facts, each in zip(objects, begun.heard, strict=False):
             facts["heard"] = each.told
+            if each.detected is not None:
+                facts["detected"] = each.detected
         notes = [*run.notes, *(note for each in begun.heard for note in each.notes)]
         notes += empty_targets(set(np.unique(mask).tolist()), prompt)
         notes += unused_minus(plans, run.asked, prompt) + self._modality_notes(scan) + _window_notes(shown, scan)

@@ -16,9 +16,11 @@ from medseg_cli.models.cc_sam.config import config_of
 from medseg_cli.models.cc_sam.network import CcSam
 from medseg_cli.models.cc_sam.start import load
 from medseg_cli.models.cc_sam.table import Table, read_table
+from medseg_cli.models.grounding import load_detector
 from medseg_cli.pipelines import by_slice
 from medseg_cli.pipelines.by_slice import SlicePipeline
 from medseg_cli.pipelines.loading import check_trained
+from medseg_cli.pipelines.slice_boxes import SliceBoxes
 from medseg_cli.pipelines.slice_texts import Embed, SliceTexts
 from medseg_cli.pipelines.text_embedding import embedder
 from medseg_cli.preset import Preset
@@ -33,11 +35,13 @@ class Options(by_slice.Options):
         text_table: file with embedded texts, beside the preset; None where the weights hold them, or there are none.
         texts: which texts the weights hold embeddings of, see `models.cc_sam.bank`.
         text_model: folder of a BERT, or a medclip-sam preset, that embeds texts which the table does not hold.
+        detector: folder of a Grounding DINO, which finds boxes for what is said; None = words alone.
     """
 
     text_table: str | None = None
     texts: dict[str, ClassTexts] = Field(default_factory=dict)
     text_model: str | None = None
+    detector: str | None = None
 
 
 class CcSamPipeline:
@@ -52,7 +56,8 @@ class CcSamPipeline:
         """
         check_trained(preset, LAYOUT, random_weights)
         made = SlicePipeline.from_preset(preset, runtime, random_weights, _network, Options)
-        return replace(made, texts=_texts(preset, made), promptless=True)
+        texts = _texts(preset, made)
+        return replace(made, texts=texts, boxes=_boxes(preset, texts, made.runtime), promptless=True)
 
 
 def _network(path: Path | None, preset: Preset, seed: int) -> CcSam:
@@ -79,6 +84,20 @@ def _texts(preset: Preset, made: SlicePipeline) -> SliceTexts | None:
         return SliceTexts(preset.name, table or Table({}, {}))
     name, embed = embedder(str(named))
     return SliceTexts(preset.name, table or Table({}, {}), _of_width(embed, width, name, preset), name)
+
+
+def _boxes(preset: Preset, texts: SliceTexts | None, runtime: Runtime) -> SliceBoxes | None:
+    """What finds what words name; None where the preset names no detector.
+
+    Raises:
+        ModelError: a detector that cannot be read, or a network that hears nothing.
+    """
+    named = preset.options.get("detector")
+    if not named:
+        return None
+    if texts is None:
+        raise ModelError(f"preset {preset.name} hears no words, for which a detector could find boxes")
+    return SliceBoxes(load_detector(Path(str(named)).expanduser(), runtime.device), texts.table.bank)
 
 
 def _of_width(embed: Embed, width: int, name: str, preset: Preset) -> Embed:

@@ -28,11 +28,13 @@ class Heard:
         vector: (E,) of its text; None where nothing was said.
         told: for the report: class key and row of each phrasing, null where a language model embedded it.
         notes: what the user should know.
+        detected: what a detector found, see `slice_boxes`; None where none was asked.
     """
 
     vector: NDArray[np.float32] | None = None
     told: list[dict[str, Any]] | None = None
     notes: tuple[str, ...] = ()
+    detected: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
