@@ -74,20 +74,22 @@ def _name_dimension(dataset: Dataset) -> int:
 
 
 def _place_shared(dataset: Dataset, shared: Dataset, scan: Scan, header: DicomHeader) -> None:
-    measures = shared.PixelMeasuresSequence[0]
-    # Of pictures over time: no depth, and no way from one to the next.
-    for keyword in ("SliceThickness", "SpacingBetweenSlices"):
-        if keyword in measures:
-            delattr(measures, keyword)
-    if not scan.spacing_known:
-        del shared.PixelMeasuresSequence
-    space = common.space_of(scan, header)
-    orientation = header.frames[0].orientation
-    if scan.position_known and orientation is not None:
-        turned: list[Any] = [common.decimal(value) for value in orientation]
+    first = header.frames[0]
+    if scan.position_known and first.orientation is not None:
+        measures = shared.PixelMeasuresSequence[0]
+        del measures.SpacingBetweenSlices
+        if first.thickness:
+            measures.SliceThickness = common.decimal(first.thickness)
+        else:
+            del measures.SliceThickness
+        if not scan.spacing_known:
+            del shared.PixelMeasuresSequence
+        turned: list[Any] = [common.decimal(value) for value in first.orientation]
         shared.PlaneOrientationSequence[0].ImageOrientationPatient = turned
-        dataset.FrameOfReferenceUID = space
+        dataset.FrameOfReferenceUID = common.space_of(scan, header)
         return
+    # Pixel sizes stand in the picture's own regions. Here they would need a slice thickness, which a loop has not.
+    del shared.PixelMeasuresSequence
     del shared.PlaneOrientationSequence
     for keyword in _OF_SPACE:
         if keyword in dataset:

@@ -21,7 +21,8 @@ from medseg_cli.readers.dicom import pixels
 from medseg_cli.readers.dicom.files import Source, head_of, looks_like_dicom
 from medseg_cli.readers.dicom.frames import Frame, common_values, quiet_pydicom, read_dataset
 from medseg_cli.readers.dicom.geometry import EVEN_TOLERANCE, affine_of, directions
-from medseg_cli.readers.dicom.multiframe import MAX_FRAMES, enhanced_frames
+from medseg_cli.readers.dicom.multiframe import enhanced_frames
+from medseg_cli.readers.dicom.seg_pictures import is_over_time, pictures
 from medseg_cli.readers.dicom.values import MALFORMED, item, number, text, whole
 from medseg_cli.scan import RAS_TO_LPS, Provenance, Scan
 
@@ -55,7 +56,8 @@ def read(path: Path) -> Scan:
         dataset = read_dataset(path, path.name)
         frames = _frames(dataset, path)
         placeless = all(frame.position is None for frame in frames)
-        step, levels = (1.0, _pictures(dataset, path)) if placeless else _levels(frames, dataset, path)
+        over_time = placeless or is_over_time(dataset)
+        step, levels = (1.0, pictures(dataset, path)) if over_time else _levels(frames, dataset, path)
         columns, rows = frames[0].size
         labels = np.zeros((int(levels.max()) + 1, rows, columns), np.float32)
         notes = []
@@ -75,13 +77,14 @@ def read(path: Path) -> Scan:
     provenance = Provenance(path, FORMAT, digest, notes=tuple(notes))
     if placeless:
         affine = RAS_TO_LPS @ np.diag([*(first.pixel_spacing or (1.0, 1.0)), step, 1.0])
-        known, cine = first.pixel_spacing is not None, len(labels) > 1
-        return Scan(labels.transpose(2, 1, 0)[None], affine, provenance, "", known, position_known=False, cine=cine)
+        known = first.pixel_spacing is not None
+        voxels = labels.transpose(2, 1, 0)[None]
+        return Scan(voxels, affine, provenance, "", known, position_known=False, cine=len(labels) > 1)
     row, column, normal = directions(first, [])
     assert first.pixel_spacing is not None, "checked with the levels"
     assert first.position is not None, "checked with the levels"
     affine = RAS_TO_LPS @ affine_of(row, column, normal, (*first.pixel_spacing, step), np.asarray(first.position))
-    return Scan(labels.transpose(2, 1, 0)[None], affine, provenance)
+    return Scan(labels.transpose(2, 1, 0)[None], affine, provenance, cine=over_time and len(labels) > 1)
 
 
 def _frames(dataset: Any, path: Path) -> list[Frame]:
@@ -96,27 +99,6 @@ def _frames(dataset: Any, path: Path) -> list[Frame]:
             f"{path}: {len(bare)} of its {len(frames)} frames do not say where they lie", "export it again"
         )
     return frames
-
-
-def _pictures(dataset: Any, path: Path) -> NDArray[np.int64]:
-    """Number, from 0, of the picture that each frame names: of a frame of one object, or that object itself.
-
-    Raises:
-        InputError: a frame names none, or they are of different objects.
-    """
-    numbers, objects = [], set()
-    for own in dataset.PerFrameFunctionalGroupsSequence:
-        source = item(item(own, "DerivationImageSequence"), "SourceImageSequence")
-        if source is None:
-            raise InputError(f"{path}: its frames do not say where they lie, or on which picture", "export it again")
-        numbers.append((whole(source, "ReferencedFrameNumber") or 1) - 1)
-        objects.add(text(source, "ReferencedSOPInstanceUID"))
-    if len(objects) > 1 or min(numbers) < 0 or max(numbers) >= MAX_FRAMES:
-        raise InputError(
-            f"{path}: its frames have no place in the patient and lie on {len(objects)} different pictures",
-            "compare it with a mask of one picture, or of one object with many frames",
-        )
-    return np.array(numbers)
 
 
 def _levels(frames: list[Frame], dataset: Any, path: Path) -> tuple[float, NDArray[np.int64]]:
@@ -206,8 +188,19 @@ def joint(first: Scan, second: Scan) -> Scan:
 
 
 def _placed(found: Scan, onto: Scan) -> NDArray[np.int64]:
-    """(8, 3) voxel index in `onto` of the corners of `found`, the lowest first and the highest last."""
+    """(8, 3) voxel index in `onto` of the corners of `found`, the lowest first and the highest last.
+
+    Frames on pictures without a place or a scale lie on the same pixels, the first on the first.
+    """
     corners = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * (np.array(found.shape) - 1)
+    if not found.position_known and not found.spacing_known:
+        if found.shape[:2] != onto.shape[:2]:
+            own, other = (f"{each.shape[0]}x{each.shape[1]}" for each in (found, onto))
+            raise InputError(
+                f"{found.provenance.path} lies on a picture of {own} pixels, {onto.provenance.path} has {other}",
+                "compare it with a mask of the picture that it was made of",
+            )
+        return corners
     index = onto.world_to_voxel(found.voxel_to_world(corners.astype(np.float64), "ras"), "ras")
     first = np.rint(index[0]).astype(np.int64)
     off = float(np.abs(index - (corners + first)).max())
