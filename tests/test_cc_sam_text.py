@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from medseg_cli import device, pipelines, preset
-from medseg_cli.errors import InputError, ModelError
+from medseg_cli.errors import InputError, ModelError, UsageError
 from medseg_cli.models.cc_sam.bank import bank_of, meaning, read_bank
 from medseg_cli.models.cc_sam.checkpoint import random_network
 from medseg_cli.models.cc_sam.config import config_of
@@ -377,6 +377,22 @@ def test_a_planned_preset_keeps_its_texts_in_its_weights(
     assert code == 0, err
     expected = answer(network, picture, text=CLOSED[None])
     assert ((np.array(Image.open(tmp_path / "m.png")) > 0) != expected).mean() < 1e-3
+
+
+def test_labels_of_a_planned_preset_are_classes_of_its_table(tmp_path: Path) -> None:
+    """Else its texts would never be learnt, and nobody would notice."""
+    base = preset.load(tiny_cc_sam.preset(tmp_path))
+    plain = base.model_copy(update={"labels": (base.labels[0].model_copy(update={"name": "object"}),)})
+    assert plan(base, {1: "x"}, ()).labels == base.labels
+    assert [label.name for label in plan(plain, {1: "Breast_lesion", 2: "x"}, ()).labels] == ["Breast_lesion", "x"]
+    with pytest.raises(UsageError, match="the table of texts knows fetal head, breast lesion, and the labels are obj"):
+        plan(plain, {1: "x"}, ())
+    save_file(
+        {"lesion": tiny_cc_sam.vectors()["lesion"]},
+        tmp_path / "table.safetensors",
+        {"medseg.texts": json.dumps({"lesion": tiny_cc_sam.BANK["lesion"]})},
+    )
+    assert [label.name for label in plan(plain, {1: "x"}, ()).labels] == ["breast lesion"]
 
 
 def test_a_preset_without_a_table_says_so(in_process: Run, picture: Path, tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def _shapes(preset: Preset, every: bool) -> Shapes:
 def _check_texts(kind: str, preset: Preset, chosen: Chosen) -> None:
     """Raises: UsageError, where there are texts and nobody asks for them, or the other way round."""
     from medseg_cli.errors import UsageError
+    from medseg_cli.pipelines.text_known import check_texts
 
     if kind == "text" and not chosen.texts.targets:
         raise UsageError(f"preset {preset.name} needs a text", 'add --text "the lungs", the same for all cases')
@@ -120,6 +121,8 @@ def _check_texts(kind: str, preset: Preset, chosen: Chosen) -> None:
         raise UsageError(f"preset {preset.name} takes no text", "leave --text out")
     if kind != "text" and chosen.texts.targets:
         raise UsageError(f"--text goes with --prompt text, not with {kind}", f"leave it out: {preset.name}")
+    if preset.prompts.kinds != ("text",):
+        check_texts(preset, chosen.texts)
 
 
 def _part(cases: tuple[Case, ...], preset: Preset, chosen: Chosen) -> tuple[Case, ...]:

@@ -26,6 +26,7 @@ def finetune(
     resume: own.Resume = None,
     start: own.Start = "preset",
     cnn_weights: own.CnnWeights = "",
+    text_table: own.TextTable = "",
     weights: own.Weights = None,
     peft: own.Peft = None,
     rank: own.Rank = None,
@@ -99,7 +100,7 @@ def finetune(
         asked |= {"--gradient-checkpointing": gradient_checkpointing if gradient_checkpointing != "auto" else None}
         asked |= {"--cycles": cycles, "--gamma": gamma, "--keep": keep}
         asked |= {"--released-code": released_code or None, "--shortest-caption": shortest_caption}
-        asked |= {"--cnn-weights": cnn_weights or None}
+        asked |= {"--cnn-weights": cnn_weights or None, "--text-table": text_table or None}
         own.refuse_with_resume(asked)
         todo = job.resumed(resume, dataset)
         # The same bits come of the same kind of device; another one has to be asked for.
@@ -134,6 +135,8 @@ def finetune(
             raise UsageError(
                 f"--cnn-weights is of presets with a frozen CNN beside SAM, which {preset} has not", "leave it out"
             )
+        if text_table and base.pipeline != "cc-sam":
+            raise UsageError(f"--text-table: preset {preset} hears no words as a prompt", "leave it out")
         if objects == "together" and prompts.tells_apart:
             raise UsageError(f"--objects together: preset {preset} tells every label apart", "leave it out")
         if objects is not None and by_text:
@@ -158,6 +161,7 @@ def finetune(
             checkpointing=gradient_checkpointing,
             shortest_caption=shortest_caption or 0,
             cnn=own.path_or_name(cnn_weights),
+            text_table=str(Path(text_table).expanduser().resolve()) if text_table else "",
         )
         if start == "scratch" and weights is not None:
             raise UsageError("--start scratch contradicts --weights", "give one of them")

@@ -89,6 +89,16 @@ CnnWeights = Annotated[
         show_default=False,
     ),
 ]
+TextTable = Annotated[
+    str,
+    typer.Option(
+        "--text-table",
+        metavar="FILE",
+        help="Embedded texts that CC-SAM learns as prompts (medseg weights embed-text).",
+        rich_help_panel=LEARNING,
+        show_default=False,
+    ),
+]
 ShortestCaption = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, help="Leave out captions of fewer characters.", rich_help_panel=DATA),

@@ -27,6 +27,7 @@ class Choices:
             networks. Image-text networks alone can.
         shortest_caption: characters below which a phrasing of a caption is left out.
         cnn: weights of CC-SAM's frozen CNN: a file, a name in the store, or "random"; "" = the start's own.
+        text_table: file with the embedded texts that a CC-SAM learns; "" = the one that its preset names, if any.
     """
 
     peft: Peft = "method"
@@ -38,3 +39,4 @@ class Choices:
     checkpointing: Literal["off", "on", "auto"] = "auto"
     shortest_caption: int = 0
     cnn: str = ""
+    text_table: str = ""

@@ -70,7 +70,7 @@ def new(
     Raises:
         ModelError: no such preset, or its weights are missing.
     """
-    base = _base(preset_name, weights)
+    base = _base(preset_name, weights, choices)
     # A name goes before a folder of that name, as in `preset.find`; a path must hold wherever the run goes on.
     named = preset_name if preset_name in preset.names() else str(Path(preset_name).expanduser().resolve())
     if weights and weights not in known_names():
@@ -106,7 +106,7 @@ def resumed(run: Path, dataset: Path | None) -> Job:
     where = dataset or Path(before.dataset)
     if not where.exists():
         raise InputError(f"{where}, the dataset of {run}, does not exist", f"medseg finetune DATASET --resume {run}")
-    base = _base(before.preset, before.weights)
+    base = _base(before.preset, before.weights, before.choices)
     start, sha256 = None, ""
     if before.start:
         begins = resolve(base)
@@ -136,7 +136,9 @@ def resumed(run: Path, dataset: Path | None) -> Job:
     )
 
 
-def _base(preset_name: str, weights: str) -> Preset:
-    """The preset, with the weights that are to take the place of its own."""
+def _base(preset_name: str, weights: str, choices: Choices) -> Preset:
+    """The preset, with the weights and the table of texts that are to take the place of its own."""
     base = preset.find(preset_name)
+    if choices.text_table:
+        base = base.model_copy(update={"options": {**base.options, "text_table": choices.text_table}})
     return override(base, weights) if weights else base
