@@ -21,7 +21,7 @@ from medseg_cli.models.samus.checkpoint import random_network
 from medseg_cli.models.samus.config import VARIANTS, config_of
 from medseg_cli.models.samus.losses import dice, dice_entropy, entropy
 from medseg_cli.models.samus.network import Samus
-from medseg_cli.models.samus.start import begin
+from medseg_cli.models.samus.start import begin, from_sam
 
 ENCODER, LOGITS, GRADIENT = 5e-5, 5e-5, 1e-3
 """Tolerances of the specification (section 10); the first two absolute, of values around 1; seen are 5e-6 and 2e-6."""
@@ -45,9 +45,10 @@ def fixture(shared: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def network(fixture: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Samus:
-    """Through a file, as the official code saves it from several GPUs."""
+    """Through a file, as the official code saves it from several GPUs, in torch's old format."""
     path = tmp_path_factory.mktemp("samus") / "samus.pth"
-    torch.save({f"module.{key}": value for key, value in fixture["state_dict"].items()}, path)
+    state = {f"module.{key}": value for key, value in fixture["state_dict"].items()}
+    torch.save(state, path, _use_new_zipfile_serialization=False)
     model = medseg_cli.load_model("samus", checkpoint=path, **fixture["config"])
     assert isinstance(model, Samus)
     return model
@@ -67,6 +68,56 @@ def test_encoder_agrees_with_the_official_code(fixture: dict[str, Any], network:
             found = network.encode(fixture["inputs"][name])["image"]
         assert differ(found, fixture["outputs"][expected]) < ENCODER
     assert differ(network.position(), fixture["outputs"]["dense_pe"]) == 0
+
+
+def test_every_stage_of_the_encoder_agrees(fixture: dict[str, Any], network: Samus):
+    """Of the first image; maps (B, H, W, C), after blocks with global attention also the CNN's."""
+    stages, found = dict(network.named_modules()), dict[str, Any]()
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda module, inputs, output: found.update({name: output})
+
+    hooks = [stages[name].register_forward_hook(keep(name)) for name in fixture["intermediates"]]
+    with torch.inference_mode():
+        network.encode(fixture["inputs"]["img1"][:1])
+    for hook in hooks:
+        hook.remove()
+    assert found.keys() == fixture["intermediates"].keys()
+    for name, expected in fixture["intermediates"].items():
+        made = found[name] if isinstance(found[name], tuple) else (found[name],)
+        for ours, theirs in zip(made, expected if isinstance(expected, list) else [expected], strict=False):
+            # Ours keeps the CNN's map as convolutions have it, and halves the adapter beside the MLP within it.
+            ours = ours.permute(0, 2, 3, 1) if ours.shape != theirs.shape else ours
+            assert differ(ours, theirs * (0.5 if name.endswith("MLP_Adapter") else 1.0)) < ENCODER, name
+
+
+def test_bytes_normalised_as_sam_does(fixture: dict[str, Any], network: Samus):
+    """The official `forward_sam`: SAM's mean and deviation on 0..255, one click, masks at the picture's own size."""
+    inputs, expected = fixture["inputs"], fixture["outputs"]["forward_sam"]
+    mean, deviation = (
+        torch.tensor(each)[:, None, None] for each in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
+    )
+    image = ((inputs["raw_image"].float() - mean) / deviation)[None]
+    with torch.inference_mode():
+        found = network(image, (inputs["point_a"][:1], inputs["point_a_label"][:1]))
+    assert differ(found["low_res_logits"], expected["low_res_logits"]) < LOGITS
+    assert differ(found["iou"], expected["iou"]) < LOGITS
+    full = F.interpolate(found["masks"], inputs["raw_hw"].tolist(), mode="bilinear", align_corners=False)
+    assert ((full > 0) != expected["masks"].bool()).float().mean() < 1e-4
+
+
+@pytest.mark.parametrize("case", ["point_a", "points_n", "box", "box_point", "mask_point"])
+def test_prompts_are_embedded_as_by_the_official_code(fixture: dict[str, Any], network: Samus, case: str):
+    inputs, expected = fixture["inputs"], fixture["outputs"][case]
+    clicked = {"box_point": "point_a", "mask_point": "point_a", "box": None}.get(case, case)
+    sparse, dense = network.embed(
+        inputs["box"] if "box" in case else None,
+        None if clicked is None else inputs[clicked],
+        None if clicked is None else inputs[f"{clicked}_label"],
+        inputs["mask_prompt"] if "mask" in case else None,
+    )
+    assert differ(sparse, expected["sparse"]) < LOGITS
+    assert differ(dense[..., ::4, ::4].expand(-1, -1, 8, 8), expected["dense"].expand(-1, -1, 8, 8)) < LOGITS
 
 
 @pytest.mark.parametrize("case", ["point_a", "point_b", "points_n", "points_c", "box", "box_point", "mask_point"])
@@ -127,9 +178,11 @@ def test_training_step_agrees_with_the_official_code(fixture: dict[str, Any], ne
     gradients = torch.autograd.grad(loss, list(trained.values()))
     largest = max(float(norm) for norm, _ in expected["grad_norm_sum"].values())
     for name, gradient in zip(trained, gradients, strict=True):
-        norm = float(expected["grad_norm_sum"][name][0])
+        norm, total = expected["grad_norm_sum"][name].tolist()
         # The bias of the keys moves no softmax: its gradient is rounding.
         assert float(gradient.norm()) == pytest.approx(norm, rel=GRADIENT, abs=1e-8 * largest), name
+        spread = norm * gradient.numel() ** 0.5
+        assert float(gradient.double().sum()) == pytest.approx(total, abs=GRADIENT * spread + 1e-8 * largest), name
 
 
 def test_positions_are_adapted_once_and_follow_the_weights(network: Samus):
@@ -184,6 +237,36 @@ def test_blocks_are_told_by_number(variant: str):
         name.split(".")[2] for name, value in model.named_parameters() if "rel_pos" in name and value.requires_grad
     }
     assert tables == {str(index) for index in VARIANTS[variant]["global_attn_indexes"]}
+
+
+@pytest.mark.parametrize("variant", ["vit-b", "vit-l", "vit-h"])
+def test_tables_of_global_blocks_alone_are_resized(variant: str):
+    """Of SAM's other two encoders the official loader resizes windowed blocks, and not all global ones."""
+    config = config_of({"variant": variant})
+    keys = {block: f"image_encoder.blocks.{block}.attn.rel_pos_h" for block in range(config.depth)}
+    rows = {block: 127 if block in VARIANTS[variant]["global_attn_indexes"] else 27 for block in keys}
+    made = from_sam({key: torch.arange(float(rows[block]))[:, None] for block, key in keys.items()}, config)
+    assert {block: len(made[key]) for block, key in keys.items()} == {
+        block: 63 if count == 127 else 27 for block, count in rows.items()
+    }
+    # Row i of 63 lies at (i + 1/2) 127/63 - 1/2 of 127.
+    expected = (torch.arange(63) + 0.5) * 127 / 63 - 0.5
+    assert differ(made[keys[config.global_attn_indexes[-1]]][:, 0], expected) < 1e-4
+
+
+def test_loading_is_strict(tmp_path: Path):
+    """Where the official loader takes what fits and leaves the rest random."""
+    state = random_network(config_of(TINY), 0).state_dict()
+    name = "image_encoder.blocks.0.MLP_Adapter.D_fc1.bias"
+    lacking = {key: value for key, value in state.items() if key != name}
+    for changed, why in (
+        (lacking, f"1 keys missing.*{name}"),
+        ({**state, "image_encoder.upneck.weight": torch.zeros(1)}, "1 unexpected.*upneck"),
+        ({**state, name: torch.zeros(3)}, r"1 of another shape.*\(3,\), expected"),
+    ):
+        torch.save(changed, tmp_path / "odd.pth")
+        with pytest.raises(ModelError, match=why):
+            medseg_cli.load_model("samus", checkpoint=tmp_path / "odd.pth")
 
 
 def test_published_size(shared: Path):
