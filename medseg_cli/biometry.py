@@ -55,7 +55,7 @@ class Biometry:
         """What limits its meaning, one sentence each."""
         told = []
         if self.seen < 1:
-            told.append(f"{1 - self.seen:.0%} of the ellipse lies beyond the edge of the picture and is completed")
+            told.append(f"{1 - self.seen:.0%} of the ellipse lies beyond what the picture shows and is completed")
         if self.parts > 1:
             told.append(f"it is fitted to the largest of {self.parts} parts")
         if self.rim:
@@ -80,7 +80,9 @@ def measures_ellipses(scan: Scan) -> bool:
     return scan.shape[2] == 1 or scan.cine
 
 
-def biometry_of(mask: NDArray[np.bool_], scan: Scan, rim: float = 0.0, frame: int = 0) -> tuple[Biometry | None, str]:
+def biometry_of(
+    mask: NDArray[np.bool_], scan: Scan, rim: float = 0.0, frame: int = 0, tissue: NDArray[np.bool_] | None = None
+) -> tuple[Biometry | None, str]:
     """The ellipse of an object, or why there is none.
 
     Args:
@@ -88,10 +90,12 @@ def biometry_of(mask: NDArray[np.bool_], scan: Scan, rim: float = 0.0, frame: in
         scan: for which `measures_ellipses` holds. What lies outside its `region` is not known to be empty.
         rim: by how much masks reach beyond what is measured, as a share of the picture's longer side.
         frame: index along k.
+        tissue: (I, J) where the pipeline found that the picture shows tissue; None: it did not look.
     """
     x0, y0, x1, y1 = scan.region or (0, 0, mask.shape[0] - 1, mask.shape[1] - 1)
     steps = plane(scan)
-    found, why = fit(mask[x0 : x1 + 1, y0 : y1 + 1], steps)
+    box = (slice(x0, x1 + 1), slice(y0, y1 + 1))
+    found, why = fit(mask[box], steps, None if tissue is None else tissue[box])
     if found is None:
         return None, why
     longer = int(np.argmax(mask.shape))

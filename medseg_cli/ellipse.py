@@ -1,8 +1,8 @@
 """The ellipse that fits the outline of an object in a picture: circumference, axes and area, as of fetal heads.
 
 **The outline** is what separates pixels of the object from pixels outside it, as the middles of the pixels' sides. Of
-an object in several parts it is that of the largest; holes have none. Sides on the edge of the picture (or of the part
-of it that shows tissue) say where the picture ends and not where the object does: they are left out, so that a head
+an object in several parts it is that of the largest; holes have none. Sides on the edge of the picture, or of the part
+of it that shows tissue, say where the picture ends and not where the object does: they are left out, so that a head
 which is cut off there is completed instead of squeezed.
 
 **The fit** is the direct least-squares fit of an ellipse (Fitzgibbon, Pilu and Fisher 1999, in the numerically stable
@@ -24,6 +24,8 @@ LEAST_POINTS = 12
 """Sides of pixels that an outline must have: an ellipse has five unknowns, and staircases are rough."""
 LEAST_SEEN = 1 / 3
 """Share of an ellipse that must lie in the picture: what is mostly guessed is no measurement."""
+NEAR = 4
+"""Pixels: a sector is found to 2 and kept 2 wider, and a mask ends where tissue ends."""
 TURN = 720
 """Points round an ellipse by which it is seen how much of it lies in the picture."""
 
@@ -83,7 +85,7 @@ class Fitted:
         ellipse: in mm, or in pixels where their size is unknown.
         overlap: Dice of the pixels that it holds and those of the object's largest part without holes: 1 = the object
             is an ellipse.
-        seen: share of it that lies in the picture.
+        seen: share of it that lies where the picture shows tissue.
         parts: connected parts of the object (pixels that share a side or a corner), of which the largest was fitted.
     """
 
@@ -93,26 +95,30 @@ class Fitted:
     parts: int
 
 
-def fit(mask: NDArray[np.bool_], steps: Points) -> tuple[Fitted | None, str]:
+def fit(mask: NDArray[np.bool_], steps: Points, tissue: NDArray[np.bool_] | None = None) -> tuple[Fitted | None, str]:
     """The ellipse of an object, or why there is none.
 
     Args:
         mask: (I, J), all of the picture, or of the part of it that shows tissue: what lies beyond is unknown.
         steps: (2, 2): column d is the step of axis d in mm; the plane's coordinates are those of pixel (0, 0)'s centre
             plus steps @ index.
+        tissue: (I, J) where the picture shows tissue at all, such as an ultrasound sector; None: everywhere. An outline
+            within `NEAR` pixels of its border is the border of what is shown.
     """
+    shown = np.ones_like(mask) if tissue is None else tissue
     box = _surroundings(mask)
     part, parts = _largest(mask[box])
     largest = np.zeros_like(mask)
     largest[box] = part
     sides = outline(part) + np.array([box[0].start, box[1].start])
+    sides = sides[_clear(sides, shown)]
     if len(sides) < LEAST_POINTS:
         return None, f"its outline has {len(sides)} sides of pixels, and an ellipse needs {LEAST_POINTS}"
     found = through(sides @ steps.T)
     if found is None:
         return None, "no ellipse fits its outline"
     inverse = np.linalg.inv(steps).T
-    seen = float(_within(found.points() @ inverse, mask.shape).mean())
+    seen = float(_seen(found.points() @ inverse, shown).mean())
     if seen < LEAST_SEEN:
         return None, f"only {seen:.0%} of the ellipse that fits its outline lies in the picture"
     return Fitted(found, _overlap(found, largest, steps), seen, parts), ""
@@ -182,11 +188,25 @@ def _largest(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
     return filled, int(count)
 
 
-def _within(points: Points, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """(N,): which of the indices (N, 2) lie on pixels of the picture."""
-    low, high = points >= -0.5, points <= np.array(shape) - 0.5
+def _seen(points: Points, shown: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(N,): which of the indices (N, 2) lie on pixels that show something."""
+    at = np.rint(points).astype(int)
+    low, high = at >= 0, at < np.array(shown.shape)
     inside: NDArray[np.bool_] = np.all(low & high, axis=1)
+    inside[inside] = shown[tuple(at[inside].T)]
     return inside
+
+
+def _clear(sides: Points, shown: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(N,): which sides of pixels (N, 2) are no part of the border of what is shown; the picture's edge is none."""
+    if shown.all():
+        return np.ones(len(sides), bool)
+    from scipy import ndimage
+
+    deep = ndimage.binary_erosion(shown, np.ones((3, 3)), iterations=NEAR, border_value=1)
+    low, high = np.floor(sides).astype(int), np.ceil(sides).astype(int)
+    clear: NDArray[np.bool_] = deep[tuple(low.T)] & deep[tuple(high.T)]
+    return clear
 
 
 def _overlap(ellipse: Ellipse, mask: NDArray[np.bool_], steps: Points) -> float:

@@ -188,7 +188,9 @@ def _ellipses(segmentation: Segmentation, label: Label) -> tuple[tuple[Biometry 
         return (), {"ellipse": "the scan is a volume, and ellipses are measured in pictures"}
     frames = segmentation.mask == label.value
     found = [
-        biometry_of(frames[:, :, k], segmentation.scan, label.rim, k) if frames[:, :, k].any() else (None, "")
+        biometry_of(frames[:, :, k], segmentation.scan, label.rim, k, segmentation.tissue)
+        if frames[:, :, k].any()
+        else (None, "")
         for k in range(frames.shape[2])
     ]
     if any(each for each, _ in found):

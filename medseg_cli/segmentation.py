@@ -83,6 +83,8 @@ class Segmentation:
         notes: what the user should know about this result, one sentence each (empty mask, minus clicks...).
         explanation: where it was asked for and the pipeline has one.
         spread: likewise.
+        tissue: (I, J) bool, the part of a picture, of all frames alike, that shows tissue, as far as the pipeline found
+            it: an object that ends at its border may go on. None: it did not look, or found no border.
     """
 
     mask: NDArray[np.unsignedinteger[Any]]
@@ -92,6 +94,7 @@ class Segmentation:
     notes: tuple[str, ...] = ()
     explanation: Explanation | None = None
     spread: Spread | None = None
+    tissue: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         if self.mask.shape != self.scan.shape:

@@ -102,7 +102,7 @@ def test_heads_cut_off_by_the_edge_are_completed_and_told(
     (found,) = measure(segmentation)[0].ellipses
     assert found.circumference == pytest.approx(ramanujan(ellipse.long, ellipse.short), rel=0.05)
     assert 0.35 < found.seen < 0.85
-    assert any("beyond the edge" in note for note in found.notes)
+    assert any("beyond what the picture shows" in note for note in found.notes)
     assert measure(segmentation)[0].touches_border
 
 
@@ -129,6 +129,29 @@ def test_the_edge_of_the_tissue_counts_as_the_edge_of_the_picture() -> None:
     assert told.circumference == pytest.approx(expected, rel=0.01)
     assert cut.circumference < 0.95 * expected
     assert told.center_ijk[:2] == pytest.approx(np.array((35, 30)) / 0.2, abs=1)
+
+
+def test_a_head_that_a_sector_cuts_off_is_completed() -> None:
+    """A slanted border within the picture, and the mask ends one pixel before it, as tissue does."""
+    ellipse = head(30, 22, 20, (35, 30))
+    rows = np.indices((350, 300))
+    tissue = rows[0] + 0.6 * rows[1] < 330
+    mask = drawn(ellipse, (350, 300), np.eye(2) * 0.2) & (rows[0] + 0.6 * rows[1] < 328)
+    plain = picture(mask)
+    (cut,), (found,) = (measure(each)[0].ellipses for each in (plain, replace(plain, tissue=tissue)))
+    expected = ramanujan(30, 22)
+    assert found.circumference == pytest.approx(expected, rel=0.01)
+    assert found.seen == pytest.approx(np.mean(_shown(ellipse, tissue)), abs=0.01)
+    assert cut.circumference < 0.95 * expected
+    assert cut.seen == 1
+
+
+def _shown(ellipse: Ellipse, tissue: np.ndarray) -> np.ndarray:
+    turn = np.linspace(0, 2 * np.pi, 720)[:, None]
+    across = np.array([-ellipse.way[1], ellipse.way[0]])
+    line = ellipse.center + ellipse.long * np.cos(turn) * ellipse.way + ellipse.short * np.sin(turn) * across
+    i, j = np.rint(line / 0.2).astype(int).T
+    return tissue[i, j]
 
 
 def test_unknown_pixels_are_counted_in_pixels_and_said() -> None:

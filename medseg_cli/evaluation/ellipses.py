@@ -56,6 +56,7 @@ def ellipse_scores(
     scan: Scan,
     shapes: Shapes,
     stated: float | None = None,
+    tissue: NDArray[np.bool_] | None = None,
 ) -> list[EllipseScore | None]:
     """One per label value; None for what is no ellipse.
 
@@ -65,6 +66,7 @@ def ellipse_scores(
         scan: whose grid it is.
         shapes: which of them have one.
         stated: circumference in mm of the one object; where there are several, nobody says whose it is.
+        tissue: (I, J) where predictions can be, `Segmentation.tissue`.
     """
     if reference.shape[2] != 1:
         return [None] * len(values)
@@ -76,8 +78,8 @@ def ellipse_scores(
             scores.append(None)
             continue
         one, other = (
-            biometry_of(each[..., 0] == value, scan, rim or 0.0)[0] if np.any(each == value) else None
-            for each in (prediction, reference)
+            biometry_of(each[..., 0] == value, scan, rim or 0.0, tissue=shown)[0] if np.any(each == value) else None
+            for each, shown in ((prediction, tissue), (reference, None))
         )
         scores.append(EllipseScore(one, other, alone))
     return scores

@@ -91,14 +91,15 @@ def _score(
     asked = ask(scan, labels, protocol, number)
     if protocol.samus and asked.prompt.targets and protocol.kind != "text":
         return _score_each(pipeline, pair, plain, protocol.kind, asked, measures)
-    mask = pipeline.segment(scan, asked.prompt, Stages()).mask
+    segmentation = pipeline.segment(scan, asked.prompt, Stages())
+    mask, tissue = segmentation.mask, segmentation.tissue
     if pair.ignored is not None:
         # What nobody labelled is neither right nor wrong.
         mask = np.where(pair.ignored, 0, mask)
     found, truth, values = _same_values(mask, labels, asked)
     places = asked.places if asked.prompt.targets else ((),) * len(values)
     together = asked.values == (None,)
-    objects = _objects(found, truth, values, pair, measures, protocol.kind, places, together=together)
+    objects = _objects(found, truth, values, pair, measures, protocol.kind, places, together=together, tissue=tissue)
     result = replace(plain, objects=objects, units=units_of(scan), voxels=int(truth.size))
     return Scored(result, Maps(scan, True, found, truth))
 
@@ -138,11 +139,13 @@ def _objects(
     places: Sequence[tuple[float, ...]],
     *,
     together: bool,
+    tissue: NDArray[np.bool_] | None = None,
 ) -> tuple[ObjectScore, ...]:
-    """The scores of label values in two label maps (I, J, K), with how they were prompted."""
+    """The scores of label values in two label maps (I, J, K), with how they were prompted; predictions end at the
+    border of `tissue` (I, J)."""
     scores = score_values(found, truth, values, pair.scan.spacing, measures, pair.scan.cine)
     official = samus_values(found, truth, values, measures)
-    ellipses = ellipse_scores(found, truth, values, pair.scan, measures.shapes, pair.circumference)
+    ellipses = ellipse_scores(found, truth, values, pair.scan, measures.shapes, pair.circumference, tissue)
     return tuple(
         ObjectScore(score, None if together else value, kind, place, samus, ellipse)
         for value, place, score, samus, ellipse in zip(values, places, scores, official, ellipses, strict=True)

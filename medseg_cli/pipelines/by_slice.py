@@ -310,7 +310,8 @@ class SlicePipeline:
         if run.spread is not None:
             of = "draws of the latents" if has_latents(self.model) else "checkpoints"
             spread = run.spread.result(run.found, of, lambda index: shown.picture(plane.take(scan.voxels, index)))
-        return Segmentation(mask, labels_of(prompt, self.preset), scan, provenance, tuple(notes), spread=spread)
+        labels, tissue = labels_of(prompt, self.preset), None if run.tissue is None else run.tissue.on(plane)
+        return Segmentation(mask, labels, scan, provenance, tuple(notes), spread=spread, tissue=tissue)
 
     @property
     def _network(self) -> Network:

@@ -98,6 +98,15 @@ class Insonated:
         self.cut += int((logits[outside] > level).sum())
         return logits.masked_fill(outside, NOWHERE)
 
+    def on(self, plane: Plane) -> NDArray[np.bool_] | None:
+        """(I, J) where pictures across the k axis show tissue; None where no border was found."""
+        if self.sector is None or not self.sector.found or plane.through != 2:
+            return None
+        size = {plane.rows: self.sector.inside.shape[0], plane.columns: self.sector.inside.shape[1]}
+        found = np.ones((size[0], size[1], 1), dtype=bool)
+        plane.put(found, 0, self.sector.inside)
+        return found[..., 0]
+
     def notes(self, plans: list[Plan], prompt: Prompt) -> list[str]:
         """What the user should know."""
         notes = []
