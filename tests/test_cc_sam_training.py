@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,33 @@ def test_several_classes_are_told_apart_by_texts(pictures: Path, base: Path) -> 
     recipe = CcSamRecipe(mute, None, Choices(cnn="random", objects="apart"))
     told = [each for seed in range(12) for each in recipe.sample(study, np.random.default_rng(seed)).told]
     assert all(each.place != "none" and each.text is None for each in told)
+
+
+def test_a_detectors_boxes_follow_the_view(pictures: Path, base: Path, tmp_path: Path) -> None:
+    """The detector's box is the disc's own: wherever a view looks, the box that is shown lies round the disc."""
+    case = read_cases(pictures)[0]
+    labels = np.asarray(Image.open(pictures / "masks" / "e0.png"))
+    rows, columns = np.nonzero(labels == 1)
+    share = [columns.min() / 72, rows.min() / 48, (columns.max() + 1) / 72, (rows.max() + 1) / 48]
+    found = {"box": [float(each) for each in share], "score": 0.9, "refused": None, "iou": 1.0}
+    facts = {"version": 1, "detector": "drawn", "sha256": "0" * 64, "captions": {}, "rules": {}}
+    (tmp_path / "boxes.json").write_text(json.dumps(facts | {"pictures": {case.image.name: {"disc": found}}}))
+    apart = with_prompts(preset.find(str(base)), whole_image=False, objects="apart", kinds=("box", "text"))
+    recipe = CcSamRecipe(apart, None, Choices(cnn="random", objects="apart", boxes=str(tmp_path / "boxes.json")))
+    study = recipe.load(case)
+    without = CcSamRecipe(apart, None, Choices(cnn="random", objects="apart"))
+    changed = 0
+    for seed in range(40):
+        for told, plain in zip(
+            *(each.sample(study, np.random.default_rng(seed)).told for each in (recipe, without)), strict=False
+        ):
+            if told.place != "box" or told.text is None or told.text[0] != 1:
+                continue
+            rows, columns = (index.numpy() * 2 for index in told.mask.nonzero(as_tuple=True))
+            edges = np.array([columns.min(), rows.min(), columns.max() + 2, rows.max() + 2])
+            assert np.abs(told.box.numpy() - edges).max() < 0.08 * 256
+            changed += not torch.equal(told.box, plain.box)
+    assert changed
 
 
 def test_the_divergence_comes_in_as_the_training_goes_on(pictures: Path, base: Path) -> None:

@@ -27,6 +27,7 @@ def finetune(
     start: own.Start = "preset",
     cnn_weights: own.CnnWeights = "",
     text_table: own.TextTable = "",
+    boxes: own.Boxes = "",
     weights: own.Weights = None,
     peft: own.Peft = None,
     rank: own.Rank = None,
@@ -101,6 +102,7 @@ def finetune(
         asked |= {"--cycles": cycles, "--gamma": gamma, "--keep": keep}
         asked |= {"--released-code": released_code or None, "--shortest-caption": shortest_caption}
         asked |= {"--cnn-weights": cnn_weights or None, "--text-table": text_table or None}
+        asked |= {"--boxes": boxes or None}
         own.refuse_with_resume(asked)
         todo = job.resumed(resume, dataset)
         # The same bits come of the same kind of device; another one has to be asked for.
@@ -137,6 +139,8 @@ def finetune(
             )
         if text_table and base.pipeline != "cc-sam":
             raise UsageError(f"--text-table: preset {preset} hears no words as a prompt", "leave it out")
+        if boxes and (base.pipeline != "cc-sam" or "box" not in prompts.kinds):
+            raise UsageError(f"--boxes: preset {preset} does not learn from a detector's boxes", "leave it out")
         if objects == "together" and prompts.tells_apart:
             raise UsageError(f"--objects together: preset {preset} tells every label apart", "leave it out")
         if objects is not None and by_text:
@@ -162,6 +166,7 @@ def finetune(
             shortest_caption=shortest_caption or 0,
             cnn=own.path_or_name(cnn_weights),
             text_table=str(Path(text_table).expanduser().resolve()) if text_table else "",
+            boxes=str(Path(boxes).expanduser().resolve()) if boxes else "",
         )
         if start == "scratch" and weights is not None:
             raise UsageError("--start scratch contradicts --weights", "give one of them")

@@ -99,6 +99,16 @@ TextTable = Annotated[
         show_default=False,
     ),
 ]
+Boxes = Annotated[
+    str,
+    typer.Option(
+        "--boxes",
+        metavar="JSON",
+        help="Boxes that a detector found in the dataset (medseg dataset boxes), which CC-SAM learns from besides.",
+        rich_help_panel=LEARNING,
+        show_default=False,
+    ),
+]
 ShortestCaption = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, help="Leave out captions of fewer characters.", rich_help_panel=DATA),

@@ -26,6 +26,8 @@ TOLD = 0.5
 """How often a text goes with a prompt, where there is one."""
 OUTSIDE = 0.25
 """How often a click outside goes with a click inside, where the preset takes both."""
+DETECTED = 0.375
+"""How often a box is the one that a detector found, where it found one: three to five of the object's own."""
 MOVED = 0.05
 """Largest move of a box's sides, as a share of its width and height, as in SAMUS's unused `random_bbox`."""
 BLUR, SHIFT = (1.0, 5.0), 4
@@ -57,7 +59,14 @@ class Told:
 
 
 def tell(
-    mask: NDArray[np.bool_], value: int, place: Place, text: bool, minus: bool, rng: Generator, middle: bool = False
+    mask: NDArray[np.bool_],
+    value: int,
+    place: Place,
+    text: bool,
+    minus: bool,
+    rng: Generator,
+    middle: bool = False,
+    detected: NDArray[np.bool_] | None = None,
 ) -> Told:
     """A prompt for one object.
 
@@ -69,12 +78,14 @@ def tell(
         minus: whether a click outside may go with the one inside.
         rng: draws everything.
         middle: nothing is drawn: the middle one of its pixels row by row is clicked, its box is exact, description 0.
+        detected: (256, 256) what a detector's box covers of the frame; it then stands for the object's own at times.
     """
     points, labels, box = np.zeros((0, 2)), np.zeros(0), np.zeros(4)
     if place == "point":
         points, labels = _clicks(mask, minus and not middle, None if middle else rng)
     elif place in ("box", "mask"):
-        box = _box(mask, None if middle else rng)
+        found = place == "box" and detected is not None and detected.any() and rng.random() < DETECTED
+        box = _box(detected, None) if found and detected is not None else _box(mask, None if middle else rng)
     low = mask[:: SIZE // (4 * GRID), :: SIZE // (4 * GRID)]
     return Told(
         place,

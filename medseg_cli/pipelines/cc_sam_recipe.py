@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.random import Generator
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medseg_cli.datasets import Case
+from medseg_cli.datasets.boxes import cached_boxes
 from medseg_cli.errors import UsageError
 from medseg_cli.models.cc_sam.config import config_of
 from medseg_cli.models.cc_sam.losses import loss
@@ -105,13 +108,15 @@ class CcSamRecipe:
 
     def sample(self, study: Study, rng: Generator) -> Prompted:
         """A random view of a random slice with prompts; errors as of `SliceSamples.look`."""
-        look = self._samples.look(study, rng)
-        whole = Sample(look.image, torch.zeros(len(look.masks), 4), torch.from_numpy(look.masks).float())
-        framed = self._samples.framed(whole)
+        found = self._detected(study)
+        look = self._samples.look(study, rng, np.stack(list(found.values())) if found else None)
+        regions = torch.from_numpy(np.concatenate([look.masks, look.beside])).float()
+        framed = self._samples.framed(Sample(look.image, torch.zeros(len(regions), 4), regions))
         high, wide = framed.masks.shape[1:]
         seen = F.pad(framed.masks, (0, SIZE - wide, 0, SIZE - high)).numpy() > 0.5
+        detected = dict(zip(found, seen[len(look.masks) :], strict=True))
         kinds, told = self.preset.prompts, []
-        for turn, (mask, value) in enumerate(zip(seen, look.values, strict=True)):
+        for turn, (mask, value) in enumerate(zip(seen, look.values, strict=False)):
             if not mask.any():
                 continue
             texts = self._has_text(value)
@@ -119,7 +124,7 @@ class CcSamRecipe:
             place: Place = "none" if unplaced else drawn_place(kinds.kinds, rng)
             # Which of several objects is meant has to be said somehow.
             text = texts and (rng.random() < TOLD or (place == "none" and value != 0))
-            told.append(tell(mask, value, place, text, kinds.minus, rng))
+            told.append(tell(mask, value, place, text, kinds.minus, rng, detected=detected.get(value)))
         return Prompted(framed.image, tuple(told))
 
     def fixed_sample(self, study: Study, rng: Generator) -> tuple[Asked, ...]:
@@ -185,19 +190,38 @@ class CcSamRecipe:
             placed |= {"points": torch.zeros(len(told), 0, 2), "labels": torch.zeros(len(told), 0)}
         return {name: None if value is None else value.to(device) for name, value in placed.items()}
 
+    def _detected(self, study: Study) -> dict[int, NDArray[np.bool_]]:
+        """What a detector's boxes cover of a picture (H, W), by label value; nothing without a file of boxes."""
+        plane, found = study.planes[0], {}
+        if not self._boxes or plane.count > 1:
+            return {}
+        values = [0] if self.preset.prompts.whole_image else [label.value for label in self.preset.labels]
+        for value in values:
+            key = self._key(value)
+            box = self._boxes.get((Path(study.name).name, key)) if key else None
+            if box is not None:
+                x0, y0, x1, y1 = np.rint(np.array(box) * ([plane.width, plane.height] * 2)).astype(int)
+                found[value] = np.zeros((plane.height, plane.width), dtype=bool)
+                found[value][y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)] = True
+        return found
+
     def _vector(self, model: CcSam, told: Told) -> Tensor:
         """(E,) of the text that a prompt's draw chooses: 0 is the first description."""
         assert told.text is not None
         value, draw = told.text
         assert self._texts is not None
-        found = self._texts.find(self._name(value))
-        assert found is not None
+        key = self._key(value)
         own = model.text_rows
-        rows = self._texts.vectors[found[0]] if own is None else own.get_buffer(found[0])
+        rows = self._texts.vectors[key] if own is None else own.get_buffer(key)
         return rows[min(int(draw * len(rows)), len(rows) - 1)]
 
     def _has_text(self, value: int) -> bool:
-        return self._name(value) in self._known
+        return bool(self._key(value)) and config_of(self.preset.model).text
+
+    def _key(self, value: int) -> str:
+        """The class whose texts mean a label value; "" where there is none."""
+        found = None if self._texts is None else self._texts.find(self._name(value))
+        return found[0] if found else ""
 
     def _name(self, value: int) -> str:
         """What the preset calls a label value; all together have a name where there is only one."""
@@ -245,12 +269,20 @@ class CcSamRecipe:
         return table if table is not None or bank is None else Table(bank, {})
 
     @cached_property
-    def _known(self) -> frozenset[str]:
-        """The names of those labels that have texts."""
-        texts = self._texts
-        if texts is None or not config_of(self.preset.model).text:
-            return frozenset()
-        return frozenset(label.name for label in self.preset.labels if texts.find(label.name) is not None)
+    def _boxes(self) -> Mapping[tuple[str, str], tuple[float, float, float, float] | None]:
+        """A detector's boxes; none without a file of them.
+
+        Raises:
+            UsageError: they are named by classes, and the preset has none.
+        """
+        if not self.choices.boxes:
+            return {}
+        if self._texts is None:
+            raise UsageError(
+                f"--boxes {self.choices.boxes}: preset {self.preset.name} has no texts, whose classes name the boxes",
+                "give --text-table, or leave it out",
+            )
+        return cached_boxes(Path(self.choices.boxes))
 
     @cached_property
     def _samples(self) -> SliceSamples:

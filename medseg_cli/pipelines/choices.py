@@ -28,6 +28,7 @@ class Choices:
         shortest_caption: characters below which a phrasing of a caption is left out.
         cnn: weights of CC-SAM's frozen CNN: a file, a name in the store, or "random"; "" = the start's own.
         text_table: file with the embedded texts that a CC-SAM learns; "" = the one that its preset names, if any.
+        boxes: file with a detector's boxes, which CC-SAM learns from besides; "" = none.
     """
 
     peft: Peft = "method"
@@ -40,3 +41,4 @@ class Choices:
     shortest_caption: int = 0
     cnn: str = ""
     text_table: str = ""
+    boxes: str = ""

@@ -115,11 +115,13 @@ class Look:
         image: (3, h, w) RGB 0..255.
         masks: (V, h, w) bool of what is visible.
         values: their label values; 0 = all together.
+        beside: (N, h, w) bool, regions that were asked for besides, wherever they lie in the view.
     """
 
     image: Tensor
     masks: NDArray[np.bool_]
     values: tuple[int, ...]
+    beside: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -166,10 +168,16 @@ class SliceSamples:
         """
         return self._prompted(self.look(study, rng), rng)
 
-    def look(self, study: Study, rng: Generator) -> Look:
-        """The view of `sample` before it is prompted; errors as there."""
+    def look(self, study: Study, rng: Generator, beside: NDArray[np.bool_] | None = None) -> Look:
+        """The view of `sample` before it is prompted; errors as there.
+
+        Args:
+            study: a case in memory.
+            rng: draws everything.
+            beside: regions (N, H, W) of a picture that are to be seen through the same view; not where views are kept.
+        """
         if not self.views:
-            return self._look(study, rng)
+            return self._look(study, rng, beside)
         number = int(rng.integers(self.views * sum(map(len, study.slices))))
         look = self._looks.get((study.name, number))
         if look is None:
@@ -179,10 +187,10 @@ class SliceSamples:
                 self._looks[study.name, number] = look
         return look
 
-    def _look(self, study: Study, rng: Generator) -> Look:
+    def _look(self, study: Study, rng: Generator, beside: NDArray[np.bool_] | None = None) -> Look:
         """A random view in which something of the object can be seen."""
         for least in range(LEAST_PIXELS, 0, -1):
-            look = self._view(study, least, rng)
+            look = self._view(study, least, rng, beside)
             if look is not None:
                 return look
         raise InputError(
@@ -190,7 +198,7 @@ class SliceSamples:
             "crop the images round the objects, or leave the case out",
         )
 
-    def _view(self, study: Study, least: int, rng: Generator) -> Look | None:
+    def _view(self, study: Study, least: int, rng: Generator, beside: NDArray[np.bool_] | None) -> Look | None:
         """A random view, None if no object shows at least that many pixels."""
         number = int(rng.integers(len(study.planes)))
         plane = study.planes[number]
@@ -202,7 +210,9 @@ class SliceSamples:
         high, wide = np.array(labels.shape) * plane.pixel_mm
         view = random_view(float(high), float(wide), self.longest or self.size, rng, focus)
         seen = view.of(torch.ones(1, *labels.shape))
-        shown = view.of(torch.from_numpy(np.stack(wanted).astype(np.float32))) > 0.5
+        regions = np.stack(wanted) if beside is None else np.concatenate([wanted, beside])
+        every = view.of(torch.from_numpy(regions.astype(np.float32))) > 0.5
+        shown, others = every[: len(wanted)], every[len(wanted) :].numpy()
         enough = (shown.sum((1, 2)) >= least).numpy()
         if not enough.any():
             return None
@@ -212,7 +222,9 @@ class SliceSamples:
         image = random_shades(grey, seen, rng)
         if self.preset.modality == ("US",) and rng.random() < OVERLAYS:
             image = random_overlay(image, rng, shown[0])
-        return Look((image * 255).round().expand(3, -1, -1), shown.numpy()[enough], tuple(compress(values, enough)))
+        return Look(
+            (image * 255).round().expand(3, -1, -1), shown.numpy()[enough], tuple(compress(values, enough)), others
+        )
 
     def _prompted(self, look: Look, rng: Generator) -> Sample:
         """A view with its boxes, moved at random, and the masks that belong to them."""
