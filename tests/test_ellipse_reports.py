@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import bright_box
+import dicom_phantom
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from medseg_cli import pipelines
 
@@ -232,6 +234,54 @@ def test_stretched_pixels_count_as_what_they_are(in_process: Run, heads: Path, p
     assert found["circumference_mm"] == pytest.approx(circumference(24, 12), rel=0.01)
     assert (found["long_axis_mm"], found["short_axis_mm"]) == pytest.approx((48, 24), rel=0.015)
     assert min(found["angle_deg"], 180 - found["angle_deg"]) < 2
+
+
+def test_a_loop_of_ultrasound_has_an_ellipse_per_frame_in_the_mm_of_its_region(
+    in_process: Run, tmp_path: Path, preset: Callable[..., Path]
+) -> None:
+    """Pixels of 0.4 x 0.2 mm, which only the region states; a circle in pixels is an ellipse in mm."""
+    frames = np.stack([bright(head(radius, radius, 0)) for radius in (30, 36, 33)])
+    loop = dicom_phantom.loop(frames, FrameTime="40", FrameIncrementPointer=0x00181063)
+    loop.SequenceOfUltrasoundRegions = [dicom_phantom.region((0, 0, 139, 119), (0.04, 0.02))]
+    dicom_phantom.save(loop, tmp_path / "loop.dcm")
+    code, _, err = in_process(
+        *("segment", tmp_path / "loop.dcm", "--preset", preset(), "--device", "cpu", "-o", tmp_path / "m.nii.gz"),
+        *("--smooth-time", 0),
+    )
+    assert code == 0, err
+    found = read(tmp_path / "m.json")["labels"][0]["ellipse"]
+    lengths = found["frames"]["circumference_mm"]
+    assert lengths == pytest.approx([circumference(r * 0.4, r * 0.2) for r in (30, 36, 33)], rel=0.015)
+    assert found["frames"]["short_axis_mm"] == pytest.approx([0.4 * r for r in (30, 36, 33)], rel=0.03)
+    assert found["circumference_mm"] == lengths[found["frame"]]
+    assert "ellipse, frame" in err
+
+
+def test_a_head_cut_off_by_the_sector_is_completed(
+    in_process: Run, tmp_path: Path, preset: Callable[..., Path]
+) -> None:
+    """A dark corner as a trapezoid has it; the mask ends there and the ellipse does not."""
+    rows, columns = np.indices((240, 280))
+    place = (columns - 150) ** 2 / 70**2 + (rows - 120) ** 2 / 55**2
+    speckle = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=rows.shape), 1.5)
+    image = np.clip(np.where(place <= 1, 190, 70) + 12 * speckle / speckle.std(), 30, 250)
+    image[rows - 0.9 * columns > 30] = 0
+    image[rows + 0.9 * columns > 380] = 0
+    save(tmp_path / "cut.png", image.astype(np.uint8))
+    path = preset()
+    path.write_text(path.read_text() + "options: {ultrasound: {sector: true, overlays: false}}\n")
+    words = ("segment", tmp_path / "cut.png", "--preset", path, "--device", "cpu", "--box", "75,60,230,180", "-o")
+    code, _, err = in_process(*words, tmp_path / "a.png", "--spacing", "0.5,0.5,1")
+    assert code == 0, err
+    report = read(tmp_path / "a.json")
+    assert report["pipeline"]["ultrasound"]["sector"]["found"], report["pipeline"]["ultrasound"]
+    found = report["labels"][0]["ellipse"]
+    assert found["circumference_mm"] == pytest.approx(circumference(35, 27.5), rel=0.02)
+    assert found["seen"] < 0.97
+    path.write_text(path.read_text().replace("sector: true", "sector: false"))
+    code, _, err = in_process(*words, tmp_path / "b.png", "--spacing", "0.5,0.5,1")
+    assert code == 0, err
+    assert read(tmp_path / "b.json")["labels"][0]["ellipse"]["circumference_mm"] < found["circumference_mm"] - 2
 
 
 def test_a_batch_tabulates_ellipses(in_process: Run, heads: Path, preset: Callable[..., Path]) -> None:
