@@ -254,3 +254,25 @@ def test_which_classes_are_looked_for(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=why):
             classes_of(bank, labels, chosen)
+
+
+def test_evaluate_asks_with_words_and_a_detector(in_process: Run, folder: Path, dataset: Path, tmp_path: Path) -> None:
+    """The masks that are measured are those of the text with the box."""
+    picture = dataset / "images" / "a.png"
+    box, _ = expected(folder, picture, "fetal head.")
+    mask = answer(picture, box=np.clip(box, 0, [120, 90, 120, 90]) - [0, 0, 1, 1])
+    Image.fromarray((mask * 255).astype(np.uint8)).save(dataset / "masks" / "a.png")
+    for name in "bc":
+        (dataset / "images" / f"{name}.png").unlink()
+        (dataset / "masks" / f"{name}.png").unlink()
+    save_file(random_network(config_of(tiny_cc_sam.SIZES), 0).state_dict(), tmp_path / "w.safetensors")
+    wanted = tiny_cc_sam.preset(tmp_path / "p", weights={"file": str(tmp_path / "w.safetensors")})
+    how = ["evaluate", dataset, "--preset", wanted, "--cases", "all", "--device", "cpu", "--text", "fetal head"]
+    code, _, said = in_process(*how, "--prompt", "text", "--detector", folder, "-o", tmp_path / "e")
+    assert code == 0, said
+    summary = json.loads((tmp_path / "e" / "summary.json").read_text())
+    assert summary["detector"] == "tiny-dino"
+    assert "a: Dice 1.0000" in said or "a: Dice 0.999" in said
+    code, _, said = in_process(*how[:-2], "--prompt", "click", "--detector", folder)
+    assert code == 2
+    assert "--detector finds what --text says" in said

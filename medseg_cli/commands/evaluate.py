@@ -27,6 +27,7 @@ def evaluate(
     text: shared.Texts = None,
     text_file: shared.TextFile = None,
     not_: shared.Nots = None,
+    detector: shared.Detector = None,
     split_seed: own.SplitSeed = 0,
     splits: own.Splits = None,
     fold: own.Fold = None,
@@ -76,6 +77,8 @@ def evaluate(
     reading = options.read_options(None, None, spacing, "error", "error", "error")
     table = evaluation.read_table(labels) if labels else None
     words = texts_of(text or (), text_file, not_ or ())
+    if detector is not None and not preset:
+        raise UsageError("--detector goes with --preset and --text: it finds what the words say", "leave it out")
     if words.targets and not preset:
         raise UsageError("--text goes with --preset: it says what to predict", "add --preset NAME")
     if preset:
@@ -84,7 +87,7 @@ def evaluate(
         for value, name in ((images, "--images"), (resample_to, "--resample-to"), (spacing, "--spacing")):
             if value is not None:
                 raise UsageError(f"{name} goes with masks in files, not with --preset", f"leave {name} out")
-        chosen = Chosen(first, preset, cases, split_seed, splits, fold, prompt, objects, seed, words)
+        chosen = Chosen(first, preset, cases, split_seed, splits, fold, prompt, objects, seed, words, detector)
         task = predicted(chosen, table, measures, (device, precision, deterministic), against)
     else:
         if reference is None:

@@ -56,6 +56,7 @@ class Chosen:
     objects: Any
     seed: int
     texts: Prompt
+    detector: str | None = None
 
 
 def predicted(
@@ -69,8 +70,9 @@ def predicted(
     from medseg_cli import device, evaluation, pipelines
     from medseg_cli import preset as presets
     from medseg_cli.datasets import read_dataset
+    from medseg_cli.overrides import Overrides, with_options
 
-    found = presets.find(chosen.preset)
+    found = with_options(presets.find(chosen.preset), Overrides(detector=chosen.detector))
     kind: Any = evaluation.usual_kind(found) if chosen.prompt == "usual" else chosen.prompt
     evaluation.check_kind(found, kind)
     objects = chosen.objects or evaluation.usual_objects(found, kind)
@@ -119,6 +121,8 @@ def _check_texts(kind: str, preset: Preset, chosen: Chosen) -> None:
         raise UsageError(f"preset {preset.name} needs a text", 'add --text "the lungs", the same for all cases')
     if chosen.texts.targets and "text" not in preset.prompts.kinds:
         raise UsageError(f"preset {preset.name} takes no text", "leave --text out")
+    if kind != "text" and chosen.detector is not None:
+        raise UsageError("--detector finds what --text says", 'add --prompt text and --text "WHAT", or leave it out')
     if kind != "text" and chosen.texts.targets:
         raise UsageError(f"--text goes with --prompt text, not with {kind}", f"leave it out: {preset.name}")
     if preset.prompts.kinds != ("text",):
@@ -160,6 +164,7 @@ def _preset_facts(preset: Preset, chosen: Chosen, protocol: Protocol) -> dict[st
         "prompt": protocol.kind,
         "objects_are": protocol.objects,
         "texts": [asdict(target.text) for target in protocol.texts.targets if target.text],
+        "detector": None if chosen.detector is None else Path(chosen.detector).name,
         "click_seed": protocol.seed if protocol.kind == "click" else None,
         "protocol": "samus" if protocol.samus else "ours",
     }
