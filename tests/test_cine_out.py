@@ -24,7 +24,7 @@ from medseg_cli.readers.files import read_file
 from medseg_cli.readers.options import ReadOptions
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Label, Segmentation
-from medseg_cli.writers import dicom_seg, formats, masks, npz, preview
+from medseg_cli.writers import dicom_seg, formats, masks, npz, preview, scan_file
 
 DISC, SPECK = Label(1, "disc", (200, 30, 60)), Label(2, "speck", (20, 200, 40))
 T, J, I = 6, 24, 32  # noqa: E741
@@ -88,6 +88,16 @@ def test_the_mask_of_a_dicom_loop_has_time_as_its_fourth_axis(name: str, cine: S
         image = SimpleITK.ReadImage(str(tmp_path / name))
         assert image.GetSize() == (I, J, 1, T)
         assert image.GetSpacing() == pytest.approx((0.5, 0.25, 1, 0.048))
+
+
+def test_the_loop_itself_as_nifti(cine: Scan, tmp_path: Path) -> None:
+    """For datasets that are brought into another layout: image and mask have one shape."""
+    scan_file.write(cine, tmp_path / "image.nii.gz")
+    back = read_file(tmp_path / "image.nii.gz", ReadOptions())
+    assert nib.load(tmp_path / "image.nii.gz").shape == (I, J, 1, T)
+    assert np.array_equal(back.voxels, cine.voxels)
+    assert np.allclose(back.affine, cine.affine)
+    assert back.frame_seconds == pytest.approx(0.048 * np.arange(T))
 
 
 def test_other_formats(cine: Scan, tmp_path: Path) -> None:

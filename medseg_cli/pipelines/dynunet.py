@@ -182,11 +182,11 @@ def check_scan(scan: Scan, preset: Preset) -> None:
     """Refuse what is no grey volume.
 
     Raises:
-        InputError: a picture, or several channels.
+        InputError: a picture, frames of one, or several channels.
     """
-    if scan.is_picture or scan.provenance.format == "image":
+    if scan.flat or scan.provenance.format == "image":
         raise InputError(
-            f"{scan.provenance.path} is a picture, and preset {preset.name} works on volumes",
+            f"{scan.provenance.path} is {'frames over time' if scan.cine else 'a picture'}, and preset {preset.name} works on volumes",
             "use a preset for images (medseg presets list)",
         )
     if scan.voxels.shape[0] != 1:

@@ -1,4 +1,4 @@
-"""A scan as a file of its own, without changing a voxel: NIfTI for volumes, PNG for pictures.
+"""A scan as a file of its own, without changing a voxel: NIfTI for volumes and cines, PNG for pictures.
 
 Masks have a door of their own (`masks`); this one is for datasets that are brought into another layout.
 """
@@ -14,6 +14,7 @@ from medseg_cli import gzip_file
 from medseg_cli.errors import InputError
 from medseg_cli.memory_order import ordered_copy
 from medseg_cli.scan import Scan
+from medseg_cli.writers import volume
 
 _WHOLE = (np.uint8, np.int16, np.uint16, np.int32)
 """Types for whole numbers, the first that holds them all is taken; float32 for what has fractions."""
@@ -57,11 +58,13 @@ def write(scan: Scan, path: Path) -> None:
     import nibabel as nib
 
     values = narrowest(scan.voxels[0])
-    image = nib.Nifti1Image(ordered_copy(values, values.dtype, "F"), scan.affine)
+    stored = ordered_copy(values, values.dtype, "F")
+    # Of a cine (I, J, 1, T), as its mask is written.
+    image = nib.Nifti1Image(stored[:, :, np.newaxis] if scan.cine else stored, scan.affine)
     code = 1 if scan.provenance.format == "dicom" else 2
     image.set_sform(scan.affine, code=code)
     image.set_qform(scan.affine, code=code)
-    image.header.set_xyzt_units("mm")
+    volume.state_units(image.header, scan)
     if not path.name.endswith(".gz"):
         image.to_filename(path)
         return

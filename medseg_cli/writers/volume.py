@@ -126,13 +126,17 @@ def _nifti(values: NDArray[Any], scan: Scan, intent: int, what: bytes) -> nib.Ni
     code = 1 if scan.provenance.format == "dicom" else 2
     image.set_sform(scan.affine, code=code)
     image.set_qform(scan.affine, code=code)
-    image.header.set_xyzt_units("mm")
+    state_units(image.header, scan)
     image.header["intent_code"] = intent
-    if scan.cine:
-        step = frame_step(scan)
-        image.header["pixdim"][4] = 1.0 if step is None else step
-        image.header.set_xyzt_units("mm", "unknown" if step is None else "sec")
     return image
+
+
+def state_units(header: nib.Nifti1Header, scan: Scan) -> None:
+    """Millimetres, and of a cine the step along the fourth axis in s where it is known."""
+    step = frame_step(scan) if scan.cine else None
+    if scan.cine:
+        header["pixdim"][4] = 1.0 if step is None else step
+    header.set_xyzt_units("mm", "unknown" if step is None else "sec")
 
 
 def frame_step(scan: Scan) -> float | None:
