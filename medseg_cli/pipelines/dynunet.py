@@ -186,7 +186,8 @@ def check_scan(scan: Scan, preset: Preset) -> None:
     """
     if scan.flat or scan.provenance.format == "image":
         raise InputError(
-            f"{scan.provenance.path} is {'frames over time' if scan.cine else 'a picture'}, and preset {preset.name} works on volumes",
+            f"{scan.provenance.path} is {'frames over time' if scan.cine else 'a picture'}, and preset {preset.name} "
+            "works on volumes",
             "use a preset for images (medseg presets list)",
         )
     if scan.voxels.shape[0] != 1:
