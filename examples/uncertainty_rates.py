@@ -1,7 +1,8 @@
-"""Whether a preset knows where it errs: `python examples/uncertainty_rates.py DATASET PRESET [PROMPT [SAMPLES]]`.
+"""Whether doubt goes with error: `python examples/uncertainty_rates.py DATASET PRESET test|all [PROMPT [SAMPLES]]`.
 
-Held-back cases, prompted from their references. Told are the rank correlation (Spearman) of the answers' agreement with
-the mask's Dice, and how well the standard deviation tells wrong pixels from right ones (area under the curve, mean).
+Cases are prompted from their references; `test` are those held back by seed 0. Told are the rank correlation (Spearman)
+of the answers' agreement with the mask's Dice, and how well the standard deviation tells wrong pixels from right ones
+(area under the curve, mean of the cases).
 """
 
 import sys
@@ -16,11 +17,12 @@ from medseg_cli.overrides import Overrides, with_options
 from medseg_cli.stages import Stages
 
 
-def main(dataset: str, name: str, prompt: str = "", samples: str = "16") -> None:
-    """Segment every held-back case with an object, and compare doubt with error."""
+def main(dataset: str, name: str, part: str, prompt: str = "", samples: str = "16") -> None:
+    """Segment every case with an object, and compare doubt with error."""
     chosen = with_options(preset.find(name), Overrides(uncertainty=True, samples=int(samples)))
     pipeline = pipelines.build(chosen, device.select("auto"))
-    cases = datasets.split_cases(datasets.read_cases(Path(dataset)), 0).test
+    cases = datasets.read_cases(Path(dataset))
+    cases = cases if part == "all" else datasets.split_cases(cases, 0).test
     dices, agreements, areas = [], [], []
     for number, case in enumerate(cases):
         scan, labels = datasets.load_pair(case)

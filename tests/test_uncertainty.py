@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -403,3 +404,29 @@ def test_a_batch_tells_it_in_records_tables_and_page(in_process: Run, tiny: Path
     assert row["flags"].split() == [each["code"] for each in record["flags"]]
     page = (tmp_path / "out/report.html").read_text()
     assert '"spread":{"answers":2' in page
+
+
+def test_doubt_is_held_against_error(root: Path, tiny: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    """The example as a reader runs it, on pictures of discs that an untrained network gets wrong."""
+    y, x = np.mgrid[:48, :64]
+    for number in range(10):
+        disc = (x - 20 - 2 * number) ** 2 + (y - 24) ** 2 < 144
+        for kind, pixels in (("images", 60 + 120 * disc), ("masks", 255 * disc)):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / kind / f"d{number}.png")
+    monkeypatch.syspath_prepend(root / "examples")
+    import uncertainty_rates
+
+    uncertainty_rates.main(str(tmp_path), str(tiny / "tiny.yaml"), "test", "click", "2")
+    said = capsys.readouterr().out
+    found = re.fullmatch(
+        r"(\d+) cases, 2 samples: Dice ([\d.]+), agreement ([\d.]+) \(least ([\d.]+)\), rank correlation of both "
+        r"(-?[\d.]+|nan); wrong pixels by standard deviation: area under the curve ([\d.]+)\n",
+        said,
+    )
+    assert found, said
+    count, dice, agreement, least, _, area = (float(each) for each in found.groups())
+    assert 1 <= count < 10
+    assert 0 <= dice <= 1
+    assert 0 <= least <= agreement <= 1
+    assert 0 <= area <= 1
