@@ -115,6 +115,8 @@ class Sam3dRecipe:
                 than 255 objects.
         """
         scan, labels = load_pair(case)
+        if scan.cine:
+            raise InputError(f"{case.image} holds frames over time, and 3D SAM works on volumes", "train a 2-D preset")
         values = np.unique(labels[labels > 0]).tolist() if self.choices.objects == "apart" else [None]
         if len(values) > MOST_OBJECTS:
             raise InputError(f"{case.label} holds {len(values)} label values: {MOST_OBJECTS} objects are the most")
