@@ -115,10 +115,11 @@ def _shapes(preset: Preset, every: bool) -> Shapes:
 def _check_texts(kind: str, preset: Preset, chosen: Chosen) -> None:
     """Raises: UsageError, where there are texts and nobody asks for them, or the other way round."""
     from medseg_cli.errors import UsageError
-    from medseg_cli.pipelines.text_known import check_texts
+    from medseg_cli.pipelines.text_known import check_texts, example
 
     if kind == "text" and not chosen.texts.targets:
-        raise UsageError(f"preset {preset.name} needs a text", 'add --text "the lungs", the same for all cases')
+        hint = f'add --text "{example(preset)}", the same for all cases'
+        raise UsageError(f"preset {preset.name} needs a text", hint)
     if chosen.texts.targets and "text" not in preset.prompts.kinds:
         raise UsageError(f"preset {preset.name} takes no text", "leave --text out")
     if kind != "text" and chosen.detector is not None:

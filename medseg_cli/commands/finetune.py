@@ -208,7 +208,7 @@ def _usage(base: Preset, run: Path) -> str:
     """The command that uses a run."""
     kinds = base.prompts.kinds
     prompt = "--point X,Y,Z" if "point" in kinds else "--box X0,Y0,Z0,X1,Y1,Z1"
-    if "text" in kinds:
+    if kinds == ("text",):
         prompt = '--text "..."'
     elif base.dims == 2:
         prompt = "" if base.prompts.whole_image else "--point X,Y" if "point" in kinds else "--box X0,Y0,X1,Y1"

@@ -32,6 +32,13 @@ def check_texts(preset: Preset, prompt: Prompt) -> None:
             raise unknown(preset.name, bank, each)
 
 
+def example(preset: Preset) -> str:
+    """A text that makes sense to a preset, for hints."""
+    texts = preset.options.get("texts")
+    first = next(iter(texts.values()), None) if isinstance(texts, dict) else None
+    return str(first["phrase"]) if isinstance(first, dict) and "phrase" in first else "the lungs"
+
+
 def check_not(preset: str, text: Text) -> None:
     """Raises: UsageError, where it says what an object is not."""
     if text.negative:
