@@ -249,12 +249,17 @@ def _how(report: dict[str, Any]) -> list[str]:
     if slices["count"] == 1:
         return [f"1 image{' from the cache' if slices['from_cache'] else ''} ({grey})", *_cleaned(report)]
     cached = f", {slices['from_cache']} from the cache" if slices["from_cache"] else ""
-    lines = [f"{slices['encoded']} of {slices['count']} {slices['plane']} slices encoded{cached} ({grey})"]
+    frames = slices["plane"] == "frame"
+    what, one = ("frames", "frame") if frames else (f"{slices['plane']} slices", "slice")
+    lines = [f"{slices['encoded']} of {slices['count']} {what} encoded{cached} ({grey})"]
     for label, each in zip(report["labels"], facts["objects"], strict=True):
         ends = [f"{way['from']} to {way['to']} ({way['because']})" for way in each["propagation"]]
         more = f"; {len(ends) - WAYS_SHOWN} more in the report" if len(ends) > WAYS_SHOWN else ""
         if ends:
-            lines.append(f"{label['name']}: followed from slice {'; '.join(ends[:WAYS_SHOWN])}{more}")
+            lines.append(f"{label['name']}: followed from {one} {'; '.join(ends[:WAYS_SHOWN])}{more}")
+        window = each.get("time", {}).get("window")
+        if window:
+            lines.append(f"{label['name']}: every frame smoothed over {window} (--smooth-time 0 leaves them)")
     return [*lines, *_cleaned(report)]
 
 

@@ -336,3 +336,14 @@ def test_a_lasting_change_and_masks_without_any_order_are_flagged(tmp_path: Path
     wild = np.stack([np.roll(discs(4.0)[..., 0], 17 * t, axis=0) for t in range(COUNT)], axis=2)
     (flag,) = flags(build(tmp_path, whole_image=True), cine_of(wild))
     assert "masks of neighbouring frames overlap by 0.00 (Dice, median)" in flag.message
+
+
+def test_what_is_as_thin_as_its_way_in_two_frames_is_kept(tmp_path: Path) -> None:
+    """A line of two pixels that moves by one: half of each frame's neighbours lie beside it, and an average is none."""
+    truth = np.zeros((*SHAPE, COUNT), bool)
+    for t in range(COUNT):
+        truth[10 + t : 12 + t, 10:40, t] = True
+    result, facts = segment(build(tmp_path, whole_image=True), cine_of(truth))
+    assert facts["overlap"] == 0.5
+    assert len(facts["kept"]) >= COUNT - 4
+    assert np.array_equal(result.mask[..., facts["kept"]] == 1, truth[..., facts["kept"]])

@@ -70,7 +70,8 @@ def _settle(found: Found, run: SliceRun, how: Time) -> tuple[Found, dict[str, An
     for index, border in smoothed(masks, judged, how, run.scan.frame_seconds, run.plane.pixel_mm):
         own = masks[index]
         trusted = own is not None and index not in judged.jumps
-        if trusted and own is not None and dice(own, border > 0) < (judged.usual or 0) - how.jump:
+        # What is as thin as its way in a few frames would be smoothed out of existence.
+        if trusted and own is not None and dice(own, border > 0) < (judged.usual or 0) - 2 * how.jump:
             kept.append(index)
             continue
         if not trusted:
