@@ -124,7 +124,9 @@ def test_folders_of_masks_are_measured_with_the_table_beside_the_references(in_p
     with (heads / "report" / "cases.csv").open() as file:
         row = next(csv.DictReader(file))
     assert float(row["circumference_error_to_stated_mm"]) == pytest.approx(grown[0] + 2, abs=0.15)
-    assert "circumference error" in (heads / "report" / "report.html").read_text(encoding="utf-8")
+    page = (heads / "report" / "report.html").read_text(encoding="utf-8")
+    assert "circumference error" in page
+    assert "prediction − stated, mm" in page
 
 
 def test_without_a_table_ellipses_are_measured_on_demand_and_in_pixels(in_process: Run, heads: Path) -> None:

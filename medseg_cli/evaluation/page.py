@@ -15,9 +15,22 @@ from medseg_cli.evaluation.summary import Evaluation, comparisons
 from medseg_cli.evaluation.worst import Picture
 from medseg_cli.writers.comparison import BOTH, PREDICTION, REFERENCE
 
-CARDS = ("Dice", "NSD", "HD95", "volume_error_relative", "area_error_relative", "detection_rate")
-PLOTTED = ("Dice", "NSD", "HD95", "ASSD", "volume_error_relative", "area_error_relative")
+CARDS = (
+    "Dice",
+    "NSD",
+    "HD95",
+    "volume_error_relative",
+    "area_error_relative",
+    "circumference_abs_error",
+    "detection_rate",
+)
+PLOTTED = ("Dice", "NSD", "HD95", "ASSD", "volume_error_relative", "area_error_relative", "circumference_abs_error")
 """Beginnings of the metrics that have a card, and a plot."""
+SIZES = (
+    *(("volume", "ml", "reference"), ("area", "mm2", "reference"), ("area", "px", "reference")),
+    *(("circumference", "mm", "reference"), ("circumference", "mm", "stated"), ("circumference", "px", "reference")),
+)
+"""What Bland-Altman plots compare: size, unit, and which other one."""
 AGREEMENTS = 12
 """Labels whose sizes are plotted."""
 
@@ -113,15 +126,15 @@ def _agreement(evaluation: Evaluation, rows: Sequence[Row]) -> str:
     """Bland-Altman plots of the sizes, one per label and unit."""
     panels = []
     for key in evaluation.labels[:AGREEMENTS]:
-        for size, unit in (("volume", "ml"), ("area", "mm2"), ("area", "px")):
-            mine, other = f"{size}_{unit}", f"reference_{size}_{unit}"
-            have = [row for row in rows if row.label == key and mine in row.numbers]
-            have = [row for row in have if row.emptiness != "both are empty"]
+        for size, unit, other in SIZES:
+            names = (f"{other}_{size}_{unit}", f"{size}_{unit}")
+            have = [row for row in rows if row.label == key and row.emptiness != "both are empty"]
+            have = [row for row in have if all(row.numbers.get(name) is not None for name in names)]
             if len(have) > 1:
-                reference, found = ([float(row.numbers[name] or 0) for row in have] for name in (other, mine))
-                heading = f"<b>{escape(evaluation.label_name(key))}</b>"
+                reference, found = ([float(row.numbers[name] or 0) for row in have] for name in names)
+                heading = f"<b>{escape(evaluation.label_name(key))}: {size}</b>"
                 cases = [row.case for row in have]
-                panels.append(heading + plots.bland_altman(reference, found, cases, UNITS[unit]))
+                panels.append(heading + plots.bland_altman(reference, found, cases, UNITS[unit], other))
     below = "Bland-Altman: difference of the sizes over their mean; dashed: limits of agreement, ± 1.96 SD."
     if len(evaluation.labels) > AGREEMENTS:
         below += f" Of {len(evaluation.labels)} labels the first {AGREEMENTS}."

@@ -94,13 +94,16 @@ def _strip(strip: Strip, axis: Axis, y: float) -> str:
     return "".join(parts)
 
 
-def bland_altman(reference: Sequence[float], found: Sequence[float], cases: Sequence[str], unit: str) -> str:
+def bland_altman(
+    reference: Sequence[float], found: Sequence[float], cases: Sequence[str], unit: str, other: str
+) -> str:
     """Difference of two sizes over their mean, with the mean difference and the limits of agreement (± 1.96 SD).
 
     Args:
         reference, found: sizes of the same objects.
         cases: what each belongs to.
         unit: of the sizes.
+        other: what `reference` is, in a word or two.
     """
     one, two = np.asarray(reference, float), np.asarray(found, float)
     middle, apart = (one + two) / 2, two - one
@@ -108,13 +111,13 @@ def bland_altman(reference: Sequence[float], found: Sequence[float], cases: Sequ
     limits = (bias - 1.96 * spread, bias, bias + 1.96 * spread)
     across = _axis(middle, (None, None), 80, SCATTER_WIDTH - 130)
     up = _axis(np.array([*apart, *limits, 0.0]), (None, None), SCATTER_HEIGHT - FOOT, TOP)
-    parts = [_grid(across, TOP, SCATTER_HEIGHT - FOOT, f"mean of prediction and reference, {unit}")]
+    parts = [_grid(across, TOP, SCATTER_HEIGHT - FOOT, f"mean of prediction and {other}, {unit}")]
     for tick in up.ticks:
         parts.append(f'<text class="tick" x="72" y="{up.at(tick) + 4:.1f}" text-anchor="end">{_text(tick)}</text>')
     middle_y = (TOP + SCATTER_HEIGHT - FOOT) / 2
     parts.append(
         f'<text class="tick" transform="translate(18 {middle_y:.1f}) rotate(-90)" text-anchor="middle">'
-        f"prediction − reference, {escape(unit)}</text>"
+        f"prediction − {escape(other)}, {escape(unit)}</text>"
     )
     names = ("−1.96 SD", "mean", "+1.96 SD")
     for name, value in zip(names, limits, strict=True):
