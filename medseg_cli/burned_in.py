@@ -22,7 +22,7 @@ HARD = 0.45
 """Share of a mark's outline that has to fall so."""
 HARD_SIDE = 0.35
 """Share of the outline on each of the four sides that has to fall so: a blanked corner cuts tissue on two or three."""
-SHADES = 14.0
+SHADES = 25.0
 """Standard deviation of the grey values inside a mark that counts as one shade."""
 COLOURED = 40
 """Difference between the most and the least of red, green and blue that makes a colour."""
@@ -40,9 +40,15 @@ def find_marks(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return _drawn(grey, widest) | coloured
 
 
+def painted(marks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels (H, W) that `without` replaces: marks and, for their soft edges, the pixel round them."""
+    grown: NDArray[np.bool_] = ndimage.binary_dilation(marks, TOUCHING)
+    return grown
+
+
 def without(picture: NDArray[np.uint8], marks: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """A picture (H, W, 3) with marks (H, W), and the pixel round them, replaced by a mean of what lies about them."""
-    gone = ndimage.binary_dilation(marks, TOUCHING)
+    gone = painted(marks)
     if not gone.any() or gone.all():
         return picture
     result = picture.copy()

@@ -17,6 +17,8 @@ DARKEST = 40
 """A surround is no brighter."""
 LEAST_DARK = 0.02
 """Share of the picture that is of one dark shade where there is a surround."""
+SURROUND = (1, 6)
+"""Grey values that an even surround may lie above its most common one; the second where JPEG has left its waves."""
 WINDOW = 9
 """Side in pixels of the squares in which lively pixels are counted."""
 LEAST_PART = 0.02
@@ -39,6 +41,12 @@ LEAST_AREA = 0.15
 """A sector that covers less of the picture is doubted."""
 MOST_BEYOND = 0.05
 """A sector that leaves out a larger share of what is not dark is doubted."""
+
+
+MOST_SHADES = 0.04
+"""A sector beyond which more is grey, away from letters and scales, is doubted: tissue goes on there."""
+MARK, NEAR_MARK = 60, 11
+"""Grey values above the surround from which something in it is a mark, and the square round it that belongs to it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,17 +83,22 @@ def find_sector(grey: NDArray[np.uint8], stated: NDArray[np.bool_] | None = None
 
 
 def _from_pixels(grey: NDArray[np.uint8]) -> Sector:
+    even, uneven = (_above(grey, _dark(grey) + step) for step in SURROUND)
+    return even if even.found else uneven
+
+
+def _above(grey: NDArray[np.uint8], level: int) -> Sector:
+    """The sector if the surround is no brighter than `level`."""
     everything = np.ones(grey.shape, dtype=bool)
-    dark = _dark(grey)
-    lively = grey > dark + 1
+    lively = grey > level
     density = ndimage.uniform_filter(lively.astype(np.float32), WINDOW, mode="nearest")
+    brightness = ndimage.uniform_filter(grey.astype(np.float32), WINDOW, mode="nearest") - level
     parts, count = ndimage.label(density > 0.5)
     sizes = np.bincount(parts.ravel(), minlength=count + 1)
     large = np.flatnonzero(sizes >= LEAST_PART * grey.size)
     tissue = np.isin(parts, large[large > 0])
     if not tissue.any():
         return Sector(everything, False, "no connected tissue was found")
-    brightness = ndimage.uniform_filter(grey.astype(np.float32), WINDOW, mode="nearest") - dark
     planes = _borders(tissue, lively, density, brightness)
     if not len(planes):
         return Sector(everything, False, "no side has a plain border")
@@ -93,12 +106,22 @@ def _from_pixels(grey: NDArray[np.uint8]) -> Sector:
     inside = everything
     for across, down, offset in planes.astype(np.float32):
         inside = inside & (across * columns + down * rows + offset <= MARGIN)
-    beyond = float((lively & ~inside).sum() / max(1, lively.sum()))
+    beyond, shades = float((lively & ~inside).sum() / max(1, lively.sum())), _shades(grey, ~inside)
     if inside.mean() < LEAST_AREA:
         return Sector(everything, False, f"what was found covers {inside.mean():.0%} of the picture only")
     if beyond > MOST_BEYOND:
         return Sector(everything, False, f"{beyond:.0%} of what is not dark would lie beyond it")
+    if shades > MOST_SHADES:
+        return Sector(everything, False, f"{shades:.0%} of what lies beyond it is grey as tissue is")
     return Sector(inside, True, f"a plain border round {inside.mean():.0%} of the picture")
+
+
+def _shades(grey: NDArray[np.uint8], outside: NDArray[np.bool_]) -> float:
+    """Share of the surround that is neither dark nor near a bright mark, as letters and scales are: fading tissue."""
+    dark = _dark(grey)
+    marks = ndimage.binary_dilation(grey > min(254, dark + MARK), np.ones((NEAR_MARK, NEAR_MARK)))
+    rest = outside & ~marks
+    return float((rest & (grey > dark + SURROUND[1])).sum() / max(1, rest.sum()))
 
 
 def _dark(grey: NDArray[np.uint8]) -> int:

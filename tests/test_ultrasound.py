@@ -284,14 +284,14 @@ def test_a_click_outside_the_sector_is_told(tmp_path: Path, medseg: Medseg) -> N
 def test_real_heads_lose_nothing_and_real_callipers_go(shared: Path) -> None:
     heads, breasts = shared / "data" / "fetal-head-us", shared / "data" / "breast-us"
     found, touched = 0, []
-    for path in sorted((heads / "images").glob("*.png"))[::3]:
+    for path in sorted((heads / "images").glob("*.png"))[::6]:
         picture = np.asarray(Image.open(path).convert("RGB"))
         sector = find_sector(picture.max(2))
         found += sector.found
         mask = np.asarray(Image.open(heads / "masks" / path.name)) > 0
         assert sector.inside[mask].all(), path.name
         touched.append(find_marks(picture).mean())
-    assert found >= 10
+    assert found >= 5
     assert np.mean(touched) < 1e-5
 
     picture = np.asarray(Image.open(breasts / "images" / "benign (141).png").convert("RGB"))
