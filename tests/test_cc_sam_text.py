@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -356,27 +357,64 @@ def test_tables_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         read_bank(str(tmp_path / "nothing.json"))
 
 
-def test_a_planned_preset_keeps_its_texts_in_its_weights(
-    in_process: Run, picture: Path, tmp_path: Path, network: CcSam
-) -> None:
-    """As a training leaves it: preset and weights in one folder, and no table beside them."""
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """What a training leaves: preset and weights in one folder, and no table beside them."""
     planned = plan(preset.load(tiny_cc_sam.preset(tmp_path / "p")), {}, ())
-    trained = random_network(config_of(planned.model), 0)
+    network = random_network(config_of(planned.model), 0)
     table = read_table(planned)
     assert table is not None
-    assert trained.text_rows is not None
-    trained.text_rows.fill(table)
+    assert network.text_rows is not None
+    network.text_rows.fill(table)
     (tmp_path / "run").mkdir()
-    save_file(trained.state_dict(), tmp_path / "run/w.safetensors")
+    save_file(network.state_dict(), tmp_path / "run/w.safetensors")
     options = {name: value for name, value in planned.options.items() if name != "text_table"}
     ready = tiny_cc_sam.preset(tmp_path / "run", planned.model, {"file": "w.safetensors"}, **options, text_table=None)
     (tmp_path / "run/table.safetensors").unlink()
+    return ready
 
-    code, _, err = in_process("segment", picture, "-o", "m.png", "--preset", ready, "--text", "a bright, closed line")
+
+def test_a_planned_preset_keeps_its_texts_in_its_weights(
+    in_process: Run, picture: Path, tmp_path: Path, network: CcSam, trained: Path
+) -> None:
+    code, _, err = in_process("segment", picture, "-o", "m.png", "--preset", trained, "--text", "a bright, closed line")
 
     assert code == 0, err
     expected = answer(network, picture, text=CLOSED[None])
     assert ((np.array(Image.open(tmp_path / "m.png")) > 0) != expected).mean() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "told"), [(("text", "--text", "fetal head"), {"text": HEAD[None]}), (("none",), {})]
+)
+def test_evaluations_tell_all_cases_the_same(
+    in_process: Run, tmp_path: Path, network: CcSam, trained: Path, options: tuple[str, ...], told: Any
+) -> None:
+    rng = np.random.default_rng(8)
+    (tmp_path / "us/images").mkdir(parents=True)
+    (tmp_path / "us/masks").mkdir()
+    wanted = {}
+    for name in ("a", "b"):
+        grey, mask = rng.integers(0, 256, (256, 256), np.uint8), np.zeros((256, 256), np.uint8)
+        mask[60:200, 40:220] = 255
+        Image.fromarray(grey).save(tmp_path / f"us/images/{name}.png")
+        Image.fromarray(mask).save(tmp_path / f"us/masks/{name}.png")
+        found = answer(network, grey, **told)
+        wanted[name] = 2 * (found & (mask > 0)).sum() / (found.sum() + (mask > 0).sum())
+
+    code, _, err = in_process("evaluate", "us", "--preset", trained, "--cases", "all", "-o", "ev", "--prompt", *options)
+
+    assert code == 0, err
+    with (tmp_path / "ev/cases.csv").open(newline="") as file:
+        assert {row["case"]: float(row["Dice"]) for row in csv.DictReader(file)} == pytest.approx(wanted, abs=2e-3)
+
+
+def test_evaluations_ask_with_words_that_the_preset_knows(in_process: Run, tmp_path: Path, trained: Path) -> None:
+    run = ("evaluate", tmp_path, "--preset", trained, "--prompt", "text")
+    code, _, err = in_process(*run)
+    assert (code, 'add --text "fetal head"' in err) == (2, True), err
+    code, _, err = in_process(*run, "--text", "liver")
+    assert (code, "'liver' is no text of preset tiny-cc-sam" in err) == (2, True), err
 
 
 def test_labels_of_a_planned_preset_are_classes_of_its_table(tmp_path: Path) -> None:
