@@ -30,6 +30,7 @@ class Overrides:
         text_model: folder of a language model, or a preset with one, for texts that a preset does not know.
         detector: folder of a Grounding DINO that finds boxes for what is said.
         smooth_time: frames of a cine that a mask is smoothed over, an odd number; 0 = none.
+        sector: whether ultrasound's surround and burned-in marks are kept from the network and the mask.
     """
 
     slices: Literal["finest", "axial", "coronal", "sagittal", "acquisition"] | None = None
@@ -47,6 +48,7 @@ class Overrides:
     text_model: str | None = None
     detector: str | None = None
     smooth_time: int | None = None
+    sector: bool | None = None
 
     def __post_init__(self) -> None:
         """Check what belongs together.
@@ -89,6 +91,7 @@ def with_options(preset: Preset, chosen: Overrides) -> Preset:
         "embedding-cache": chosen.embedding_cache,
         "batch-slices": chosen.batch_slices,
         "smooth-time": chosen.smooth_time,
+        "no-sector" if chosen.sector is False else "sector": chosen.sector,
     }
     refused = [f"--{name}" for name, value in sliced.items() if value is not None]
     if refused and pipelines.find(preset.pipeline).dims == 3:
@@ -167,19 +170,22 @@ def _options(preset: Preset, chosen: Overrides) -> dict[str, Any]:
         rules = options.get("propagation") or {}
         options["propagation"] = {**(rules if isinstance(rules, dict) else {}), "max_slices": chosen.max_slices}
     if chosen.smooth_time is not None:
-        _check_frames(preset)
+        _check_own(preset, "smooth-time")
         own = options.get("time") or {}
         # Who counts frames means them, however far apart they are.
         frames = {"window": chosen.smooth_time, "seconds": None}
         options["time"] = {**(own if isinstance(own, dict) else {}), **frames}
+    if chosen.sector is not None:
+        _check_own(preset, "sector" if chosen.sector else "no-sector")
+        options["ultrasound"] = (options.get("ultrasound") or {}) if chosen.sector else None
     return options
 
 
-def _check_frames(preset: Preset) -> None:
+def _check_own(preset: Preset, flag: str) -> None:
     """Raises: UsageError, where another preset draws the masks."""
     if preset.prompts.kinds == ("text",):
         raise UsageError(
-            f"preset {preset.name} lets other presets draw its masks, each frame by itself", "leave --smooth-time out"
+            f"preset {preset.name} lets other presets draw its masks, each frame by itself", f"leave --{flag} out"
         )
 
 

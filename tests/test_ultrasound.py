@@ -271,6 +271,21 @@ def test_a_picture_without_a_border_is_segmented_as_it_is_and_says_so(tmp_path: 
         assert np.array_equal(np.asarray(image) > 0, grey == 200)
 
 
+def test_the_command_line_has_the_last_word(tmp_path: Path, medseg: Medseg) -> None:
+    Image.fromarray(np.where(fan(), tissue(), 0).astype(np.uint8)).save(tmp_path / "us.png")
+    words = ("segment", tmp_path / "us.png", "-o", "m.png", "--no-preview", "--overwrite", "-p")
+    for options, flag, asked in (({}, "--sector", True), ({"ultrasound": {}}, "--no-sector", False)):
+        code, _, err = medseg(*words, preset_file(tmp_path, **options), flag)
+        assert code == 0, err
+        report = json.loads(Path("m.json").read_text())
+        assert ("ultrasound" in report["pipeline"]) is asked
+        assert any(key.startswith("options.ultrasound") for key in report["preset"]["overrides"])
+    for name in ("hippocampus-mr", "text-demo"):
+        code, _, err = medseg(*words, name, "--sector", "--text", "a lung")
+        assert code == 2
+        assert "--sector" in err
+
+
 def test_a_click_outside_the_sector_is_told(tmp_path: Path, medseg: Medseg) -> None:
     Image.fromarray(np.where(fan(), tissue(), 0).astype(np.uint8)).save(tmp_path / "us.png")
     preset = preset_file(tmp_path, ultrasound={})

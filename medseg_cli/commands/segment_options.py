@@ -161,6 +161,16 @@ SmoothTime = Annotated[
         rich_help_panel=SLICES,
     ),
 ]
+Sector = Annotated[
+    bool | None,
+    typer.Option(
+        "--sector/--no-sector",
+        help="Ultrasound pictures and cines: masks end at the sector's border, callipers and text are painted over "
+        "before the network sees them.",
+        show_default=False,
+        rich_help_panel=SLICES,
+    ),
+]
 Compile = Annotated[
     bool,
     typer.Option(
