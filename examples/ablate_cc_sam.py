@@ -2,8 +2,11 @@
 
 Eight networks that differ in one or two switches (fusion none, cross, gate, vaf; text; adapters) are trained by
 `medseg finetune` on the same pictures from the same seed for the same number of steps, and `medseg evaluate` asks each
-of them about the same held-back pictures with a click, a box, a text and nothing. Small networks with random weights
-by default; `--preset cc-sam-vit-b --weights sam-vit-b --size full` is the same at full size, on a machine for it.
+of them about the same held-back pictures with a click, a box, a text and nothing. The frozen CNN is that of the
+embedded SAM-UNet after a short training on the same pictures, done first.
+
+These are small networks with random weights. At full size, on a machine for it:
+`--size full --weights sam-vit-b --cnn-steps 0 --cnn-weights resnet50.pth`.
 
 What is finished stays in OUT: the same command goes on after an interruption and trains nothing twice.
 """
@@ -81,6 +84,8 @@ SMALL: dict[str, Any] = {
 }
 """A transformer of 48 channels in four global blocks of one head: attention over 1024 tokens is what a step costs. The
 CNN is a thin ResNet-34, as the embedded SAM-UNet has it."""
+CNN_PRESET = "chest-xray-lungs"
+"""The embedded SAM-UNet, whose CNN is taken."""
 PROMPTS = {"click": "median-click", "box": "box", "text": "text", "none": "none"}
 """Column → `--prompt`."""
 LEARN = re.compile(r"([\d,]+) of ([\d,]+) parameters learn")
@@ -94,13 +99,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _once(out / "settings.json", settings(chosen))
     bank, table = texts(chosen, out)
     split = held(chosen, out)
+    cnn = cnn_of(chosen, out)
     rows = []
     for network in NETWORKS:
         if chosen.only and network.name not in chosen.only:
             continue
         row = out / network.name / "row.json"
         if not row.is_file():
-            _write(row, measure(network, chosen, out, bank, table))
+            _write(row, measure(network, chosen, out, bank, table, cnn))
         rows.append(json.loads(row.read_text(encoding="utf-8")))
         say(f"{network.name}: " + ", ".join(f"{name} {_figure(rows[-1]['dice'][name])}" for name in PROMPTS))
     facts = {
@@ -131,9 +137,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--class", dest="key", default="fetal_head", metavar="KEY", help="class of the shipped texts")
     parser.add_argument("--text-model", default="text-demo", help="embeds the texts once (usual: text-demo)")
     parser.add_argument(
+        "--cnn-steps", type=int, default=150, help="training steps of the CNN, in a SAM-UNet (usual: 150; 0 = none)"
+    )
+    parser.add_argument(
         "--cnn-weights",
-        default=str(ROOT / "presets" / "weights" / "chest-xray-lungs.safetensors"),
-        help="of the frozen CNN (usual: the CNN of the embedded SAM-UNet, which has seen lungs in X-rays)",
+        default=str(ROOT / "presets" / "weights" / f"{CNN_PRESET}.safetensors"),
+        help=f"of the frozen CNN with --cnn-steps 0 (usual: {CNN_PRESET}, which has seen lungs in X-rays)",
     )
     parser.add_argument("--preset", default="cc-sam-vit-b", help="what is changed (usual: cc-sam-vit-b)")
     parser.add_argument("--size", choices=("small", "full"), default="small", help="full: as the preset has it")
@@ -146,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
 def settings(chosen: argparse.Namespace) -> dict[str, Any]:
     """What all rows have in common; rows of other settings are no rows of this table."""
     cnn = Path(chosen.cnn_weights)
+    named = cnn.name if cnn.is_file() else chosen.cnn_weights
     return {
         "dataset": str(chosen.data.resolve()),
         "steps": chosen.steps,
@@ -155,7 +165,7 @@ def settings(chosen: argparse.Namespace) -> dict[str, Any]:
         "class": chosen.key,
         "preset": chosen.preset,
         "model": SMALL if chosen.size == "small" else {},
-        "cnn_weights": cnn.name if cnn.is_file() else chosen.cnn_weights,
+        "cnn": f"{CNN_PRESET}, trained for {chosen.cnn_steps} steps" if chosen.cnn_steps else named,
         "start": chosen.weights or "random",
     }
 
@@ -190,8 +200,24 @@ def held(chosen: argparse.Namespace, out: Path) -> dict[str, list[str]]:
     return split
 
 
+def cnn_of(chosen: argparse.Namespace, out: Path) -> str:
+    """The weights of the frozen CNN; where it is to be trained, that is done once, in a SAM-UNet without prompts."""
+    if not chosen.cnn_steps:
+        return str(chosen.cnn_weights)
+    run, done = out / "cnn" / "run", out / "cnn" / "trained.json"
+    if not done.is_file():
+        shutil.rmtree(run, ignore_errors=True)
+        run.parent.mkdir(exist_ok=True)
+        words = ["finetune", str(chosen.data), "-o", str(run), "--preset", CNN_PRESET, "--seed", str(chosen.seed)]
+        words += ["--splits", str(out / "split.json"), "--steps", str(chosen.cnn_steps), "--workers", "0"]
+        words += ["--batch-size", str(chosen.batch_size), "--validate-every", str(chosen.cnn_steps)]
+        medseg([*words, "--tracker", "none", "--device", chosen.device])
+        _write(done, {"command": shlex.join(["medseg", *words])})
+    return str(run / "weights.safetensors")
+
+
 def measure(
-    network: Network, chosen: argparse.Namespace, out: Path, bank: dict[str, Any], table: Path
+    network: Network, chosen: argparse.Namespace, out: Path, bank: dict[str, Any], table: Path, cnn: str
 ) -> dict[str, Any]:
     """One row: train, then ask about the held-back pictures in every way."""
     folder = out / network.name
@@ -204,7 +230,7 @@ def measure(
         words += ["--preset", str(preset_of(network, chosen, folder, bank, table)), "--steps", str(chosen.steps)]
         words += ["--start", "preset", "--weights", chosen.weights] if chosen.weights else ["--start", "scratch"]
         words += ["--batch-size", str(chosen.batch_size), "--validate-every", str(chosen.steps)]
-        words += ["--cnn-weights", chosen.cnn_weights] if network.fusion != "none" else []
+        words += ["--cnn-weights", cnn] if network.fusion != "none" else []
         words += ["--objects", "together", "--workers", "0", "--tracker", "none", "--device", chosen.device]
         started = time.monotonic()
         found = LEARN.search(said := medseg(words))
@@ -308,8 +334,8 @@ def page_of(facts: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
         "",
         f"`{facts['command']}`, {facts['date']}, {facts['hardware']}. Data: {facts['data']}, {pictures['train']} "
         f"pictures to train, {pictures['test']} held back (split seed 0). Every network was trained for "
-        f"{facts['steps']} steps of {facts['batch_size']} pictures from {begun}, seed {facts['seed']}; the frozen CNN "
-        f"has the weights {facts['cnn_weights']}.",
+        f"{facts['steps']} steps of {facts['batch_size']} pictures from {begun}, seed {facts['seed']}. The frozen CNN: "
+        f"{facts['cnn']}.",
         "",
         "Dice is the mean over the held-back pictures, on their own pixels, with the 95 % bootstrap interval in "
         "brackets. Click: SAMUS's, the middle pixel of the reference; box: exactly round the reference; both flatter, "

@@ -58,7 +58,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "batch_size": 2,
         "seed": 0,
         "start": "random",
-        "cnn_weights": "cnn.safetensors",
+        "cnn": "cnn.safetensors",
     } | changes
 
 
@@ -120,7 +120,7 @@ def test_the_command_measures_each_network_once(
     monkeypatch.setattr(ablation, "SMALL", TINY)
     out = tmp_path / "out"
     words = [str(tmp_path / "heads"), "-o", str(out), "--steps", "2", "--batch-size", "2", "--test", "2"]
-    words += ["--cnn-weights", "random", "--only", "gate", "--only", "none-neither"]
+    words += ["--cnn-steps", "0", "--cnn-weights", "random", "--only", "gate", "--only", "none-neither"]
     assert ablation.main(words) == 0
     assert capfd.readouterr().out.count("medseg finetune") == 2
     found = json.loads((out / "ablation.json").read_text())
