@@ -219,7 +219,8 @@ def test_a_spacing_that_contradicts_the_region_is_not_believed(frames: np.ndarra
 def test_frames_that_may_not_be_over_time_need_a_word(frames: np.ndarray, tmp_path: Path) -> None:
     capture = loop(frames, SOPClassUID="1.2.840.10008.5.1.4.1.1.7.2", Modality="OT")
     detector = loop(frames, FrameIncrementPointer=Tag("DetectorVector"))
-    for name, dataset in (("capture", capture), ("detector", detector)):
+    both = loop(frames, FrameTime="40", FrameIncrementPointer=[TIME, Tag("DetectorVector")])
+    for name, dataset in (("capture", capture), ("detector", detector), ("both", both)):
         path = save(dataset, tmp_path / f"{name}.dcm")
         with pytest.raises(InputError, match="2-D over time and not a volume") as caught:
             read_file(path, ReadOptions())

@@ -137,10 +137,14 @@ def _sizes(labels: Sequence[Mapping[str, Any]], names: list[str] | None) -> list
 
 
 def _size(label: Mapping[str, Any]) -> _Cell:
-    """Volume, or of a picture area, or where the pixel's size is unknown the number of pixels."""
+    """Volume, or of a picture area, or where the pixel's size is unknown the number of pixels; of a cine their mean."""
+    frames = label.get("frames") or {}
+    counted = {**label, "voxels": (frames.get("pixels") or {"mean": 0})["mean"]} if frames else label
+    seen = f'<div class="more">in {frames["shown"]} of {frames["count"]} frames</div>' if frames else ""
     for key, unit in (("volume_ml", "mL"), ("area_mm2", "mm²"), ("voxels", "px")):
-        if label.get(key) is not None:
-            return _Cell(float(label[key]), f"{figure(float(label[key]))}&nbsp;{unit}{_circumference(label)}")
+        value = counted.get(key)
+        if value is not None:
+            return _Cell(float(value), f"{figure(float(value))}&nbsp;{unit}{_circumference(label)}{seen}")
     return _Cell(None, "–")
 
 

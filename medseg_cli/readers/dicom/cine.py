@@ -46,8 +46,8 @@ def clock(header: Any, count: int, name: str) -> Clock:
         InputError: an element is no number, naming the file.
     """
     pointers = _pointers(header)
-    timed = bool(pointers & {_TIME, _VECTOR})
-    sure = timed or (text(header, "SOPClassUID") in _LOOPS and not pointers)
+    # Frames that also count detectors or phases are not over time alone.
+    sure = pointers <= {_TIME, _VECTOR} and (bool(pointers) or text(header, "SOPClassUID") in _LOOPS)
     vector = _vector(header, name)
     step = number(header, "FrameTime", name)
     rates = {key: number(header, key, name) for key in ("CineRate", "RecommendedDisplayFrameRate")}
