@@ -173,6 +173,9 @@ def test_a_bad_box_leaves_the_words(
     code, _, said = in_process(*how, "-o", tmp_path / "c.png", "--point", "40,40", "--detector", folder)
     assert code == 0, said
     assert "the detector was not asked about object '1': nothing was said about it" in said
+    code, _, said = in_process(*how, "-o", tmp_path / "n.png", "--detector", folder)
+    assert code == 0, said
+    assert "the detector was not asked: nothing was said" in said
 
 
 def test_presets_without_words_and_boxes_refuse_a_detector(in_process: Run, folder: Path, picture: Path) -> None:

@@ -245,6 +245,8 @@ class SlicePipeline:
             run = SliceRun(self._network, scan, plane, shown, self.cache, self.options.batch, tissue)
             if self.boxes is not None and heard:
                 plans, heard = self.boxes.added(plans, heard, prompt, run)
+            elif self.boxes is not None:
+                run.notes.append("the detector was not asked: nothing was said")
         except MedsegError as error:
             return error
         return _Begun(prompt, prompted, plans, run, heard)
