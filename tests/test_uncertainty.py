@@ -254,6 +254,33 @@ def test_checkpoints_with_latents_are_drawn_each(tmp_path: Path) -> None:
     assert np.allclose(result.spread.maps[1][:, :, 0], expected(square(), moves).std(0), atol=1e-5)
 
 
+def test_no_answer_leaves_the_sector(tmp_path: Path) -> None:
+    """The file says where the tissue is: beyond, the mask has nothing, and neither has any answer."""
+    plain = square()
+    origin = replace(plain.provenance, format="dicom")
+    scan = replace(plain, provenance=origin, modality="US", position_known=False, region=(5, 8, 30, 33))
+    results = [
+        segment(
+            preset_of(tmp_path, uncertainty=True, samples=samples, ultrasound={"overlays": False}), scan, whole(scan)
+        )
+        for samples in (2, 9)
+    ]
+    inside = np.zeros(scan.shape, bool)
+    inside[5:31, 8:34] = True
+    for result, network in results:
+        spread = result.spread
+        assert not spread.maps[1][~inside].any()
+        assert np.allclose(
+            spread.maps[1][inside].reshape(26, 26),
+            expected(scan, [move for (move,) in network.drawn]).std(0)[5:31, 8:34],
+            atol=1e-5,
+        )
+        sizes = [(each[5:31, 8:34] > 0.5).sum() for each in expected(scan, [move for (move,) in network.drawn])]
+        assert spread.scores[1]["mean_voxels"] == pytest.approx(np.mean(sizes), abs=1e-3)
+    # What was cut off is counted in the mask's own answer alone.
+    assert results[0][0].provenance["ultrasound"] == results[1][0].provenance["ultrasound"]
+
+
 def test_answers_are_not_kept() -> None:
     """While the fourth is made, the first two are gone: a large picture has room for few."""
     scan = scan_of(np.zeros((30, 20, 1)))

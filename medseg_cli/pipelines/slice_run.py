@@ -6,7 +6,7 @@ batch (`slice_batches`).
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -235,9 +235,8 @@ class SliceRun:
                     answer = self._decode(embeddings[index], prompt, frame)
                     answers.append((target, index, answer))
                     if self.spread is not None:
-                        each = opinions(self.network.model, embeddings[index])
-                        logits = (self._joined(model, own, prompt, frame)[0] for model, own in each)
-                        self.spread.keep(target, index, logits, answer.mask)
+                        compared = self._answers(embeddings[index], prompt, frame)
+                        self.spread.keep(target, index, compared, answer.mask)
         return answers
 
     def image(self, index: int) -> Tensor:
@@ -283,6 +282,14 @@ class SliceRun:
                 scores.append(float(score[0]))
         assert joined is not None
         return joined, min(scores) if scores else None
+
+    def _answers(self, embedding: dict[str, Tensor], prompt: SlicePrompt, frame: Frame) -> Iterator[Tensor]:
+        """Logits (H, W) of all that is compared, one after the other, cut as the mask is."""
+        for model, own in opinions(self.network.model, embedding):
+            if self.tissue is None:
+                yield self._joined(model, own, prompt, frame)[0]
+            else:
+                yield self.tissue.within(self._joined(model, own, prompt, frame)[0], None)
 
     def _decode(self, embedding: dict[str, Tensor], prompt: SlicePrompt, frame: Frame) -> Answer:
         joined, score = self._joined(self.network.model, embedding, prompt, frame)

@@ -90,12 +90,13 @@ class Insonated:
             shown = np.where(inside[..., None], shown, shown.min())
         return shown
 
-    def within(self, logits: Tensor, level: float) -> Tensor:
-        """Logits (H, W) with nothing of the object, which begins at `level`, outside the sector."""
+    def within(self, logits: Tensor, level: float | None) -> Tensor:
+        """Logits (H, W) with nothing of the object outside the sector; what begins at `level` there is counted."""
         if self.sector is None or not self.sector.found:
             return logits
         outside = torch.from_numpy(~self.sector.inside).to(logits.device)
-        self.cut += int((logits[outside] > level).sum())
+        if level is not None:
+            self.cut += int((logits[outside] > level).sum())
         return logits.masked_fill(outside, NOWHERE)
 
     def on(self, plane: Plane) -> NDArray[np.bool_] | None:
