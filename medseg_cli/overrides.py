@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from medseg_cli import pipelines
@@ -160,7 +161,7 @@ def _options(preset: Preset, chosen: Overrides) -> dict[str, Any]:
         "embedding_cache": chosen.embedding_cache,
         "batch": chosen.batch_slices,
         "explain": chosen.explain,
-        "text_model": chosen.text_model,
+        "text_model": _folder_or_name(chosen.text_model),
         "detector": chosen.detector,
         "uncertainty": chosen.uncertainty,
         "samples": chosen.samples,
@@ -187,6 +188,12 @@ def _check_own(preset: Preset, flag: str) -> None:
         raise UsageError(
             f"preset {preset.name} lets other presets draw its masks, each frame by itself", f"leave --{flag} out"
         )
+
+
+def _folder_or_name(typed: str | None) -> str | None:
+    """A folder by its whole path, for a preset's own are looked for beside it; a name as it is."""
+    folder = Path(typed or "").expanduser()
+    return str(folder.resolve()) if typed and folder.is_dir() else typed
 
 
 def _given(settings: dict[str, Any]) -> dict[str, Any]:

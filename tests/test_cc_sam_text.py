@@ -228,6 +228,7 @@ def test_a_bank_is_embedded_by_the_mean_of_the_last_layer(in_process: Run, tmp_p
     for key, texts in table.bank.items():
         for row, text in enumerate((*texts.descriptions, texts.phrase)):
             torch.testing.assert_close(table.vectors[key][row], by_hand(bert, text), atol=1e-6, rtol=1e-5)
+    assert in_process("weights", "embed-text", "bank.json", "--model", bert, "-o", "t.safetensors")[0] == 3
     in_process("weights", "embed-text", "bank.json", "--model", bert, "-o", "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "t.safetensors").read_bytes()
 
@@ -275,6 +276,12 @@ def test_a_language_model_embeds_what_the_table_does_not_hold(
     report = json.loads((tmp_path / "m.json").read_text())
     assert report["pipeline"]["objects"][0]["heard"] == [{"class": None, "row": None}]
     assert any("none of the texts of preset tiny-cc-sam" in note for note in report["notes"])
+    # A folder that a preset names lies beside it.
+    shutil.copytree(bert, tmp_path / "p/bert")
+    tiny_cc_sam.preset(tmp_path / "p", text_model="bert")
+    first = (tmp_path / "m.png").read_bytes()
+    assert in_process(*run, "--text", "a dark ellipse")[0] == 0
+    assert (tmp_path / "m.png").read_bytes() == first
     code, _, err = in_process(*run, "--text", "a dark ellipse", "--text-model", "text-demo")
     assert (code, "embeddings of 64 numbers, preset tiny-cc-sam takes 12" in err) == (4, True)
 

@@ -158,9 +158,11 @@ def embed_text(
     from medseg_cli.errors import UsageError
     from medseg_cli.models.cc_sam.bank import read_bank
     from medseg_cli.pipelines.text_embedding import embed_bank, save_table
+    from medseg_cli.writers.atomic import check_output
 
     if output.suffix != ".safetensors":
         raise UsageError(f"{output} is no name of a table", "tables end in .safetensors")
+    check_output(output, overwrite)
     found = read_bank(bank)
     strange = [key for key in keys or () if key not in found]
     if strange:

@@ -82,7 +82,8 @@ def _texts(preset: Preset, made: SlicePipeline) -> SliceTexts | None:
     named = preset.options.get("text_model")
     if not named:
         return SliceTexts(preset.name, table or Table({}, {}))
-    name, embed = embedder(str(named))
+    beside = preset.path.parent / str(named) if preset.path is not None else Path(str(named))
+    name, embed = embedder(str(beside if beside.is_dir() else named))
     return SliceTexts(preset.name, table or Table({}, {}), _of_width(embed, width, name, preset), name)
 
 
