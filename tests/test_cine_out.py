@@ -13,6 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
+from dicom_out import absent
 from dicom_phantom import SERIES_UID, decimal, loop, region, save
 from PIL import Image
 from pydicom.tag import Tag
@@ -158,6 +159,9 @@ def test_frames_of_a_seg_name_those_of_the_loop(seg_type: Any, empty: bool, cine
     assert "FrameOfReferenceUID" not in dataset
     assert "PlaneOrientationSequence" not in shared
     assert "PixelMeasuresSequence" not in shared, "there is no slice thickness to put there"
+    assert absent(tmp_path / "seg.dcm") == set(), (
+        "a frame of reference is required only where no frame names its source"
+    )
     pointers = [int(each.DimensionIndexPointer) for each in dataset.DimensionIndexSequence]
     assert pointers[-1] == Tag("TemporalPositionIndex")
     theirs = highdicom.seg.segread(tmp_path / "seg.dcm").get_pixels_by_source_frame(
