@@ -2,7 +2,7 @@
 
 cine.nii.gz and truth.nii.gz, 25 frames a second, each with one slice: a hand that moves the probe (shift, turn, scale),
 speckle that changes from frame to frame, gain that drifts, a shadow that wanders through, and frames in which the probe
-lifts off. drawn.json tells the motion (3, 3) of every frame and which frames were spoilt.
+lifts off and shows its own ringing. drawn.json tells the motion (3, 3) of every frame and which frames were spoilt.
 """
 
 import json
@@ -52,7 +52,8 @@ def draw(picture: NDArray[np.uint8], mask: NDArray[np.bool_], count: int, rng: G
         seen = moved(picture.astype(float), motion[index], order=1)
         seen *= gain[index] * np.exp(0.3 * speckle) * _shadow(picture.shape, index / count)
         if index in spoilt:
-            seen = 0.08 * seen + 6 * np.exp(0.5 * speckle)
+            depth = np.linspace(0, 6, picture.shape[0])[:, None]
+            seen = 0.02 * seen + 40 * np.exp(0.5 * speckle - depth)
         frames.append(np.clip(seen, 0, 255).astype(np.uint8))
         truth.append(moved(mask.astype(float), motion[index], order=1) > 0.5)
     return Cine(np.stack(frames), np.stack(truth), motion, spoilt)

@@ -145,6 +145,14 @@ def test_a_spoilt_frame_does_not_end_it_and_is_bridged(tmp_path: Path, smooth: i
     assert all(dice(result.mask[..., frame] == 1, truth[..., frame]) > 0.96 for frame in good)
 
 
+def test_what_moves_on_unseen_is_found_whole_again(tmp_path: Path) -> None:
+    """A disc that goes its box's margin in each frame, three of which are dark."""
+    truth = discs(speed=1.0)
+    scan = spoilt(truth, 9, 10, 11)
+    result, _ = segment(build(tmp_path, time={"window": 0}), scan, boxed(truth, 3))
+    assert np.array_equal(result.mask[..., 12:] == 1, truth[..., 12:])
+
+
 def test_patience_ends(tmp_path: Path) -> None:
     truth = discs()
     scan = spoilt(truth, *range(8, 17))

@@ -197,7 +197,8 @@ class SliceRun:
         return ""
 
     def _next(self, front: Front, plan: Plan, rules: Rules) -> SlicePrompt:
-        box = next_box(front.before.mask, rules.margin)
+        # What was out of sight for some slices may have gone farther meanwhile.
+        box = next_box(front.before.mask, rules.margin * (1 + len(front.missed)))
         minus = plan.outside.get(front.at + front.step, np.zeros((0, 2)))
         return SlicePrompt(boxes=box[None], outside=minus, text=plan.text)
 
