@@ -130,14 +130,16 @@ def on_clean(picture: Picture, mask: NDArray[np.bool_]) -> dict[str, Any]:
     }
 
 
-def on_drawn(picture: Picture, mask: NDArray[np.bool_], kind: str) -> dict[str, float]:
-    """Marks found, and tissue painted over with them, as shares of the marks in the sector and of the picture."""
+def on_drawn(picture: Picture, mask: NDArray[np.bool_], before: NDArray[np.bool_], kind: str) -> dict[str, float]:
+    """Marks found, and tissue painted over with them, as shares of the marks in the sector and of the picture.
+
+    What was found `before` anything was drawn counts as neither.
+    """
     shown, truth = drawn(picture, mask, kind)
     inside = find_sector(shown.max(2)).inside
     # Compression spreads a mark's edge: the pixels next to it count as its own.
-    near = np.asarray(Image.fromarray(truth).convert("L").resize(truth.shape[::-1])) > 0
-    near = near | np.roll(near, 1, 0) | np.roll(near, -1, 0) | np.roll(near, 1, 1) | np.roll(near, -1, 1)
-    before, marks = find_marks(picture) & inside, find_marks(shown) & inside
+    near = truth | np.roll(truth, 1, 0) | np.roll(truth, -1, 0) | np.roll(truth, 1, 1) | np.roll(truth, -1, 1)
+    marks = find_marks(shown) & inside
     if marks.mean() > MOST_MARKED:
         marks[:] = False
     return {
@@ -183,6 +185,8 @@ def page(facts: dict[str, Any]) -> str:
         f"{np.mean([each['painted'] for each in clean]):.5%} of the pixels, in "
         f"{sum(each['painted'] > 0 for each in clean)} pictures.",
         "",
+        f"Drawn on {len(facts['drawn']['text'])} of them:",
+        "",
         "| drawn | outside the sector, blackened | of the rest, painted over | tissue painted over |",
         "|---|---|---|---|",
     ]
@@ -204,9 +208,10 @@ def main(words: list[str]) -> None:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--preset", default="", help="of a 2-D pipeline; without one, no Dice")
-    parser.add_argument("--cases", type=int, default=0, help="the first so many; 0 = all")
+    parser.add_argument("--cases", type=int, default=0, help="draw on so many, spread over all; 0 = all")
     asked = parser.parse_args(words)
-    cases = list(datasets.read_cases(asked.dataset))[: asked.cases or None]
+    cases = list(datasets.read_cases(asked.dataset))
+    chosen = cases[:: max(1, len(cases) // asked.cases)][: asked.cases] if asked.cases else cases
     facts: dict[str, Any] = {
         "dataset": asked.dataset.name,
         "preset": asked.preset,
@@ -218,10 +223,12 @@ def main(words: list[str]) -> None:
         scan, labels = datasets.load_pair(case)
         picture, mask = as_picture(scan), labels[..., 0].T > 0
         facts["clean"].append({"case": case.id} | on_clean(picture, mask))
-        for kind in KINDS:
-            facts["drawn"].setdefault(kind, []).append({"case": case.id} | on_drawn(picture, mask, kind))
+        before = find_marks(picture)
+        for kind in KINDS if case in chosen else ():
+            row = {"case": case.id} | on_drawn(picture, mask, before, kind)
+            facts["drawn"].setdefault(kind, []).append(row)
     if asked.preset:
-        facts["dice"] = on_network(preset.find(asked.preset), cases, "all, white")
+        facts["dice"] = on_network(preset.find(asked.preset), chosen, "all, white")
     asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / "overlays.json").write_text(json.dumps(facts, indent=1) + "\n")
     (asked.out / "overlays.md").write_text(page(facts))

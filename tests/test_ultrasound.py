@@ -296,6 +296,26 @@ def test_a_click_outside_the_sector_is_told(tmp_path: Path, medseg: Medseg) -> N
     assert "lies outside the ultrasound sector" in err
 
 
+def test_what_marks_do_is_measured(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example on one drawn picture whose object is a square: nothing clean is touched, callipers are found."""
+    monkeypatch.syspath_prepend(str(root / "examples"))
+    import us_overlays
+
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[90:150, 110:190] = 255
+    for folder, values in (("images", np.where(fan(), tissue(), 0).astype(np.uint8)), ("masks", mask)):
+        (tmp_path / "heads" / folder).mkdir(parents=True)
+        Image.fromarray(values).save(tmp_path / "heads" / folder / "a.png")
+    us_overlays.main([str(tmp_path / "heads"), "-o", str(tmp_path / "out")])
+    facts = json.loads((tmp_path / "out" / "overlays.json").read_text())
+    (clean,) = facts["clean"]
+    assert (clean["sector"], clean["object_cut"], clean["bright_cut"], clean["painted"]) == (True, 0, 0, 0)
+    assert facts["drawn"]["callipers"][0]["found"] > 0.8
+    assert facts["drawn"]["text"][0]["outside"] > 0.2
+    assert all(rows[0]["tissue"] < 1e-3 for rows in facts["drawn"].values())
+    assert "| callipers | 0% |" in (tmp_path / "out" / "overlays.md").read_text()
+
+
 def test_real_heads_lose_nothing_and_real_callipers_go(shared: Path) -> None:
     heads, breasts = shared / "data" / "fetal-head-us", shared / "data" / "breast-us"
     found, touched = 0, []
