@@ -23,6 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from medseg_cli import datasets, device, pipelines, preset
 from medseg_cli.burned_in import find_marks, painted
+from medseg_cli.errors import InputError
 from medseg_cli.evaluation.prompting import Protocol, ask, usual_kind
 from medseg_cli.pipelines.slice_ultrasound import MOST_MARKED
 from medseg_cli.preset import Preset
@@ -105,6 +106,16 @@ def drawn(picture: Picture, mask: NDArray[np.bool_], kind: str) -> tuple[Picture
         image.save(packed, "jpeg", quality=85)
         image = Image.open(packed).convert("RGB")
     return np.asarray(image), truth
+
+
+def labelled(case: Any) -> bool:
+    """Whether there is an object to measure; a picture without one is left out, aloud."""
+    try:
+        datasets.load_pair(case)
+    except InputError as error:
+        sys.stderr.write(f"left out: {error.message}\n")
+        return False
+    return True
 
 
 def as_picture(scan: Scan) -> Picture:
@@ -211,6 +222,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--cases", type=int, default=0, help="draw on so many, spread over all; 0 = all")
     asked = parser.parse_args(words)
     cases = list(datasets.read_cases(asked.dataset))
+    cases = [case for case in cases if labelled(case)]
     chosen = cases[:: max(1, len(cases) // asked.cases)][: asked.cases] if asked.cases else cases
     facts: dict[str, Any] = {
         "dataset": asked.dataset.name,

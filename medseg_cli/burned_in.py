@@ -29,15 +29,23 @@ COLOURED = 40
 TOUCHING = np.ones((3, 3), dtype=bool)
 
 
-def find_marks(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Pixels (H, W) of a picture (H, W, 3) that were drawn on it; colour flow is not."""
+def find_marks(picture: NDArray[np.uint8], inside: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+    """Pixels (H, W) of a picture (H, W, 3) that were drawn on it; colour flow is not.
+
+    Args:
+        picture: red, green and blue.
+        inside: (H, W), where marks are wanted; what lies elsewhere, such as a bar of colours, says nothing about them.
+    """
     grey = picture.max(axis=2)
     coloured = (grey.astype(np.int16) - picture.min(axis=2)) >= COLOURED
+    if inside is not None:
+        coloured &= inside
     widest = _widest(grey.shape)
     if ndimage.binary_opening(coloured, np.ones((widest, widest))).any():
         # Wide colour is flow or stiffness: what is below it is unknown, and what is drawn in it too.
         coloured[:] = False
-    return _drawn(grey, widest) | coloured
+    marks = _drawn(grey, widest) | coloured
+    return marks if inside is None else marks & inside
 
 
 def painted(marks: NDArray[np.bool_]) -> NDArray[np.bool_]:

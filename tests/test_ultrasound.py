@@ -158,6 +158,8 @@ def test_coloured_lines_are_marks_and_colour_flow_is_not() -> None:
     flow = picture.copy()
     flow[100:130, 100:130] = (200, 40, 30)
     assert not find_marks(flow)[100:130, 100:130].any()
+    above = np.repeat(np.arange(SHAPE[0])[:, None] < 80, SHAPE[1], axis=1)
+    assert np.array_equal(find_marks(flow, above), find_marks(picture) & above)
 
 
 def test_what_is_painted_over_looks_like_its_surroundings() -> None:

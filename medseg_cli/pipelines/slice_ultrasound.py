@@ -78,9 +78,7 @@ class Insonated:
     def _cleared(self, index: int, shown: NDArray[np.uint8]) -> NDArray[np.uint8]:
         inside = None if self.sector is None or not self.sector.found else self.sector.inside
         if self.how.overlays:
-            marks = find_marks(shown)
-            if inside is not None:
-                marks &= inside
+            marks = find_marks(shown, inside)
             if marks.mean() > MOST_MARKED:
                 self.refused.add(index)
             elif marks.any():
