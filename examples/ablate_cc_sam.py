@@ -130,14 +130,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="DATA", help="a dataset of pictures with one object each")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder of runs and tables")
-    parser.add_argument("--steps", type=int, default=120, help="training steps of each network (usual: 120)")
-    parser.add_argument("--batch-size", type=int, default=4, help="pictures in each step (usual: 4)")
+    parser.add_argument("--steps", type=int, default=300, help="training steps of each network (usual: 300)")
+    parser.add_argument("--batch-size", type=int, default=2, help="pictures in each step (usual: 2)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, samples and split (usual: 0)")
     parser.add_argument("--test", type=int, help="measure the first N held-back pictures alone")
     parser.add_argument("--class", dest="key", default="fetal_head", metavar="KEY", help="class of the shipped texts")
     parser.add_argument("--text-model", default="text-demo", help="embeds the texts once (usual: text-demo)")
     parser.add_argument(
-        "--cnn-steps", type=int, default=150, help="training steps of the CNN, in a SAM-UNet (usual: 150; 0 = none)"
+        "--cnn-steps", type=int, default=300, help="training steps of the CNN, in a SAM-UNet (usual: 300; 0 = none)"
     )
     parser.add_argument(
         "--cnn-weights",
