@@ -242,13 +242,13 @@ class Label(Section):
     name: Text
     color: Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
     snomed: Annotated[str, Field(pattern="^[1-9][0-9]{5,17}$"), AfterValidator(_snomed)] | None = None
+    shape: Literal["ellipse"] | None = None
+    rim: Annotated[float, Field(ge=0, lt=0.1)] = 0.0
 
 
 class Postprocessing(Section):
     """What is done to each object's mask: parts kept, smallest part in mm3, holes filled."""
 
-    shape: Literal["ellipse"] | None = None
-    rim: Annotated[float, Field(ge=0, lt=0.1)] = 0.0
     keep: Literal["all", "clicked", "largest"] = "all"
     min_mm3: Annotated[float, Field(ge=0)] = 0.0
     fill_holes: bool = False
