@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ablation_page import PROMPTS, figure, page_of
 from bench_finetune import ROOT, hardware, say, split_of
 
 
@@ -86,8 +87,6 @@ SMALL: dict[str, Any] = {
 CNN is a thin ResNet-34, as the embedded SAM-UNet has it."""
 CNN_PRESET = "chest-xray-lungs"
 """The embedded SAM-UNet, whose CNN is taken."""
-PROMPTS = {"click": "median-click", "box": "box", "text": "text", "none": "none"}
-"""Column → `--prompt`."""
 LEARN = re.compile(r"([\d,]+) of ([\d,]+) parameters learn")
 
 
@@ -108,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not row.is_file():
             _write(row, measure(network, chosen, out, bank, table, cnn))
         rows.append(json.loads(row.read_text(encoding="utf-8")))
-        say(f"{network.name}: " + ", ".join(f"{name} {_figure(rows[-1]['dice'][name])}" for name in PROMPTS))
+        say(f"{network.name}: " + ", ".join(f"{name} {figure(rows[-1]['dice'][name])}" for name in PROMPTS))
     facts = {
         "command": shlex.join(
             ["python", "examples/ablate_cc_sam.py", *(sys.argv[1:] if arguments is None else arguments)]
@@ -320,78 +319,6 @@ def medseg(words: Sequence[str]) -> str:
     if code:
         raise SystemExit(f"{shlex.join(['medseg', *words])} ended with {code}")
     return heard.text
-
-
-def page_of(facts: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
-    """The page: what was done, and the table."""
-    pictures = facts["pictures"]
-    begun = "random weights" if facts["start"] == "random" else f"the weights {facts['start']}"
-    lines = [
-        "# What each part of CC-SAM is good for",
-        "",
-        "CC-SAM has no public code: fusion, prompts and training are our reconstruction, and so is what its parts are "
-        "worth here.",
-        "",
-        f"`{facts['command']}`, {facts['date']}, {facts['hardware']}. Data: {facts['data']}, {pictures['train']} "
-        f"pictures to train, {pictures['test']} held back (split seed 0). Every network was trained for "
-        f"{facts['steps']} steps of {facts['batch_size']} pictures from {begun}, seed {facts['seed']}. The frozen CNN: "
-        f"{facts['cnn']}.",
-        "",
-        "Dice is the mean over the held-back pictures, on their own pixels, with the 95 % bootstrap interval in "
-        "brackets. Click: SAMUS's, the middle pixel of the reference; box: exactly round the reference; both flatter, "
-        "because nobody clicks or draws so well. Text: the phrase of the class. None: nothing is said.",
-        "",
-        "| fusion | text | adapters | parameters that learn | training | click | box | text | none |",
-        "|---|---|---|---:|---:|---|---|---|---|",
-    ]
-    for row in rows:
-        cells = [
-            row["fusion"],
-            _yes(row["text"]),
-            _yes(row["adapters"]),
-            f"{row['learnt']:,}",
-            f"{row['seconds']:.0f} s",
-        ]
-        cells += [_bracketed(row["dice"][name], row["dice_interval"].get(name)) for name in PROMPTS]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
-        "Distances with a click and without a prompt, in SAMUS's frame of 256 pixels: HD95 between outlines, and what "
-        "SAMUS's code calls HD, which compares rows of pixels and is no distance (docs/evaluate.md).",
-        "",
-        "| fusion | text | adapters | HD95, click | HD95, none | row-wise, click | row-wise, none |",
-        "|---|---|---|---:|---:|---:|---:|",
-    ]
-    for row in rows:
-        cells = [row["fusion"], _yes(row["text"]), _yes(row["adapters"])]
-        cells += [_figure(row["hd95_frame_px"][name], 1) for name in ("click", "none")]
-        cells += [_figure(row["samus_protocol"][name]["hd_rowwise"]["mean"], 1) for name in ("click", "none")]
-        lines.append(f"| {' | '.join(cells)} |")
-    remarks = [
-        "",
-        "One seed each, and a short training of small networks: a difference within the intervals says nothing, and "
-        "none of these rows says what a full training would give.",
-    ]
-    if facts["start"] == "random":
-        remarks[-1] += (
-            " From random weights the whole network but the CNN learns, so that adapters are not what makes a frozen "
-            "transformer trainable here, but a little more width."
-        )
-    return "\n".join([*lines, *remarks]) + "\n"
-
-
-def _bracketed(value: float | None, interval: Sequence[float | None] | None) -> str:
-    if value is None or interval is None or interval[0] is None:
-        return _figure(value)
-    return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
-
-
-def _figure(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _yes(on: bool) -> str:
-    return "yes" if on else "no"
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
