@@ -96,6 +96,7 @@ def check_kinds(preset: Preset, prompt: Prompt, asked: Asked) -> None:
     Raises:
         UsageError: says what it takes.
     """
+    from medseg_cli import pipelines
     from medseg_cli.errors import UsageError
     from medseg_cli.pipelines.text_known import check_texts
 
@@ -106,7 +107,7 @@ def check_kinds(preset: Preset, prompt: Prompt, asked: Asked) -> None:
     used = {"point": bool(clicks), "box": bool(boxes), "mask": asked.mask is not None, "text": said}
     refused = [KINDS[kind][0] for kind, given in used.items() if given and kind not in kinds]
     takes = ", ".join(f"{name} ({option})" for kind, (name, option) in KINDS.items() if kind in kinds)
-    if said and kinds == ("text",) and asked.pointing:
+    if said and asked.pointing and pipelines.find(preset.pipeline).words == "map":
         raise UsageError(
             f"--text does not go with {' or '.join(asked.pointing)}", "say it in words alone, or point alone"
         )
@@ -114,8 +115,7 @@ def check_kinds(preset: Preset, prompt: Prompt, asked: Asked) -> None:
         raise UsageError(f"preset {preset.name} takes no prompt: it segments by itself", "leave the prompt out")
     if refused:
         raise UsageError(f"preset {preset.name} takes no {' and no '.join(refused)}", f"it takes: {takes}")
-    if said and kinds != ("text",):
-        check_texts(preset, prompt)
+    check_texts(preset, prompt)
     if not any(used.values()) and not (preset.prompts.whole_image or preset.prompts.automatic):
         options = [option for kind, (_, option) in KINDS.items() if kind in kinds]
         needs = "clicks" if kinds == ("point",) else "a prompt"

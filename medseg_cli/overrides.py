@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -125,7 +126,7 @@ def _check_answers(preset: Preset, chosen: Overrides) -> None:
         raise UsageError(
             f"preset {preset.name} has one answer only: --uncertainty compares draws of latents or several checkpoints",
             "leave --uncertainty out, or use a preset of pipeline "
-            f"{' or '.join(name for name, each in pipelines.PIPELINES.items() if each.latents)}, or a 2-D ensemble",
+            f"{_pipelines(lambda each: each.latents)}, or a 2-D ensemble",
         )
     if chosen.samples is not None:
         raise UsageError(
@@ -136,21 +137,28 @@ def _check_answers(preset: Preset, chosen: Overrides) -> None:
 
 def _check_listening(preset: Preset, chosen: Overrides) -> None:
     """Raises: UsageError, where words are heard in another way than the settings mean."""
-    maps = preset.prompts.kinds == ("text",)
-    if chosen.explain and not maps:
+    words = pipelines.find(preset.pipeline).words
+    listening = _pipelines(lambda each: each.words == "prompt")
+    if chosen.explain and words != "map":
         raise UsageError(
             f"preset {preset.name} makes no map of where words and scan agree: its network hears words as a prompt",
             "leave --explain out",
         )
-    if chosen.text_model is not None and (maps or "text" not in preset.prompts.kinds):
+    if chosen.text_model is not None and (words != "prompt" or "text" not in preset.prompts.kinds):
         raise UsageError(
-            f"preset {preset.name} takes no other language model", "leave --text-model out; it is of pipeline cc-sam"
+            f"preset {preset.name} takes no other language model",
+            f"leave --text-model out; it is of pipeline {listening}",
         )
-    if chosen.detector is not None and (maps or not {"text", "box"} <= set(preset.prompts.kinds)):
+    if chosen.detector is not None and (words != "prompt" or not {"text", "box"} <= set(preset.prompts.kinds)):
         raise UsageError(
             f"preset {preset.name} does not take words and boxes together, as a detector gives them",
-            "leave --detector out; it is of pipeline cc-sam",
+            f"leave --detector out; it is of pipeline {listening}",
         )
+
+
+def _pipelines(wanted: Callable[[pipelines.Entry], bool]) -> str:
+    """The names of those pipelines, for a hint."""
+    return " or ".join(name for name, each in pipelines.PIPELINES.items() if wanted(each))
 
 
 def _options(preset: Preset, chosen: Overrides) -> dict[str, Any]:
@@ -171,20 +179,20 @@ def _options(preset: Preset, chosen: Overrides) -> dict[str, Any]:
         rules = options.get("propagation") or {}
         options["propagation"] = {**(rules if isinstance(rules, dict) else {}), "max_slices": chosen.max_slices}
     if chosen.smooth_time is not None:
-        _check_own(preset, "smooth-time")
+        _check_draws_itself(preset, "smooth-time")
         own = options.get("time") or {}
         # Who counts frames means them, however far apart they are.
         frames = {"window": chosen.smooth_time, "seconds": None}
         options["time"] = {**(own if isinstance(own, dict) else {}), **frames}
     if chosen.sector is not None:
-        _check_own(preset, "sector" if chosen.sector else "no-sector")
+        _check_draws_itself(preset, "sector" if chosen.sector else "no-sector")
         options["ultrasound"] = (options.get("ultrasound") or {}) if chosen.sector else None
     return options
 
 
-def _check_own(preset: Preset, flag: str) -> None:
+def _check_draws_itself(preset: Preset, flag: str) -> None:
     """Raises: UsageError, where another preset draws the masks."""
-    if preset.prompts.kinds == ("text",):
+    if pipelines.find(preset.pipeline).words == "map":
         raise UsageError(
             f"preset {preset.name} lets other presets draw its masks, each frame by itself", f"leave --{flag} out"
         )

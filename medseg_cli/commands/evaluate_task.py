@@ -126,8 +126,7 @@ def _check_texts(kind: str, preset: Preset, chosen: Chosen) -> None:
         raise UsageError("--detector finds what --text says", 'add --prompt text and --text "WHAT", or leave it out')
     if kind != "text" and chosen.texts.targets:
         raise UsageError(f"--text goes with --prompt text, not with {kind}", f"leave it out: {preset.name}")
-    if preset.prompts.kinds != ("text",):
-        check_texts(preset, chosen.texts)
+    check_texts(preset, chosen.texts)
 
 
 def _part(cases: tuple[Case, ...], preset: Preset, chosen: Chosen) -> tuple[Case, ...]:

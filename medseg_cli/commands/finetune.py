@@ -76,6 +76,7 @@ def finetune(
     # Only one of torchrun's processes talks; the others still say why they fail.
     talk = options.start_talking(quiet or not first, verbose and first, debug and first, log_json if first else "")
 
+    from medseg_cli import pipelines
     from medseg_cli import preset as presets
     from medseg_cli.commands.finetune_display import Display
     from medseg_cli.errors import UsageError
@@ -132,15 +133,8 @@ def finetune(
             released_rate=released_code and cycles is not None,
         )
         base = presets.find(preset)
-        prompts, by_text = base.prompts, base.pipeline == "medclip-sam"
-        if cnn_weights and base.pipeline != "cc-sam":
-            raise UsageError(
-                f"--cnn-weights is of presets with a frozen CNN beside SAM, which {preset} has not", "leave it out"
-            )
-        if text_table and base.pipeline != "cc-sam":
-            raise UsageError(f"--text-table: preset {preset} hears no words as a prompt", "leave it out")
-        if boxes and (base.pipeline != "cc-sam" or "box" not in prompts.kinds):
-            raise UsageError(f"--boxes: preset {preset} does not learn from a detector's boxes", "leave it out")
+        prompts, by_text = base.prompts, pipelines.find(base.pipeline).words == "map"
+        own.check_sources(base, {"cnn": cnn_weights, "text_table": text_table, "boxes": boxes})
         if objects == "together" and prompts.tells_apart:
             raise UsageError(f"--objects together: preset {preset} tells every label apart", "leave it out")
         if objects is not None and by_text:

@@ -11,9 +11,18 @@ import typer
 from medseg_cli.commands.options import COMPUTING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from medseg_cli.device import Runtime
+    from medseg_cli.preset import Preset
 
 LEARNING, DATA, RUN = "Learning", "Data", "Run"
+SOURCES = {
+    "cnn": "--cnn-weights is of presets with a frozen CNN beside SAM, which {} has not",
+    "text_table": "--text-table: preset {} hears no words as a prompt",
+    "boxes": "--boxes: preset {} does not learn from a detector's boxes",
+}
+"""What only some recipes learn from, by the names of `pipelines.Entry.learns`, and why others refuse it."""
 
 Dataset = Annotated[
     Path | None,
@@ -206,6 +215,27 @@ def path_or_name(given: str) -> str:
     """A file by its whole path, so that a run goes on wherever it is resumed; a name as it is."""
     path = Path(given).expanduser()
     return str(path.resolve()) if given and path.is_file() else given
+
+
+def check_sources(base: Preset, given: Mapping[str, str]) -> None:
+    """Refuse what a preset's recipe cannot learn from.
+
+    Args:
+        base: the preset.
+        given: key of `SOURCES` → what was typed; "" = nothing.
+
+    Raises:
+        UsageError: says why.
+    """
+    from medseg_cli import pipelines
+    from medseg_cli.errors import UsageError
+
+    learns = set(pipelines.find(base.pipeline).learns)
+    if "box" not in base.prompts.kinds:
+        learns -= {"boxes"}
+    for name, why in SOURCES.items():
+        if given[name] and name not in learns:
+            raise UsageError(why.format(base.name), "leave it out")
 
 
 def number_or_auto(option: str, text: str, least: int) -> int | None:

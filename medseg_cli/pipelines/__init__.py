@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from medseg_cli.errors import ModelError
 
@@ -54,6 +54,9 @@ class Entry:
             that need none take a box over one whole image.
         ensemble: whether several checkpoints of its network can answer together, by the mean of their probabilities.
         latents: whether its networks may have latents, which can be drawn to see how far the answers lie apart.
+        words: what becomes of a text. "map": an image-text network maps where words and scan agree, and another preset
+            draws the mask from that; "prompt": its own network hears it beside clicks and boxes; "": it takes none.
+        learns: what else its recipe can be given to learn from, by the names of `choices.Choices`.
     """
 
     target: str
@@ -65,6 +68,8 @@ class Entry:
     promptless: bool = False
     ensemble: bool = False
     latents: bool = False
+    words: Literal["", "map", "prompt"] = ""
+    learns: frozenset[str] = frozenset()
 
 
 PIPELINES: dict[str, Entry] = {
@@ -93,6 +98,8 @@ PIPELINES: dict[str, Entry] = {
         promptless=True,
         ensemble=True,
         latents=True,
+        words="prompt",
+        learns=frozenset({"boxes", "cnn", "text_table"}),
     ),
     "dynunet": Entry(
         target="medseg_cli.pipelines.dynunet:DynunetPipeline",
@@ -110,6 +117,7 @@ PIPELINES: dict[str, Entry] = {
         dims=2,
         recipe="medseg_cli.pipelines.clip_recipe:ClipRecipe",
         planner="medseg_cli.pipelines.clip_plan:plan",
+        words="map",
     ),
     "sam": Entry(
         target="medseg_cli.pipelines.sam:SamPipeline",

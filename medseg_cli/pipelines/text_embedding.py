@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from medseg_cli import pipelines
 from medseg_cli import preset as presets
 from medseg_cli.errors import ModelError
 from medseg_cli.models.cc_sam.bank import Bank
@@ -36,7 +37,7 @@ def embedder(named: str) -> tuple[str, Embed]:
         model = read_language_model(folder)
         return model.name, model
     found = presets.find(named)
-    if found.pipeline != "medclip-sam":
+    if pipelines.find(found.pipeline).words != "map":
         raise ModelError(
             f"preset {found.name} has no text tower", "give a folder with a BERT, or a preset of pipeline medclip-sam"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from medseg_cli import pipelines
 from medseg_cli.errors import ModelError, UsageError
 from medseg_cli.models.cc_sam.bank import Bank, bank_of, meaning
 from medseg_cli.preset import Preset
@@ -14,10 +15,14 @@ SHOWN = 64
 def check_texts(preset: Preset, prompt: Prompt) -> None:
     """Refuse texts that the preset's own `options.texts` do not hold; without these nothing can be said yet.
 
+    Other networks than those that hear words as a prompt are asked later.
+
     Raises:
         UsageError: says what it knows.
         ModelError: `options.texts` is no bank.
     """
+    if pipelines.find(preset.pipeline).words != "prompt":
+        return
     said = [target.text for target in prompt.targets if target.text is not None]
     for text in said:
         check_not(preset.name, text)
