@@ -1,4 +1,4 @@
-"""Prompted 2-D networks on images and, slice by slice, on volumes: what `sam` and `sam-unet` have in common.
+"""Prompted 2-D networks on images, cines and, slice by slice, volumes: what their pipelines have in common.
 
 A network offers `encode` and `decode` (see `SliceNetwork`); everything between a scan with prompts and a segmentation
 on the scan's own grid happens here: plane, grey values, which slices are prompted, batches, propagation, cleaning.
@@ -31,8 +31,9 @@ from medseg_cli.pipelines.slice_batches import answer_together
 from medseg_cli.pipelines.slice_boxes import SliceBoxes
 from medseg_cli.pipelines.slice_compose import compose
 from medseg_cli.pipelines.slice_ensemble import SliceEnsemble
+from medseg_cli.pipelines.slice_facts import modality_notes, object_facts, window_notes
 from medseg_cli.pipelines.slice_prompts import Plan, every_slice, plan_slices, unused_minus, unused_regions, whole_image
-from medseg_cli.pipelines.slice_run import Network, SliceRun, Ways, doubts, own_scores
+from medseg_cli.pipelines.slice_run import Network, SliceRun, Ways
 from medseg_cli.pipelines.slice_spread import Draws, check_comparable, has_latents
 from medseg_cli.pipelines.slice_texts import Heard, SliceTexts
 from medseg_cli.pipelines.slice_ultrasound import Ultrasound, insonated
@@ -43,13 +44,6 @@ from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Segmentation
 from medseg_cli.slices import PlaneName, plane_of
 from medseg_cli.stages import Stages
-
-AIR_HU = -900.0
-"""A file of unknown modality with values as low as this may be a CT: the user is told, nothing is assumed."""
-
-
-LEAST_SHOWN = 0.01
-"""Share of voxels between black and white below which a window is questioned."""
 
 
 class SliceNetwork(Protocol):
@@ -259,29 +253,10 @@ class SlicePipeline:
         scan, plane, shown = run.scan, run.plane, run.display
         settled = slice_time.settle(run, self.options.time)
         mask, cleaning = compose(settled.found, plans, plane, self.preset.postprocessing, apart=scan.cine)
-        objects = [
-            {
-                "id": target.id,
-                "slices_prompted": sorted(plan.slices),
-                "slices_with_mask": sum(not answer.empty for answer in found.values()),
-                "predicted_iou": own_scores(found),
-                "uncertainty": doubts(found),
-                "propagation": way,
-                "cleaning": steps,
-            }
-            for target, plan, found, way, steps in zip(
-                prompt.targets, plans, settled.found, ways, cleaning, strict=True
-            )
-        ]
-        for facts, over_time in zip(objects, settled.facts, strict=False):
-            facts["time"] = over_time
-        for facts, each in zip(objects, begun.heard, strict=False):
-            facts["heard"] = each.told
-            if each.detected is not None:
-                facts["detected"] = each.detected
+        objects = object_facts(prompt, plans, settled, ways, cleaning, begun.heard)
         notes = [*run.notes, *(note for each in begun.heard for note in each.notes)]
         notes += empty_targets(set(np.unique(mask).tolist()), prompt)
-        notes += unused_minus(plans, run.asked, prompt) + self._modality_notes(scan) + _window_notes(shown, scan)
+        notes += unused_minus(plans, run.asked, prompt) + modality_notes(scan, self.preset) + window_notes(shown, scan)
         if self.options.propagation.max_slices is not None and not any(ways):
             notes.append("max_slices changed nothing: no prompt was followed to other slices")
         if "options.time" in self.preset.changes and not scan.cine:
@@ -332,18 +307,6 @@ class SlicePipeline:
         draws = Draws(options.samples, runtime.seed) if options.uncertainty else None
         return Network(self.model, runtime.device, name, frame, options.dense, chosen, autocast, level, draws)
 
-    def _modality_notes(self, scan: Scan) -> list[str]:
-        made_for = self.preset.modality
-        if scan.modality and "any" not in made_for and scan.modality not in made_for:
-            return [f"the scan is {scan.modality}, the preset is made for {', '.join(made_for)}"]
-        lowest = float(np.nanmin(scan.voxels))
-        if not scan.modality and lowest <= AIR_HU and "CT" in self.preset.preprocessing.by_modality:
-            return [
-                f"the file states no modality and its values go down to {lowest:g}: if it is a CT, --modality CT "
-                "chooses the preset's window, or --window another"
-            ]
-        return []
-
     def _display(self, scan: Scan) -> Display:
         preprocessing = self.preset.preprocessing
         if {"preprocessing.intensity", "preprocessing.by_modality"} & self.preset.changes.keys():
@@ -354,15 +317,3 @@ class SlicePipeline:
         scans = "picture files" if key == "image" else key
         known = f"it has none for {scans}" if scans else "the scan states no modality"
         return display(scan, preprocessing.intensity, f"the preset's general choice: {known}")
-
-
-def _window_notes(shown: Display, scan: Scan) -> list[str]:
-    """A warning when a window shows next to nothing: it is probably in other units than the scan."""
-    share = shown.share_shown(scan) if shown.method == "window" else 1.0
-    if share >= LEAST_SHOWN:
-        return []
-    values = scan.voxels[np.isfinite(scan.voxels)]
-    return [
-        f"only {share:.1%} of the voxels lie between black ({shown.low:g}) and white ({shown.high:g}), the scan's "
-        f"values between {values.min():g} and {values.max():g}: is the window in the scan's units?"
-    ]
