@@ -41,8 +41,6 @@ LEAST_AREA = 0.15
 """A sector that covers less of the picture is doubted."""
 MOST_BEYOND = 0.05
 """A sector that leaves out a larger share of what is not dark is doubted."""
-
-
 MOST_SHADES = 0.04
 """A sector beyond which more is grey, away from letters and scales, is doubted: tissue goes on there."""
 MARK, NEAR_MARK = 60, 11

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from medseg_cli.commands.dataset_display import count, progress, show
+from medseg_cli.commands.dataset_display import how_many, progress, show
 
 app = typer.Typer(
     no_args_is_help=True, help="Datasets: check one, split it by patient, measure what is usual, find boxes, convert."
@@ -108,7 +108,7 @@ def split(
             held = f", {len(each.test)} test" if each.test else ""
             name = f"fold {number}: " if len(made) > 1 else ""
             typer.echo(f"{name}{len(each.train)} train, {len(each.validation)} validate{held}", err=True)
-        typer.echo(f"{count(found)}; wrote {output}", err=True)
+        typer.echo(f"{how_many(found)}; wrote {output}", err=True)
 
 
 @app.command("quality")
@@ -173,7 +173,7 @@ def convert(
     if not quiet:
         for note in (*found.notes, *notes):
             report.note(note, "normal")
-        typer.echo(f"{count(found)}, {found.layout} to {to}; wrote {output}", err=True)
+        typer.echo(f"{how_many(found)}, {found.layout} to {to}; wrote {output}", err=True)
 
 
 @app.command("boxes")

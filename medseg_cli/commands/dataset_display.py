@@ -38,7 +38,7 @@ def show(path: Path, dataset: Dataset, facts: list[CaseFacts], findings: list[Fi
     from medseg_cli.datasets.summary import class_sizes, ranges
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{path}: {dataset.layout}, {count(dataset)}")
+    console.print(f"{path}: {dataset.layout}, {how_many(dataset)}")
     for line in _ranges(ranges(facts)):
         console.print(line)
     for note in dataset.notes:
@@ -54,7 +54,8 @@ def show(path: Path, dataset: Dataset, facts: list[CaseFacts], findings: list[Fi
     console.print(f"{len(findings)} finding{'' if len(findings) == 1 else 's'}" if findings else "nothing is wrong")
 
 
-def count(dataset: Dataset) -> str:
+def how_many(dataset: Dataset) -> str:
+    """Its cases and patients in words."""
     cases, patients = len(dataset.cases), len({case.patient for case in dataset.cases})
     return f"{cases} case{'s' * (cases != 1)} of {patients} patient{'s' * (patients != 1)}"
 
