@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import drawn_ellipses
 import pytest
 import yaml
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 import ablate_cc_sam as ablation
@@ -109,14 +108,7 @@ def test_a_preset_has_the_switches_and_keeps_the_rest(tmp_path: Path) -> None:
 def test_the_command_measures_each_network_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:48, :72]
-    for number in range(14):
-        mask = ((x - rng.uniform(25, 45)) / 12) ** 2 + ((y - rng.uniform(18, 30)) / 10) ** 2 < 1
-        image = np.clip(rng.normal(60, 12, mask.shape) + 110 * mask, 0, 255).astype(np.uint8)
-        for kind, pixels in (("images", image), ("masks", (mask * 255).astype(np.uint8))):
-            (tmp_path / "heads" / kind).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(tmp_path / "heads" / kind / f"e{number}.png")
+    drawn_ellipses.save(tmp_path / "heads", 14)
     monkeypatch.setattr(ablation, "SMALL", TINY)
     out = tmp_path / "out"
     words = [str(tmp_path / "heads"), "-o", str(out), "--steps", "2", "--batch-size", "2", "--test", "2"]

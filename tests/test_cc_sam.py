@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_cc_sam import SIZES as TINY
 from torch import Tensor
 from torchvision.models import resnet18, resnet50
 
@@ -21,25 +22,6 @@ from medseg_cli.models.cc_sam.trunk import Trunk
 from medseg_cli.models.samus.config import config_of as samus_config
 from medseg_cli.models.samus.losses import dice_entropy
 from medseg_cli.models.samus.network import Samus
-
-TINY: dict[str, Any] = {
-    "embed_dim": 48,
-    "depth": 4,
-    "num_heads": 4,
-    "mlp_ratio": 2.0,
-    "window_size": 8,
-    "global_attn_indexes": [0, 1, 2, 3],
-    "prompt_dim": 32,
-    "mask_in_chans": 4,
-    "decoder_mlp_dim": 32,
-    "iou_dim": 16,
-    "cnn_block": "basic",
-    "cnn_layers": [1, 1, 1, 1],
-    "cnn_stem": 8,
-    "fusion_dim": 16,
-    "latent_dim": 8,
-    "text_dim": 12,
-}
 
 
 def tiny(**changes: Any) -> CcSam:

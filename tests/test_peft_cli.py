@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import drawn_ellipses
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from test_tuning import BEGIN, SAM3D, SAM_UNET, trained_by_hand
@@ -33,16 +33,7 @@ LIKE = {"sam": "sam-vit-b", "sam-unet": "sam-unet", "3dsam-adapter": "hippocampu
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four pictures 72x48 of a bright ellipse on dark noise."""
-    folder = tmp_path_factory.mktemp("Ellipses")
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:48, :72]
-    for number in range(4):
-        mask = ((x - rng.uniform(25, 45)) / 12) ** 2 + ((y - rng.uniform(18, 30)) / 10) ** 2 < 1
-        image = np.clip(rng.normal(60, 12, mask.shape) + 110 * mask, 0, 255).astype(np.uint8)
-        for kind, pixels in (("images", image), ("masks", (mask * 255).astype(np.uint8))):
-            (folder / kind).mkdir(exist_ok=True)
-            Image.fromarray(pixels).save(folder / kind / f"e{number}.png")
-    return folder
+    return drawn_ellipses.save(tmp_path_factory.mktemp("Ellipses"), 4)
 
 
 @pytest.fixture(scope="module")
