@@ -97,3 +97,21 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names.add(node.module.partition(".")[0])
     return names
+
+
+def compared_pipelines(source: str) -> list[int]:
+    """Lines on which a preset's pipeline is compared with a name that is written there."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare):
+            sides = (node.left, *node.comparators)
+            asked = any(isinstance(side, ast.Attribute) and side.attr == "pipeline" for side in sides)
+            lines += [node.lineno] if asked and any(isinstance(side, ast.Constant) for side in sides) else []
+    return lines
+
+
+def test_pipelines_are_asked_what_they_can_and_not_who_they_are(root: Path):
+    """Else the next one would have to be named in every command; `pipelines.Entry` says what it can."""
+    assert compared_pipelines('if base.pipeline != "cc-sam": pass') == [1]
+    for path in (root / "medseg_cli").rglob("*.py"):
+        assert compared_pipelines(path.read_text(encoding="utf-8")) == [], path
