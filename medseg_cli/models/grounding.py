@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg_cli.errors import ModelError, UsageError
+from medseg_cli.models.local_folder import reading, refuse_lacking
 
 LEAST_SCORE = 0.15
 """Below it a box is no prompt. The published demonstration uses 0.35 on photographs; ultrasound scores are lower."""
@@ -110,15 +111,11 @@ def load_detector(folder: Path, device: torch.device | str = "cpu") -> Detector:
         ModelError: no such folder, another model, or a file in it is missing or damaged.
     """
     from transformers import AutoConfig, AutoProcessor, GroundingDinoForObjectDetection
-    from transformers.utils import logging
 
     file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if file is None or not (folder / "config.json").is_file():
         raise ModelError(f"{folder} holds no detector: no config.json with {' or '.join(WEIGHTS)}", _HINT)
-    shown, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
+    with reading("detector", folder, _HINT):
         said = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).model_type
         if said != "grounding-dino":
             raise ModelError(f"{folder} holds a model of the kind {said}, not a Grounding DINO", _HINT)
@@ -127,18 +124,7 @@ def load_detector(folder: Path, device: torch.device | str = "cpu") -> Detector:
         model, facts = kind.from_pretrained(
             folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
         )
-    except ModelError:
-        raise
-    except Exception as error:  # transformers raises anything from OSError to bare Exceptions
-        raise ModelError(f"cannot read the detector in {folder}: {_line(error)}", _HINT) from error
-    finally:
-        logging.set_verbosity(shown)
-        if bars:
-            logging.enable_progress_bar()
-    # What a file lacks transformers draws at random.
-    if facts["missing_keys"] or facts["mismatched_keys"]:
-        lacking = sorted(facts["missing_keys"])
-        raise ModelError(f"the weights in {folder} lack {len(lacking)} tensors, such as {lacking[:2]}", _HINT)
+    refuse_lacking([*facts["missing_keys"], *(key for key, *_ in facts["mismatched_keys"])], folder, _HINT)
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return Detector(folder.resolve().name, digest, model.eval().to(device), processor)
@@ -151,7 +137,3 @@ def _corners(box: Tensor) -> tuple[float, float, float, float]:
         min(max(each, 0.0), 1.0) for each in (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
     )
     return x0, y0, x1, y1
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

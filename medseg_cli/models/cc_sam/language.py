@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from medseg_cli.errors import ModelError
+from medseg_cli.models.local_folder import reading, refuse_lacking
 
 CONTEXT = 128
 """Most tokens of a sentence."""
@@ -54,28 +55,16 @@ def read_language_model(folder: Path) -> LanguageModel:
         ModelError: no such folder, a file in it is missing or damaged, or its weights lack something.
     """
     from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
 
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} holds no language model: there is no config.json", _HINT)
-    shown = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
+    with reading("language model", folder, _HINT):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model, facts = AutoModel.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
         )
-    except Exception as error:  # transformers raises anything from OSError to bare Exceptions
-        raise ModelError(f"cannot read the language model in {folder}: {_line(error)}", _HINT) from error
-    finally:
-        logging.set_verbosity(shown)
-    # Transformers draws what a file lacks at random. Published BERTs lack the pooler, which nothing here reads.
-    lacking = sorted(key for key in facts["missing_keys"] if not key.startswith("pooler."))
-    if lacking or facts["mismatched_keys"]:
-        raise ModelError(f"the weights in {folder} lack {len(lacking)} tensors, such as {lacking[:2]}", _HINT)
+    # Published BERTs lack the pooler, which nothing here reads.
+    wanted = [key for key in facts["missing_keys"] if not key.startswith("pooler.")]
+    refuse_lacking([*wanted, *(key for key, *_ in facts["mismatched_keys"])], folder, _HINT)
     positions = getattr(model.config, "max_position_embeddings", CONTEXT)
     return LanguageModel(folder.resolve().name, model.eval().float(), tokenizer, min(CONTEXT, int(positions)))
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
