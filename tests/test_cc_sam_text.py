@@ -164,6 +164,15 @@ def test_what_cannot_be_heard_is_refused(
     assert not (tmp_path / "m.png").exists()
 
 
+def test_a_batch_says_what_could_be_said_instead(in_process: Run, picture: Path, tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / picture.name).write_bytes(picture.read_bytes())
+    wanted = tiny_cc_sam.preset(tmp_path / "p", texts=tiny_cc_sam.BANK)
+    run = ("batch", tmp_path / "scans", "-o", "out", "--preset", wanted, "--random-weights", "--jobs", 0)
+    code, _, err = in_process(*run, "--text", "liver")
+    assert (code, "fetal head, breast lesion" in err, "manifest" in err) == (2, True, False), err
+
+
 def test_another_pipeline_takes_no_language_model(in_process: Run, picture: Path) -> None:
     code, _, err = in_process(
         "segment",

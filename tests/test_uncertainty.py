@@ -429,6 +429,8 @@ def test_a_batch_tells_it_in_records_tables_and_page(in_process: Run, tiny: Path
     (row,) = csv.DictReader((tmp_path / "out/cases.csv").open())
     assert float(row["agreement head"]) == spread["agreement"]["mean"]
     assert row["flags"].split() == [each["code"] for each in record["flags"]]
+    assert row["mask"] == "head_seg.png"
+    assert row["mask_sha256"] == sha256(tmp_path / "out/head_seg.png")
     page = (tmp_path / "out/report.html").read_text()
     assert '"spread":{"answers":2' in page
 

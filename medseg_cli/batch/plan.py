@@ -162,6 +162,9 @@ def problem(case: BatchCase, models: Models) -> MedsegError | None:
     try:
         check_kinds(preset, prompt, case.asked)
     except UsageError as error:
+        if "text" in preset.prompts.kinds and any(target.text for target in prompt.targets):
+            # What can be said instead of these words is the same in a batch.
+            return error
         words = (
             'add --text "WHAT", the same for all cases; '
             if "text" in preset.prompts.kinds and not prompt.targets

@@ -11,6 +11,7 @@ from typing import Any
 
 from medseg_cli.batch import records
 from medseg_cli.batch.record import Record
+from medseg_cli.writers.formats import FORMATS
 
 STAGES = ("read", "segment", "write")
 COLUMNS = (
@@ -71,7 +72,7 @@ def _plain(value: Any) -> Any:
 
 
 def _row(record: Record) -> dict[str, Any]:
-    mask = next((each for each in record.outputs if each["kind"] not in ("report", "preview")), {})
+    mask = next((each for each in record.outputs if _is_label_map(each["kind"])), {})
     seconds = {each["stage"]: each["seconds"] for each in record.stages}
     return {
         "id": record.id,
@@ -95,23 +96,32 @@ def _row(record: Record) -> dict[str, Any]:
     }
 
 
+def _is_label_map(kind: str) -> bool:
+    """Not a report or picture, nor a surface, a table, or a map of what a network thought: as `mask` of the report."""
+    return kind in FORMATS and FORMATS[kind].content == "voxels"
+
+
 def _sizes(record: Record) -> dict[str, float]:
-    return {
-        f"{measure} {label['name']}": label[measure]
-        for measure in MEASURES
-        for label in record.labels
-        if label.get(measure) is not None
-    } | {
-        f"{measure} {label['name']}": label["ellipse"][measure]
-        for measure in ELLIPSE
-        for label in record.labels
-        if (label.get("ellipse") or {}).get(measure) is not None
-    } | {
-        f"{measure} {label['name']}": value
-        for measure in SPREAD
-        for label in record.labels
-        if (value := _compared(label.get("spread") or {}, measure)) is not None
-    }
+    return (
+        {
+            f"{measure} {label['name']}": label[measure]
+            for measure in MEASURES
+            for label in record.labels
+            if label.get(measure) is not None
+        }
+        | {
+            f"{measure} {label['name']}": label["ellipse"][measure]
+            for measure in ELLIPSE
+            for label in record.labels
+            if (label.get("ellipse") or {}).get(measure) is not None
+        }
+        | {
+            f"{measure} {label['name']}": value
+            for measure in SPREAD
+            for label in record.labels
+            if (value := _compared(label.get("spread") or {}, measure)) is not None
+        }
+    )
 
 
 def _compared(spread: dict[str, Any], measure: str) -> float | None:
