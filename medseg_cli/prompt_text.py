@@ -16,6 +16,8 @@ from medseg_cli.prompt import Prompt, Target, Text
 
 EXAMPLE = '--text "the lungs" or --text lungs="both lungs of a chest radiograph"'
 MOST_BYTES = 1 << 20
+LONGEST_NAME = 64
+"""Characters of a text that may name a class."""
 NAME = re.compile(r"\w[\w .,()/+-]{0,63}")
 """What may stand before the "=" of a text: the name of its class."""
 
@@ -138,3 +140,9 @@ def _list(value: Any) -> tuple[Any, ...]:
     if value is None:
         return ()
     return tuple(value) if isinstance(value, list) else (value,)
+
+
+def shortened(text: str) -> str:
+    """A text as it may stand in a message or name a class, in one line."""
+    text = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 3] + "..."

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg_cli.models.cc_sam.table import Table
-from medseg_cli.pipelines.text_classes import shortened
 from medseg_cli.pipelines.text_known import check_not, unknown
 from medseg_cli.prompt import Prompt, Target
+from medseg_cli.prompt_text import shortened
 
 Embed = Callable[[Sequence[str]], tuple[Tensor, tuple[int, ...]]]
 """Texts → embeddings (T, E) on the CPU, and how many tokens of each had no room."""

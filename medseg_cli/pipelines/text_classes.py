@@ -11,9 +11,8 @@ from torch import Tensor
 
 from medseg_cli.errors import UsageError
 from medseg_cli.prompt import Prompt
+from medseg_cli.prompt_text import shortened
 
-LONGEST_NAME = 64
-"""Characters of a text that may name a class."""
 SIDES = {"left", "right"}
 """Of which a text with one means a part of a concept, which would be drawn whole."""
 
@@ -132,9 +131,3 @@ def _concept(texts: Sequence[str], concepts: Sequence[Concept], unknown: Callabl
 
 def _words(text: str) -> list[str]:
     return "".join(letter.lower() if letter.isalnum() else " " for letter in text).split()
-
-
-def shortened(text: str) -> str:
-    """A text as it may stand in a message or name a class, in one line."""
-    text = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-    return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 3] + "..."

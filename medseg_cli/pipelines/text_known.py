@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from medseg_cli import pipelines
-from medseg_cli.errors import ModelError, UsageError
-from medseg_cli.models.cc_sam.bank import Bank, bank_of, meaning
+from medseg_cli.errors import UsageError
+from medseg_cli.models.cc_sam.bank import Bank, known_texts, meaning
 from medseg_cli.preset import Preset
 from medseg_cli.prompt import Prompt, Text
-
-SHOWN = 64
-"""Characters of a text in a message."""
+from medseg_cli.prompt_text import shortened
 
 
 def check_texts(preset: Preset, prompt: Prompt) -> None:
@@ -26,12 +24,9 @@ def check_texts(preset: Preset, prompt: Prompt) -> None:
     said = [target.text for target in prompt.targets if target.text is not None]
     for text in said:
         check_not(preset.name, text)
-    if not preset.options.get("texts") or preset.options.get("text_model"):
+    bank = known_texts(preset)
+    if bank is None or preset.options.get("text_model"):
         return
-    try:
-        bank = bank_of(preset.options["texts"])
-    except ValueError as error:
-        raise ModelError(f"preset {preset.name}: options.texts: {error}") from error
     for each in (each for text in said for each in text.positive):
         if meaning(bank, each) is None:
             raise unknown(preset.name, bank, each)
@@ -58,10 +53,8 @@ def unknown(preset: str, bank: Bank, text: str) -> UsageError:
             "point at the object; or give --text-model the language model that it was trained with",
         )
     phrases = ", ".join(texts.phrase for texts in bank.values())
-    short = " ".join(text.split())
-    short = short if len(short) <= SHOWN else short[: SHOWN - 3] + "..."
     return UsageError(
-        f"'{short}' is no text of preset {preset}",
+        f"'{shortened(text)}' is no text of preset {preset}",
         f"it knows: {phrases}, by their names and descriptions (medseg presets show NAME); "
         "--text-model FOLDER embeds any other",
     )

@@ -14,7 +14,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from medseg_cli.errors import InputError
+from medseg_cli.errors import InputError, ModelError
+from medseg_cli.preset import Preset
 
 SHIPPED = "ultrasound"
 """Name of the bank that comes with medseg."""
@@ -103,6 +104,21 @@ def bank_of(content: Any) -> Bank:
             if owner.setdefault(plain(text), key) != key:
                 raise ValueError(f"'{text}' means both {owner[plain(text)]} and {key}")
     return bank
+
+
+def known_texts(preset: Preset) -> Bank | None:
+    """The texts that a preset's own weights know, or will after a training; None where they know none.
+
+    Raises:
+        ModelError: `options.texts` is no bank.
+    """
+    texts = preset.options.get("texts")
+    if not texts:
+        return None
+    try:
+        return bank_of(texts)
+    except ValueError as error:
+        raise ModelError(f"preset {preset.name}: options.texts: {error}") from error
 
 
 def meaning(bank: Bank, text: str) -> tuple[str, int] | None:

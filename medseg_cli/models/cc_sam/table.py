@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from medseg_cli.checkpoint_file import read_tensors, sniff
 from medseg_cli.errors import ModelError
-from medseg_cli.models.cc_sam.bank import Bank, bank_of, meaning
+from medseg_cli.models.cc_sam.bank import Bank, bank_of, known_texts, meaning
 from medseg_cli.preset import Preset
 
 TEXTS, MADE_BY = "medseg.texts", "medseg.text_model"
@@ -85,7 +85,7 @@ def read_table(preset: Preset, network: nn.Module | None = None) -> Table | None
         ModelError: no such file, no table, or one that does not agree with the preset.
     """
     own = getattr(network, "text_rows", None)
-    bank = texts_of(preset)
+    bank = known_texts(preset)
     if isinstance(own, TextRows) and len(vectors := own.vectors()):
         if bank is None:
             raise ModelError(f"preset {preset.name}: its weights hold embedded texts, and options.texts is missing")
@@ -127,21 +127,6 @@ def facts_of(table: Table) -> dict[str, str]:
     """What the header of a table's file says: the bank, and the language model."""
     bank = {key: texts.model_dump(mode="json") for key, texts in table.bank.items()}
     return {TEXTS: json.dumps(bank, ensure_ascii=False), MADE_BY: table.made_by}
-
-
-def texts_of(preset: Preset) -> Bank | None:
-    """The texts that a preset's own weights know, or will after a training; None where they know none.
-
-    Raises:
-        ModelError: `options.texts` is no bank.
-    """
-    texts = preset.options.get("texts")
-    if not texts:
-        return None
-    try:
-        return bank_of(texts)
-    except ValueError as error:
-        raise ModelError(f"preset {preset.name}: options.texts: {error}") from error
 
 
 def _checked(table: Table, where: str) -> Table:
