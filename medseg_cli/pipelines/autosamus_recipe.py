@@ -21,7 +21,7 @@ from medseg_cli.models.tuning import decide, encoder_rests, groups, rest, tune
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.pipelines.defaults import Defaults
 from medseg_cli.pipelines.features import VIEWS, Features, check_rests, limits_views, without_kept
-from medseg_cli.pipelines.samus_recipe import low_masks
+from medseg_cli.pipelines.samus_recipe import low_masks, official_defaults
 from medseg_cli.pipelines.slice_samples import Held, Sample, SliceSamples, Study
 from medseg_cli.preset import Preset
 from medseg_cli.weights.store import checked_hash
@@ -58,10 +58,8 @@ class AutosamusRecipe:
 
     @property
     def defaults(self) -> Defaults:
-        """As of SAMUS, whose training script the official code uses for both."""
-        if self.start is None:
-            return Defaults(learning_rate=1e-3, batch_size=4)
-        return Defaults(learning_rate=1e-4, weight_decay=0.0, batch_size=8)
+        """As of SAMUS."""
+        return official_defaults(scratch=self.start is None)
 
     def model(self, seed: int) -> AutoSamus:
         """The network with its initial weights: of a SAMUS, whatever its size, only what it lacks is trained.
@@ -106,9 +104,7 @@ class AutosamusRecipe:
         found = []
         for held in (each for study in samples for each in study):
             logits, _ = model.decode(model.encode(held.image[None].to(device)))
-            mask = held.frame.restore(logits.cpu()) > 0
-            both, total = (mask & held.mask).sum(), mask.sum() + held.mask.sum()
-            found.append(float(2 * both / total.clamp(min=1)))
+            found.append(held.dice(logits))
         return found
 
     def _embeddings(self, model: AutoSamus, images: list[Tensor]) -> dict[str, Tensor]:

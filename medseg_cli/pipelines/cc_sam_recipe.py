@@ -18,11 +18,12 @@ from torch.nn import functional as F
 from medseg_cli.datasets import Case
 from medseg_cli.datasets.boxes import cached_boxes
 from medseg_cli.errors import UsageError
+from medseg_cli.models.cc_sam.bank import known_texts
 from medseg_cli.models.cc_sam.config import config_of
 from medseg_cli.models.cc_sam.losses import loss
 from medseg_cli.models.cc_sam.network import CcSam
 from medseg_cli.models.cc_sam.start import begin, is_cc_sam
-from medseg_cli.models.cc_sam.table import Table, read_table, texts_of
+from medseg_cli.models.cc_sam.table import Table, read_table
 from medseg_cli.models.samus.config import SIZE
 from medseg_cli.models.tuning import decide, groups, rest, tune
 from medseg_cli.pipelines.cc_sam import Options
@@ -169,9 +170,7 @@ class CcSamRecipe:
             each = []
             for told in asked.told:
                 logits, _ = model.decode(embedding, **self._prompts(model, [told]))
-                mask = asked.held.frame.restore(logits.cpu()) > 0
-                both, total = (mask & asked.held.mask).sum(), mask.sum() + asked.held.mask.sum()
-                each.append(float(2 * both / total.clamp(min=1)))
+                each.append(asked.held.dice(logits))
             found.append((sum(each) / len(each), *each))
         return found
 
@@ -265,7 +264,7 @@ class CcSamRecipe:
     @cached_property
     def _texts(self) -> Table | None:
         """The preset's texts, without embeddings where these lie in the weights; None without."""
-        table, bank = read_table(self.preset), texts_of(self.preset)
+        table, bank = read_table(self.preset), known_texts(self.preset)
         return table if table is not None or bank is None else Table(bank, {})
 
     @cached_property

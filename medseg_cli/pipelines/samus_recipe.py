@@ -57,9 +57,7 @@ class SamusRecipe:
     @property
     def defaults(self) -> Defaults:
         """The rate that the authors advise, and no decay; a random network learns faster."""
-        if self.start is None:
-            return Defaults(learning_rate=1e-3, batch_size=4)
-        return Defaults(learning_rate=1e-4, weight_decay=0.0, batch_size=8)
+        return official_defaults(scratch=self.start is None)
 
     def model(self, seed: int) -> Samus:
         """The network with its initial weights, tuned as chosen; SAM's part stays as it is, the decoder included.
@@ -115,9 +113,7 @@ class SamusRecipe:
             point = held.frame.points(middle_pixel(held.mask[0])[None])[None].to(device)
             embedding = model.encode(held.image[None].to(device))
             logits, _ = model.decode(embedding, points=point, labels=torch.ones(1, 1, device=device))
-            mask = held.frame.restore(logits.cpu()) > 0
-            both, total = (mask & held.mask).sum(), mask.sum() + held.mask.sum()
-            found.append(float(2 * both / total.clamp(min=1)))
+            found.append(held.dice(logits))
         return found
 
     def _embeddings(self, model: Samus, images: list[Tensor]) -> list[dict[str, Tensor]]:
@@ -154,6 +150,13 @@ def _prompts(shown: Framed, chosen: Tensor, draws: Tensor, boxed: bool, device: 
         return {"boxes": shown.boxes[chosen].to(device)}
     points = clicks_in(shown.masks[chosen] > 0.5, draws[chosen])[:, None]
     return {"points": points.to(device), "labels": torch.ones(len(points), 1, device=device)}
+
+
+def official_defaults(*, scratch: bool) -> Defaults:
+    """Of SAMUS's training script, which the official code uses for AutoSAMUS too; `scratch`: of a random network."""
+    if scratch:
+        return Defaults(learning_rate=1e-3, batch_size=4)
+    return Defaults(learning_rate=1e-4, weight_decay=0.0, batch_size=8)
 
 
 def low_masks(masks: Tensor) -> Tensor:

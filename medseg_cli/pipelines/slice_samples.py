@@ -91,6 +91,12 @@ class Held:
     box: Tensor
     mask: Tensor
 
+    def dice(self, logits: Tensor) -> float:
+        """Overlap with the mask that a network's logits (1, h, w) mean, on the picture's own pixels; 0 for none."""
+        found = self.frame.restore(logits.cpu()) > 0
+        both, total = (found & self.mask).sum(), found.sum() + self.mask.sum()
+        return float(2 * both / total.clamp(min=1))
+
 
 @dataclass(frozen=True, eq=False)
 class Framed:
@@ -279,9 +285,7 @@ def scores(model: Any, samples: list[tuple[Held, ...]]) -> list[float]:
         device = next(model.parameters()).device
         embedding = model.encode(held.image[None].to(device))
         logits, _ = model.decode(embedding, boxes=held.box.to(device))
-        mask = held.frame.restore(logits.cpu()) > 0
-        both, total = (mask & held.mask).sum(), mask.sum() + held.mask.sum()
-        found.append(float(2 * both / total.clamp(min=1)))
+        found.append(held.dice(logits))
     return found
 
 
