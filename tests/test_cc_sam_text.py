@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -19,6 +20,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from medseg_cli import device, pipelines, preset
+from medseg_cli.asked import Asked
+from medseg_cli.batch.case import BatchCase
+from medseg_cli.batch.plan import problem
 from medseg_cli.errors import InputError, ModelError, UsageError
 from medseg_cli.models.cc_sam.bank import bank_of, meaning, read_bank
 from medseg_cli.models.cc_sam.checkpoint import random_network
@@ -29,6 +33,7 @@ from medseg_cli.pipelines.cc_sam_plan import plan
 from medseg_cli.pipelines.slice_run import SliceRun
 from medseg_cli.prompt import Box, Click, Prompt, Target, Text
 from medseg_cli.readers import load_scan
+from medseg_cli.readers.options import ReadOptions
 from medseg_cli.stages import Stages
 from medseg_cli.weights.layouts import identify
 
@@ -171,6 +176,17 @@ def test_a_batch_says_what_could_be_said_instead(in_process: Run, picture: Path,
     run = ("batch", tmp_path / "scans", "-o", "out", "--preset", wanted, "--random-weights", "--jobs", 0)
     code, _, err = in_process(*run, "--text", "liver")
     assert (code, "fetal head, breast lesion" in err, "manifest" in err) == (2, True, False), err
+
+
+def test_a_batch_says_a_broken_bank_of_its_own_cases_alone(tmp_path: Path) -> None:
+    """A manifest may name other presets for others."""
+    broken = preset.find(str(tiny_cc_sam.preset(tmp_path, texts={"Head": {}})))
+    models: Any = SimpleNamespace(preset=lambda name: (broken, "fingerprint"))
+    found = problem(
+        BatchCase("a", tmp_path / "a.png", ReadOptions(), Asked((), (), "ijk", "", None, None, None, ("head",))), models
+    )
+    assert isinstance(found, ModelError)
+    assert "options.texts: 'Head' is no key of a class" in found.message
 
 
 def test_another_pipeline_takes_no_language_model(in_process: Run, picture: Path) -> None:

@@ -171,4 +171,7 @@ def problem(case: BatchCase, models: Models) -> MedsegError | None:
             else ""
         )
         return UsageError(error.message, words + PROMPTS)
+    except MedsegError as error:
+        # A preset that cannot be used is no reason to leave the cases of others.
+        return error
     return None
