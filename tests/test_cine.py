@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,43 @@ def test_colour_loops(photometric: str, frames: np.ndarray, tmp_path: Path) -> N
     assert np.abs(scan.voxels.transpose(3, 2, 1, 0) - wanted).max() <= within
 
 
+@pytest.mark.parametrize("photometric", ["CMYK", "HSV", "YBR_PARTIAL_422", "MONOCHROME2"])
+def test_colours_that_no_decoder_turns_into_rgb_are_refused(
+    photometric: str, frames: np.ndarray, tmp_path: Path
+) -> None:
+    path = save(loop(colours(frames), photometric), tmp_path / "loop.dcm")
+    with pytest.raises(InputError, match=rf"loop\.dcm.*({photometric} is no kind of colour|cannot be decoded)"):
+        read_file(path, ReadOptions())
+
+
+def test_pictures_that_a_file_does_not_count_are_told(frames: np.ndarray, tmp_path: Path) -> None:
+    few = read(save(loop(frames, NumberOfFrames=3), tmp_path / "few.dcm"))
+    assert np.array_equal(few.voxels[0], frames[:3].transpose(2, 1, 0))
+    assert "3 frame(s) are stated and read, and there are pixels of 5" in few.provenance.notes
+    for stated in (0, None):
+        one = read(save(loop(frames, NumberOfFrames=stated), tmp_path / f"{stated}.dcm"))
+        assert one.shape == (10, 6, 1)
+        assert "1 frame(s) are stated and read, and there are pixels of 5" in one.provenance.notes
+    assert not [
+        note for note in read(save(loop(frames), tmp_path / "all.dcm")).provenance.notes if "stated and" in note
+    ]
+    with pytest.raises(InputError, match=r"-3 frames \(NumberOfFrames\)"):
+        read_file(save(loop(frames, NumberOfFrames=-3), tmp_path / "none.dcm"), ReadOptions())
+
+
+@pytest.mark.parametrize(("step", "said"), [(3e38, r"3e\+38 s: it is not used"), (1e-30, "1e-30 s: it is not used")])
+def test_a_nifti_whose_clock_is_damaged_has_no_times(
+    step: float, said: str, frames: np.ndarray, tmp_path: Path
+) -> None:
+    image = nib.Nifti1Image(frames.transpose(2, 1, 0)[:, :, None], np.eye(4))
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["pixdim"][4] = step
+    nib.save(image, tmp_path / "loop.nii.gz")
+    scan = read(tmp_path / "loop.nii.gz")
+    assert (scan.cine, scan.frame_seconds) == (True, None)
+    assert any(re.search(said, note) for note in scan.provenance.notes)
+
+
 def test_packed_loops(frames: np.ndarray, tmp_path: Path) -> None:
     rle = loop(colours(frames), "RGB")
     path = save(rle, tmp_path / "plain.dcm")
@@ -133,6 +171,14 @@ def test_packed_loops(frames: np.ndarray, tmp_path: Path) -> None:
         ({"FrameTimeVector": ["0", "20", "20"]}, None, "3 times for 5 frames"),
         ({"FrameTimeVector": ["0", "20", "-5", "20", "20"]}, None, "does not grow"),
         ({"FrameTime": "0"}, None, "not stated"),
+        ({"FrameTime": "1e300"}, None, "FrameTime is 1e+300 ms: it is not used"),
+        ({"FrameTime": "1e-12"}, None, "FrameTime is 1e-12 ms: it is not used"),
+        ({"CineRate": "2000000000"}, None, "not stated"),
+        (
+            {"FrameTimeVector": ["0", "20", "1e200", "20", "20"]},
+            None,
+            "20 to 1e+200 ms apart: its times are not used",
+        ),
         ({}, None, "not stated"),
     ],
 )

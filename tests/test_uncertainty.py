@@ -321,6 +321,14 @@ def test_little_agreement_is_flagged_where_the_preset_has_a_limit(tmp_path: Path
     assert "agreement" not in {each.code for each in check(plain, measure(plain), limited)}
 
 
+def test_more_draws_than_anybody_waits_for_are_refused(in_process: Callable[..., tuple[int, str, str]]) -> None:
+    for wanted in (1, 1001, 10**21):
+        code, _, said = in_process(
+            "segment", "no.png", "-o", "m.png", "-p", "sam-vit-b", "--uncertainty", "--samples", wanted
+        )
+        assert (code, "'--samples'" in said) == (2, True), said
+
+
 @pytest.mark.parametrize(
     ("name", "chosen", "words"),
     [

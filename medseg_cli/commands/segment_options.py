@@ -257,6 +257,7 @@ Samples = Annotated[
     typer.Option(
         "--samples",
         min=2,
+        max=1000,
         metavar="N",
         help="Draws of the latents for --uncertainty.",
         show_default="what the preset says, else 16",

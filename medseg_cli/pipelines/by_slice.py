@@ -110,7 +110,7 @@ class Options(BaseModel):
     embedding_cache: str | None = None
     memory_mb: int = Field(default=512, ge=0)
     uncertainty: bool = False
-    samples: int = Field(default=16, ge=2)
+    samples: int = Field(default=16, ge=2, le=1000)
     time: Time = Time()
     ultrasound: Ultrasound | None = None
 

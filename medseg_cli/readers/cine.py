@@ -15,6 +15,13 @@ from medseg_cli.scan import Scan
 
 TAKEN = "one slice and {count} volumes: read as {count} frames over time (--channel picks one)"
 """Note on a file whose fourth axis is time."""
+SHORTEST, LONGEST = 1e-6, 86400.0
+"""Seconds: frames that are said to lie closer together or farther apart have a damaged header."""
+
+
+def believable(step: float) -> bool:
+    """Whether so many seconds can lie between two frames."""
+    return SHORTEST <= step <= LONGEST
 
 
 def frame_affine(affine: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from medseg_cli.errors import InputError
 from medseg_cli.readers import payload
-from medseg_cli.readers.cine import TAKEN, frame_affine
+from medseg_cli.readers.cine import TAKEN, believable, frame_affine
 from medseg_cli.readers.grid import checked_affine, matrix_text
 from medseg_cli.readers.header import Header as ScanHeader
 from medseg_cli.readers.header import spacing_of
@@ -103,6 +103,8 @@ def _frame_seconds(header: Header, count: int) -> tuple[tuple[float, ...] | None
     scale, step = _SECONDS_PER_UNIT.get(int(header["xyzt_units"]) & 0x38), float(header["pixdim"][4])
     if scale is None or not (np.isfinite(step) and step > 0):
         return None, ("the time between frames is not stated",)
+    if not believable(step * scale):
+        return None, (f"the time between frames is stated as {step * scale:.4g} s: it is not used",)
     # pixdim is float32: 0.04 s must not become 0.03999999910593033.
     return tuple(round(float(f"{step:.7g}") * scale * frame, 9) for frame in range(count)), ()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medseg_cli.errors import InputError
+from medseg_cli.readers.cine import believable
 from medseg_cli.readers.dicom.values import MALFORMED, number, text
 
 _TIME, _VECTOR = 0x00181063, 0x00181065
@@ -51,10 +52,10 @@ def clock(header: Any, count: int, name: str) -> Clock:
     vector = _vector(header, name)
     step = number(header, "FrameTime", name)
     rates = {key: number(header, key, name) for key in ("CineRate", "RecommendedDisplayFrameRate")}
-    stated = {key: value for key, value in rates.items() if value is not None and value > 0}
+    stated = {key: rate for key, rate in rates.items() if rate is not None and rate > 0 and believable(1 / rate)}
     if vector is not None and (_VECTOR in pointers or _TIME not in pointers):
         return _by_vector(vector, count, sure)
-    if step is not None and step > 0:
+    if step is not None and believable(step / 1000):
         differs = {key: rate for key, rate in stated.items() if abs(rate * step / 1000 - 1) > SAME_RATE}
         said = ", ".join(f"{key} {rate:g}" for key, rate in differs.items())
         note = f"frames are {step:g} ms apart (FrameTime), {1000 / step:.4g} per second; it says {said} too"
@@ -62,7 +63,8 @@ def clock(header: Any, count: int, name: str) -> Clock:
     for key, rate in stated.items():
         note = f"the time between frames is not stated: {rate:g} frames per second is the rate to show them at ({key})"
         return Clock(sure, _even(1 / rate, count), note)
-    return Clock(sure, None, "the time between frames is not stated")
+    odd = f"FrameTime is {step:g} ms: it is not used" if step else "the time between frames is not stated"
+    return Clock(sure, None, odd)
 
 
 def _by_vector(vector: tuple[float, ...], count: int, sure: bool) -> Clock:
@@ -72,6 +74,9 @@ def _by_vector(vector: tuple[float, ...], count: int, sure: bool) -> Clock:
     steps = vector[1:]
     if not steps or min(steps) <= 0:
         return Clock(sure, None, "FrameTimeVector does not grow from frame to frame: its times are not used")
+    if not (believable(min(steps) / 1000) and believable(max(steps) / 1000)):
+        said = f"FrameTimeVector says that frames are {min(steps):g} to {max(steps):g} ms apart"
+        return Clock(sure, None, f"{said}: its times are not used")
     starts = [0.0]
     for step in steps:
         starts.append(starts[-1] + step / 1000)

@@ -189,7 +189,10 @@ def read_frames(source: Source) -> list[Frame]:
         common = common_values(header, source)
         if common["refusal"]:
             return [Frame(index=0, **common)]
+        # Some writers state 0 for a single picture.
         count = whole(header, "NumberOfFrames") or 1
+        if count < 1:
+            raise InputError(f"{source.name}: states {count} frames (NumberOfFrames)")
         if multiframe.is_enhanced(header):
             return multiframe.enhanced_frames(header, common, count)
         frame = classic_frame(header, common)

@@ -18,6 +18,9 @@ from medseg_cli.readers.dicom.values import item, number, text, whole
 
 MEASURED = ("CT", "PT", "NM")
 """Modalities whose values are quantities: MONOCHROME1 only says how to show them, so they are never inverted."""
+COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
+"""What decoders turn into RGB, or have."""
+_CONVERT = f"read are {', '.join(COLOURS)}; convert it"
 _BASELINE, _EXTENDED, _RLE = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.5"
 _JPEG2000_FAMILY = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
 
@@ -40,6 +43,8 @@ def planes(dataset: Any, frames: Sequence[Frame]) -> Iterator[NDArray[np.float32
         if stored.shape[:2] != (rows, columns):
             raise InputError(f"{frame.name}: decodes to {stored.shape[1]}x{stored.shape[0]}, stated {columns}x{rows}")
         if stored.ndim == 3:
+            if (kind := text(dataset, "PhotometricInterpretation")) not in COLOURS:
+                raise InputError(f"{name}: {kind or 'unnamed'} is no kind of colour that is read", _CONVERT)
             yield colour(stored)
             continue
         if inverted:
@@ -78,6 +83,18 @@ def padding_note(dataset: Any, frame: Frame, plane: NDArray[np.float32]) -> str:
     if not (plane == value).any():
         return ""
     return f"voxels outside the imaged region hold {value:g} (PixelPaddingValue), left as they are"
+
+
+def surplus_note(dataset: Any) -> str:
+    """That a file holds more pictures than it states; empty where it does not, or where that cannot be counted."""
+    rows, columns, samples, bits = (
+        whole(dataset, keyword) or 0 for keyword in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated")
+    )
+    size = rows * columns * samples * bits // 8
+    if not size or "PixelData" not in dataset or transfer_syntax(dataset).is_compressed:
+        return ""
+    stated, held = whole(dataset, "NumberOfFrames") or 1, len(dataset.PixelData) // size
+    return f"{stated} frame(s) are stated and read, and there are pixels of {held}" if held > stated else ""
 
 
 def colour(stored: NDArray[Any]) -> NDArray[np.float32]:

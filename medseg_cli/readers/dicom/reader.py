@@ -232,7 +232,7 @@ def read_bytes(source: Source) -> bytes:
 
 def pixel_notes(dataset: Any, frame: Frame, plane: np.ndarray) -> list[str]:
     """What a user should know about the values, told from the first slice (C, J, I)."""
-    notes = [pixels.padding_note(dataset, frame, plane)]
+    notes = [pixels.surplus_note(dataset), pixels.padding_note(dataset, frame, plane)]
     if str(dataset.get("PhotometricInterpretation", "")) == "MONOCHROME1":
         inverted = pixels.is_inverted(dataset, frame)
         done = (
