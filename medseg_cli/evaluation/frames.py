@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 from medseg_cli.metrics import Score
 
@@ -13,8 +14,8 @@ def mean_score(frames: Sequence[Score]) -> Score:
     Values that a frame does not have, such as the distance from nothing, are left out of their mean.
     """
     return Score(
-        dice=_mean_of(each.dice for each in frames) or 0.0,
-        iou=_mean_of(each.iou for each in frames) or 0.0,
+        dice=fmean(each.dice for each in frames),
+        iou=fmean(each.iou for each in frames),
         tp=sum(each.tp for each in frames),
         fp=sum(each.fp for each in frames),
         fn=sum(each.fn for each in frames),
@@ -24,9 +25,9 @@ def mean_score(frames: Sequence[Score]) -> Score:
         hd_mm=_mean_of(each.hd_mm for each in frames),
         hd95_mm=_mean_of(each.hd95_mm for each in frames),
         assd_mm=_mean_of(each.assd_mm for each in frames),
-        nsd={limit: _mean_of(each.nsd[limit] for each in frames) or 0.0 for limit in frames[0].nsd},
-        volume_mm3=_mean_of(each.volume_mm3 for each in frames) or 0.0,
-        reference_mm3=_mean_of(each.reference_mm3 for each in frames) or 0.0,
+        nsd={limit: fmean(each.nsd[limit] for each in frames) for limit in frames[0].nsd},
+        volume_mm3=fmean(each.volume_mm3 for each in frames),
+        reference_mm3=fmean(each.reference_mm3 for each in frames),
         volume_error=_mean_of(each.volume_error for each in frames),
         reference_parts=sum(each.reference_parts for each in frames),
         found_parts=sum(each.found_parts for each in frames),
@@ -37,4 +38,4 @@ def mean_score(frames: Sequence[Score]) -> Score:
 
 def _mean_of(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    return fmean(known) if known else None
