@@ -447,6 +447,22 @@ def test_evaluations_ask_with_words_that_the_preset_knows(in_process: Run, tmp_p
     assert (code, 'add --text "fetal head"' in err) == (2, True), err
     code, _, err = in_process(*run, "--text", "liver")
     assert (code, "'liver' is no text of preset tiny-cc-sam" in err) == (2, True), err
+    code, _, err = in_process("evaluate", tmp_path, "--preset", trained, "--prompt", "none", "--text-model", "bert")
+    assert (code, "--text-model embeds what --text says" in err) == (2, True), err
+
+
+def test_evaluations_take_the_language_model_that_the_hint_names(
+    in_process: Run, tmp_path: Path, trained: Path, bert: Path
+) -> None:
+    grey, mask = np.full((256, 256), 90, np.uint8), np.zeros((256, 256), np.uint8)
+    mask[60:200, 40:220] = 255
+    for folder, values in (("images", grey), ("masks", mask)):
+        (tmp_path / "us" / folder).mkdir(parents=True)
+        Image.fromarray(values).save(tmp_path / "us" / folder / "a.png")
+    run = ("evaluate", "us", "--preset", trained, "--cases", "all", "-o", "ev", "--text", "a dark ellipse")
+    code, _, err = in_process(*run, "--prompt", "text", "--text-model", bert)
+    assert code == 0, err
+    assert json.loads((tmp_path / "ev/summary.json").read_text())["text_model"] == bert.name
 
 
 def test_labels_of_a_planned_preset_are_classes_of_its_table(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ def evaluate(
     text: shared.Texts = None,
     text_file: shared.TextFile = None,
     not_: shared.Nots = None,
+    text_model: shared.TextModel = None,
     detector: shared.Detector = None,
     split_seed: own.SplitSeed = 0,
     splits: own.Splits = None,
@@ -77,6 +78,8 @@ def evaluate(
     reading = options.read_options(None, None, spacing, "error", "error", "error")
     table = evaluation.read_table(labels) if labels else None
     words = texts_of(text or (), text_file, not_ or ())
+    if text_model is not None and not preset:
+        raise UsageError("--text-model goes with --preset and --text: it embeds what is said", "leave it out")
     if detector is not None and not preset:
         raise UsageError("--detector goes with --preset and --text: it finds what the words say", "leave it out")
     if words.targets and not preset:
@@ -87,7 +90,9 @@ def evaluate(
         for value, name in ((images, "--images"), (resample_to, "--resample-to"), (spacing, "--spacing")):
             if value is not None:
                 raise UsageError(f"{name} goes with masks in files, not with --preset", f"leave {name} out")
-        chosen = Chosen(first, preset, cases, split_seed, splits, fold, prompt, objects, seed, words, detector)
+        chosen = Chosen(
+            first, preset, cases, split_seed, splits, fold, prompt, objects, seed, words, detector, text_model
+        )
         task = predicted(chosen, table, measures, (device, precision, deterministic), against)
     else:
         if reference is None:

@@ -57,6 +57,7 @@ class Chosen:
     seed: int
     texts: Prompt
     detector: str | None = None
+    text_model: str | None = None
 
 
 def predicted(
@@ -72,7 +73,8 @@ def predicted(
     from medseg_cli.datasets import read_dataset
     from medseg_cli.overrides import Overrides, with_options
 
-    found = with_options(presets.find(chosen.preset), Overrides(detector=chosen.detector))
+    listening = Overrides(detector=chosen.detector, text_model=chosen.text_model)
+    found = with_options(presets.find(chosen.preset), listening)
     kind: Any = evaluation.usual_kind(found) if chosen.prompt == "usual" else chosen.prompt
     evaluation.check_kind(found, kind)
     objects = chosen.objects or evaluation.usual_objects(found, kind)
@@ -124,6 +126,8 @@ def _check_texts(kind: str, preset: Preset, chosen: Chosen) -> None:
         raise UsageError(f"preset {preset.name} takes no text", "leave --text out")
     if kind != "text" and chosen.detector is not None:
         raise UsageError("--detector finds what --text says", 'add --prompt text and --text "WHAT", or leave it out')
+    if kind != "text" and chosen.text_model is not None:
+        raise UsageError("--text-model embeds what --text says", 'add --prompt text and --text "WHAT", or leave it out')
     if kind != "text" and chosen.texts.targets:
         raise UsageError(f"--text goes with --prompt text, not with {kind}", f"leave it out: {preset.name}")
     check_texts(preset, chosen.texts)
@@ -165,6 +169,7 @@ def _preset_facts(preset: Preset, chosen: Chosen, protocol: Protocol) -> dict[st
         "objects_are": protocol.objects,
         "texts": [asdict(target.text) for target in protocol.texts.targets if target.text],
         "detector": None if chosen.detector is None else Path(chosen.detector).name,
+        "text_model": None if chosen.text_model is None else Path(chosen.text_model).name,
         "click_seed": protocol.seed if protocol.kind == "click" else None,
         "protocol": "samus" if protocol.samus else "ours",
     }
