@@ -82,7 +82,8 @@ def with_options(preset: Preset, chosen: Overrides) -> Preset:
         raise UsageError(
             f"preset {preset.name} takes no text: --explain shows where words and scan agree", "leave --explain out"
         )
-    _check_listening(preset, chosen)
+    if chosen.explain or chosen.text_model is not None or chosen.detector is not None:
+        _check_listening(preset, chosen)
     if chosen.uncertainty:
         _check_answers(preset, chosen)
     sliced = {

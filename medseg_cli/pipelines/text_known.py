@@ -19,9 +19,9 @@ def check_texts(preset: Preset, prompt: Prompt) -> None:
         UsageError: says what it knows.
         ModelError: `options.texts` is no bank.
     """
-    if pipelines.find(preset.pipeline).words != "prompt":
-        return
     said = [target.text for target in prompt.targets if target.text is not None]
+    if not said or pipelines.find(preset.pipeline).words != "prompt":
+        return
     for text in said:
         check_not(preset.name, text)
     bank = known_texts(preset)
