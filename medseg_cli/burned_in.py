@@ -41,7 +41,8 @@ def find_marks(picture: NDArray[np.uint8], inside: NDArray[np.bool_] | None = No
     if inside is not None:
         coloured &= inside
     widest = _widest(grey.shape)
-    if ndimage.binary_opening(coloured, np.ones((widest, widest))).any():
+    # Wherever such a square fits in, one axis after the other: pixel by pixel, large pictures took minutes.
+    if ndimage.minimum_filter(coloured, widest, mode="constant", cval=0).any():
         # Wide colour is flow or stiffness: what is below it is unknown, and what is drawn in it too.
         coloured[:] = False
     marks = _drawn(grey, widest) | coloured
