@@ -118,4 +118,6 @@ def main(picture: str, mask: str, folder: str, count: str = "48", seed: str = "0
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -113,4 +113,6 @@ def main(data: str, name: str, out: str, most: str = "8", count: str = "48") -> 
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

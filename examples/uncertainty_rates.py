@@ -46,4 +46,6 @@ def main(dataset: str, name: str, part: str, prompt: str = "", samples: str = "1
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -179,7 +179,8 @@ def embed_text(
         for note in notes:
             _remark(note)
         texts = sum(len(value) for value in table.vectors.values())
-        _remark(f"{len(table.vectors)} classes, {texts} texts, {table.width} numbers each, by {table.made_by}")
+        classes = ", ".join(table.vectors)
+        _remark(f"{classes}: {texts} texts, {table.width} numbers each, by {table.made_by}")
 
 
 @app.command("path")
