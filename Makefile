@@ -30,11 +30,14 @@ $(STAMP): pyproject.toml
 demo: $(STAMP) ## segment both hippocampi of a real brain MR from two clicks
 	@$(RUN) examples/demo.py
 
+# A file of tests stays in one process; each process computes with one thread, or they would wait for each other.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+
 test: $(STAMP) ## run the default test suite
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest $(PARALLEL)
 
 test-all: $(STAMP) ## run the slow tests too
-	$(RUN) -m pytest -m 'not gpu'
+	OMP_NUM_THREADS=1 $(RUN) -m pytest $(PARALLEL) -m 'not gpu'
 
 test-gpu: $(STAMP) ## run the tests that need a CUDA device
 	$(RUN) -m pytest -m gpu
