@@ -212,15 +212,20 @@ def test_a_detectors_boxes_follow_the_view(pictures: Path, base: Path, tmp_path:
     assert changed
 
 
-def test_the_divergence_comes_in_as_the_training_goes_on(pictures: Path, base: Path) -> None:
-    recipe = CcSamRecipe(preset.find(str(base)), None, Choices(cnn="random"))
+@pytest.mark.parametrize("beta", [None, 0.0, 0.01])
+def test_the_divergence_comes_in_as_the_training_goes_on(pictures: Path, base: Path, beta: float | None) -> None:
+    chosen = preset.find(str(base))
+    if beta is not None:
+        chosen = chosen.model_copy(update={"options": {**chosen.options, "beta": beta}})
+    recipe = CcSamRecipe(chosen, None, Choices(cnn="random"))
     network = recipe.model(0).eval()
     sample = recipe.sample(recipe.load(read_cases(pictures)[0]), np.random.default_rng(0))
     with torch.inference_mode():
         first, last = (float(recipe.paced_loss(network, [sample], done)) for done in (0.0, 1.0))
         divergence = float(network.image_encoder(sample.image[None]).divergence)
     assert divergence > 1
-    assert last - first == pytest.approx(BETA * divergence, rel=1e-3)
+    weight = BETA if beta is None else beta
+    assert last - first == pytest.approx(weight * divergence, rel=1e-3, abs=1e-6)
 
 
 def test_a_training_goes_on_from_its_own_result(in_process: Run, pictures: Path, base: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from medseg_cli.errors import ModelError
 from medseg_cli.models.cc_sam.bank import ClassTexts
 from medseg_cli.models.cc_sam.checkpoint import random_network
 from medseg_cli.models.cc_sam.config import config_of
+from medseg_cli.models.cc_sam.losses import BETA
 from medseg_cli.models.cc_sam.network import CcSam
 from medseg_cli.models.cc_sam.start import load
 from medseg_cli.models.cc_sam.table import Table, read_table
@@ -36,12 +37,14 @@ class Options(by_slice.Options):
         texts: which texts the weights hold embeddings of, see `models.cc_sam.bank`.
         text_model: folder of a BERT, or a medclip-sam preset, that embeds texts which the table does not hold.
         detector: folder of a Grounding DINO, which finds boxes for what is said; None = words alone.
+        beta: final weight of the latents' divergence in the loss of a training; no mask depends on it.
     """
 
     text_table: str | None = None
     texts: dict[str, ClassTexts] = Field(default_factory=dict)
     text_model: str | None = None
     detector: str | None = None
+    beta: float = Field(default=BETA, ge=0)
 
 
 class CcSamPipeline:

@@ -31,6 +31,7 @@ from medseg_cli.pipelines.cc_sam_prompts import TOLD, Place, Told, drawn_place, 
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.pipelines.defaults import Defaults
 from medseg_cli.pipelines.features import without_kept
+from medseg_cli.pipelines.loading import options_of
 from medseg_cli.pipelines.slice_samples import Held, Sample, SliceSamples, Study
 from medseg_cli.preset import Preset
 from medseg_cli.weights.store import locate
@@ -156,7 +157,7 @@ class CcSamRecipe:
             quality.append(scores.float())
             targets.append(torch.stack([told.mask for _, told in alike]).to(device))
         low, wanted = torch.cat(logits), torch.cat(targets)
-        total = loss(low[:, None], wanted[:, None], encoded.divergence, done)
+        total = loss(low[:, None], wanted[:, None], encoded.divergence, done, self._beta)
         if next(model.mask_decoder.iou_prediction_head.parameters()).requires_grad:
             total = total + QUALITY * (torch.cat(quality) - _iou(low.detach() > 0, wanted > 0.5)).square().mean()
         return total
@@ -282,6 +283,10 @@ class CcSamRecipe:
                 "give --text-table, or leave it out",
             )
         return cached_boxes(Path(self.choices.boxes))
+
+    @cached_property
+    def _beta(self) -> float:
+        return options_of(self.preset, Options).beta
 
     @cached_property
     def _samples(self) -> SliceSamples:

@@ -12,12 +12,13 @@ RISING = 0.05
 """Share of a training until it has that weight: 10 of 200 epochs."""
 
 
-def loss(logits: Tensor, labels: Tensor, divergence: Tensor, done: float) -> Tensor:
+def loss(logits: Tensor, labels: Tensor, divergence: Tensor, done: float, beta: float = BETA) -> Tensor:
     """SAMUS's loss + beta * divergence.
 
     Args:
         logits, labels: (B, 1, 128, 128), labels 0 or 1.
         divergence: in nats, as `CcSam.forward` returns it.
         done: share of the training that is behind, 0 to 1.
+        beta: final weight of the divergence.
     """
-    return dice_entropy(logits, labels) + BETA * min(1.0, done / RISING) * divergence
+    return dice_entropy(logits, labels) + beta * min(1.0, done / RISING) * divergence
