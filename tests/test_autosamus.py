@@ -6,7 +6,6 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import drawn_ellipses
 import nibabel
@@ -17,6 +16,7 @@ import yaml
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tiny_samus import SMALL
 
 import medseg_cli
 from medseg_cli import app, preset
@@ -31,17 +31,6 @@ from medseg_cli.pipelines.autosamus_recipe import AutosamusRecipe
 from medseg_cli.pipelines.choices import Choices
 
 Run = Callable[..., tuple[int, str, str]]
-SMALL: dict[str, Any] = {
-    "embed_dim": 32,
-    "depth": 2,
-    "num_heads": 2,
-    "mlp_ratio": 2.0,
-    "global_attn_indexes": [1],
-    "prompt_dim": 32,
-    "mask_in_chans": 4,
-    "decoder_mlp_dim": 32,
-    "iou_dim": 16,
-}
 SHORT = ["--steps", 2, "--batch-size", 2, "--workers", 0, "--device", "cpu", "--learning-rate", 0.01]
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from model_card import check_card
 from PIL import Image
-
-from medseg_cli import preset
 
 Run = Callable[..., tuple[int, str, str]]
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -27,16 +26,7 @@ def loaded(path: Path) -> np.ndarray:
 
 
 def test_the_weights_are_small_and_their_figures_are_on_the_card() -> None:
-    chosen = preset.find("fetal-head-us")
-    assert chosen.weights_file is not None
-    assert chosen.weights_file.stat().st_size < 12_000_000
-    card = chosen.weights_file.with_suffix(".md").read_text()
-    assert chosen.weights_sha256
-    assert chosen.weights_sha256 in card
-    assert chosen.accuracy
-    for number in chosen.accuracy:
-        assert number.command in card
-        assert f"{number.value:g}" in card, number
+    check_card("fetal-head-us", 12_000_000, "g")
 
 
 def test_a_drawn_head_is_found_and_measured(in_process: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import drawn_ellipses
 import numpy as np
@@ -15,6 +14,7 @@ import yaml
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tiny_samus import SMALL
 
 import medseg_cli
 from medseg_cli import preset
@@ -28,17 +28,6 @@ from medseg_cli.pipelines.samus_recipe import SamusRecipe, middle_pixel
 from medseg_cli.weights.store import sha256_of
 
 Run = Callable[..., tuple[int, str, str]]
-SMALL: dict[str, Any] = {
-    "embed_dim": 32,
-    "depth": 2,
-    "num_heads": 2,
-    "mlp_ratio": 2.0,
-    "global_attn_indexes": [1],
-    "prompt_dim": 32,
-    "mask_in_chans": 4,
-    "decoder_mlp_dim": 32,
-    "iou_dim": 16,
-}
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import medseg_env
+from model_card import check_card
 from PIL import Image
 
 from medseg_cli import device, pipelines, preset
@@ -51,16 +52,7 @@ def dices(pipeline: pipelines.Pipeline, cases: tuple[Case, ...], text: str) -> l
 
 
 def test_the_weights_are_small_and_their_figures_are_on_the_card() -> None:
-    chosen = preset.find("text-demo")
-    assert chosen.weights_file is not None
-    assert chosen.weights_file.stat().st_size < 8_000_000
-    card = chosen.weights_file.with_suffix(".md").read_text()
-    assert chosen.weights_sha256
-    assert chosen.weights_sha256 in card
-    assert chosen.accuracy
-    for number in chosen.accuracy:
-        assert number.command in card
-        assert f"{number.value:.4f}" in card
+    check_card("text-demo", 8_000_000)
 
 
 @pytest.mark.parametrize(("name", "count", "least"), [("chest-xray-lungs", 6, 0.94), ("fetal-head-us-half", 12, 0.6)])
