@@ -36,13 +36,14 @@ def find_marks(picture: NDArray[np.uint8], inside: NDArray[np.bool_] | None = No
         picture: red, green and blue.
         inside: (H, W), where marks are wanted; what lies elsewhere, such as a bar of colours, says nothing about them.
     """
-    grey = picture.max(axis=2)
-    coloured = (grey.astype(np.int16) - picture.min(axis=2)) >= COLOURED
+    red, green, blue = picture[..., 0], picture[..., 1], picture[..., 2]
+    grey, least = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+    coloured = grey - least >= COLOURED
     if inside is not None:
         coloured &= inside
     widest = _widest(grey.shape)
     # Wherever such a square fits in, one axis after the other: pixel by pixel, large pictures took minutes.
-    if ndimage.minimum_filter(coloured, widest, mode="constant", cval=0).any():
+    if coloured.any() and ndimage.minimum_filter(coloured, widest, mode="constant", cval=0).any():
         # Wide colour is flow or stiffness: what is below it is unknown, and what is drawn in it too.
         coloured[:] = False
     marks = _drawn(grey, widest) | coloured
@@ -82,28 +83,32 @@ def _widest(shape: tuple[int, ...]) -> int:
 
 def _drawn(grey: NDArray[np.uint8], widest: int) -> NDArray[np.bool_]:
     """Bright marks: thin, of one shade, with hard edges."""
-    values = grey.astype(np.int16)
-    thin = values - ndimage.grey_opening(values, (widest, widest)) >= STANDS_OUT
-    # Of an edge between two shades only the brighter side is the line.
-    level = ndimage.maximum_filter(values, 3)
-    thin &= values >= 0.75 * level
-    parts, count = ndimage.label(thin, TOUCHING)
-    if not count:
+    thin = grey - ndimage.grey_opening(grey, (widest, widest)) >= STANDS_OUT
+    if not thin.any():
         return thin
+    # Of an edge between two shades only the brighter side is the line.
+    thin &= grey >= 0.75 * ndimage.maximum_filter(grey, 3)
+    parts, count = ndimage.label(thin, TOUCHING)
+    # Little of a picture is thin: the rest need not be looked at again.
+    places = np.nonzero(thin)
+    own, shades = parts[places], grey[places].astype(np.int16)
     falls, outline, sides = np.zeros(count + 1), np.zeros(count + 1), np.zeros(count + 1)
     for axis in (0, 1):
         for side in (1, -1):
-            ends = (np.roll(parts, side, axis) != parts) & thin
+            beside = [*places]
+            beside[axis] = places[axis] - side
             # What the picture's own edge cuts does not end there.
-            ends[(slice(None),) * axis + (0 if side == 1 else -1,)] = False
-            hard = ends & (values - np.roll(values, side, axis) >= JUMP)
-            here, there = (np.bincount(parts[each], minlength=count + 1) for each in (ends, hard))
+            seen = (beside[axis] >= 0) & (beside[axis] < grey.shape[axis])
+            near = (beside[0][seen], beside[1][seen])
+            ends = parts[near] != own[seen]
+            hard = ends & (shades[seen] - grey[near] >= JUMP)
+            here, there = (np.bincount(own[seen][each], minlength=count + 1) for each in (ends, hard))
             outline += here
             falls += there
             sides += there >= HARD_SIDE * here
-    sizes = np.bincount(parts.ravel(), minlength=count + 1)
-    sums = np.bincount(parts.ravel(), values.ravel(), minlength=count + 1)
-    squares = np.bincount(parts.ravel(), values.ravel().astype(np.float64) ** 2, minlength=count + 1)
+    sizes = np.bincount(own, minlength=count + 1)
+    sums = np.bincount(own, shades, minlength=count + 1)
+    squares = np.bincount(own, shades.astype(np.float64) ** 2, minlength=count + 1)
     mean = sums / np.maximum(1, sizes)
     spread = np.sqrt(np.maximum(0, squares / np.maximum(1, sizes) - mean**2))
     good = (falls >= HARD * outline) & (sides == 4) & (spread <= SHADES) & (sizes >= 2)

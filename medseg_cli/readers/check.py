@@ -16,6 +16,8 @@ PIECEWISE = 0.8
 """In a label map at least this share of the neighbouring voxel pairs that touch an object have equal values."""
 
 _SAMPLE = 1 << 20
+_PART = 1 << 22
+"""Values that are looked through at a time: what is counted of them must not take more memory than the scan itself."""
 
 
 def looks_like_mask(scan: Scan) -> bool:
@@ -56,19 +58,29 @@ def check_image(scan: Scan) -> None:
 
 def _distinct(flat: NDArray[np.float32]) -> NDArray[np.float32] | None:
     """Sorted distinct values; None when there are negative, fractional or very large ones."""
-    high = float(flat.max())
-    if float(flat.min()) < 0 or high > np.iinfo(np.uint16).max or not np.array_equal(flat, np.rint(flat)):
-        return None
-    return np.flatnonzero(np.bincount(flat.astype(np.uint16))).astype(np.float32)
+    counts = np.zeros(np.iinfo(np.uint16).max + 1, dtype=np.int64)
+    for first in range(0, flat.size, _PART):
+        part = flat[first : first + _PART]
+        if not (part.min() >= 0 and part.max() < counts.size):
+            return None
+        whole = part.astype(np.uint16)
+        if not np.array_equal(part, whole):
+            return None
+        counts += np.bincount(whole, minlength=counts.size)
+    return np.flatnonzero(counts).astype(np.float32)
 
 
 def _flatness(voxels: NDArray[np.float32]) -> float:
     """Share of equal values among neighbouring voxel pairs of which at least one is not 0."""
     equal = touching = 0
+    step = max(1, _PART // max(1, voxels[0].size))
     for axis in range(3):
-        first = np.take(voxels, range(voxels.shape[axis] - 1), axis=axis)
-        second = np.take(voxels, range(1, voxels.shape[axis]), axis=axis)
-        inside = (first != 0) | (second != 0)
-        touching += int(np.count_nonzero(inside))
-        equal += int(np.count_nonzero(inside & (first == second)))
+        along = (slice(None),) * axis
+        first, second = voxels[(*along, slice(None, -1))], voxels[(*along, slice(1, None))]
+        for start in range(0, len(first), step):
+            here, beside = first[start : start + step], second[start : start + step]
+            inside = here != 0
+            equal += int(np.count_nonzero((here == beside) & inside))
+            inside |= beside != 0
+            touching += int(np.count_nonzero(inside))
     return equal / touching if touching else 0.0
