@@ -143,7 +143,7 @@ def test_it_learns(name: str, dataset: Path, weights: Path) -> None:
     samples = batch(chosen, dataset, 2)
     with torch.no_grad():
         before = float(chosen.loss(network, samples))
-    optimizer = torch.optim.AdamW(chosen.groups(network), lr=2e-3)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
     for _ in range(12):
         optimizer.zero_grad()
         loss = chosen.loss(network, samples)

@@ -364,9 +364,6 @@ class Norms:
     def model(self, seed: int) -> nn.Module:
         return self.network
 
-    def groups(self, network: nn.Module) -> list[dict[str, Any]]:
-        return [{"params": list(network.parameters())}]
-
     def load(self, case: Case) -> None:
         return None
 

@@ -22,7 +22,7 @@ from medseg_cli.models.sam3d.network import Sam3d
 from medseg_cli.models.sam3d.start import begin as begin_sam3d
 from medseg_cli.models.sam_unet.start import begin as begin_sam_unet
 from medseg_cli.models.tuned_file import difference_of, opened
-from medseg_cli.models.tuning import Kind, decide, encoder_rests, groups, rest, share_trained, trainable, tune
+from medseg_cli.models.tuning import Kind, decide, encoder_rests, rest, share_trained, trainable, tune
 
 SAM_UNET = {
     "image_size": 64, "patch_size": 16, "embed_dim": 16, "depth": 4, "num_heads": 2, "mlp_ratio": 2, "window_size": 2,
@@ -100,7 +100,8 @@ def test_a_training_changes_what_it_says_and_its_file_brings_it_back(
     assert encoder_rests(network) == (kind == "decoder")
 
     start = {key: value.clone() for key, value in network.state_dict().items()}
-    optimizer = torch.optim.AdamW(groups(network), lr=0.05, weight_decay=0.02)
+    learning = [value for value in network.parameters() if value.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=0.05, weight_decay=0.02)
     for _ in range(2):  # the first gives the zeros of what was put in a gradient to pass on
         network.train()
         rest(network)

@@ -6,7 +6,6 @@ Import it with `from toy_recipe import ...` (tests/ is on pytest's path).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from numpy.random import Generator
@@ -37,9 +36,6 @@ class Toy:
         torch.manual_seed(seed)
         frozen = nn.Linear(3, 3).requires_grad_(False)
         return nn.Sequential(frozen, nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.3), nn.Linear(4, 1))
-
-    def groups(self, network: nn.Module) -> list[dict[str, Any]]:
-        return [{"params": list(network.parameters())}]
 
     def load(self, case: Case) -> Tensor:
         return torch.full((3,), float(ord(case.id) - ord("a")))

@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Literal, Protocol, cast
 
 import torch
 from medseg_kernels import adapter
@@ -235,15 +235,6 @@ def rest(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, _BatchNorm) and not any(parameter.requires_grad for parameter in module.parameters()):
             module.eval()
-
-
-def groups(network: nn.Module) -> list[dict[str, Any]]:
-    """Parameter groups for an optimiser: matrices and kernels; norms, biases and scalars, which do not decay."""
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    return [
-        {"params": [parameter for parameter in trained if parameter.ndim >= 2]},
-        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
-    ]
 
 
 def tuned_of(network: nn.Module) -> Tuned:

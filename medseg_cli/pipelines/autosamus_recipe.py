@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from numpy.random import Generator
-from torch import Tensor, nn
+from torch import Tensor
 
 from medseg_cli.datasets import Case
 from medseg_cli.errors import UsageError
@@ -17,14 +16,13 @@ from medseg_cli.models.samus.auto import AutoSamus
 from medseg_cli.models.samus.auto_start import begin, is_trained
 from medseg_cli.models.samus.config import SIZE
 from medseg_cli.models.samus.losses import dice_entropy
-from medseg_cli.models.tuning import decide, encoder_rests, groups, rest, tune
+from medseg_cli.models.tuning import decide, encoder_rests, rest, tune
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.pipelines.defaults import Defaults
-from medseg_cli.pipelines.features import VIEWS, Features, check_rests, limits_views, without_kept
+from medseg_cli.pipelines.features import Features, kept_features, views_of, without_kept
 from medseg_cli.pipelines.samus_recipe import low_masks, official_defaults
-from medseg_cli.pipelines.slice_samples import Held, Sample, SliceSamples, Study
+from medseg_cli.pipelines.slice_samples import Held, Sample, SliceSamples, Study, scores
 from medseg_cli.preset import Preset
-from medseg_cli.weights.store import checked_hash
 
 RESTING = ("method", "adapter", "decoder")
 """Choices of what is trained that leave the image encoder as it is."""
@@ -73,10 +71,6 @@ class AutosamusRecipe:
         tune(network, kind, self.choices.rank, seed, fresh, self.start)
         return network
 
-    def groups(self, network: nn.Module) -> list[dict[str, Any]]:
-        """Parameter groups for the optimiser, all at one rate."""
-        return groups(network)
-
     def load(self, case: Case) -> Study:
         """A case in memory; errors as of `SliceSamples.load`."""
         return self._samples.load(case)
@@ -100,16 +94,10 @@ class AutosamusRecipe:
 
     def score(self, model: AutoSamus, samples: list[tuple[Held, ...]]) -> list[float]:
         """Dice of each picture's mask on its own pixels."""
-        device = next(model.parameters()).device
-        found = []
-        for held in (each for study in samples for each in study):
-            logits, _ = model.decode(model.encode(held.image[None].to(device)))
-            found.append(held.dice(logits))
-        return found
+        return scores(model, samples, lambda held: {})
 
     def _embeddings(self, model: AutoSamus, images: list[Tensor]) -> dict[str, Tensor]:
-        if self._samples.views:
-            check_rests(model)
+        if self._features is not None:
             return {"image": torch.cat([each["image"] for each in self._features.of(model, images)])}
         with torch.set_grad_enabled(not encoder_rests(model)):
             return model.encode(torch.stack(images).to(next(model.parameters()).device))
@@ -118,11 +106,10 @@ class AutosamusRecipe:
     def _samples(self) -> SliceSamples:
         whole = self.start is not None and is_trained(self.start)
         rests = replace(self.choices, peft="decoder") if self.choices.peft in RESTING else self.choices
-        return SliceSamples(self.preset, SIZE, VIEWS if limits_views(rests, whole) else 0)
+        return SliceSamples(self.preset, SIZE, views_of(rests, whole))
 
     @cached_property
-    def _features(self) -> Features:
-        assert self.start is not None
-        return Features(self.choices.features, checked_hash(self.start))
+    def _features(self) -> Features | None:
+        return kept_features(self.choices, self.start, self._samples.views)
 
     __getstate__ = without_kept

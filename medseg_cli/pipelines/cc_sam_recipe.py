@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from medseg_cli.datasets import Case
@@ -25,13 +24,14 @@ from medseg_cli.models.cc_sam.network import CcSam
 from medseg_cli.models.cc_sam.start import begin, is_cc_sam
 from medseg_cli.models.cc_sam.table import Table, read_table
 from medseg_cli.models.samus.config import SIZE
-from medseg_cli.models.tuning import decide, groups, rest, tune
+from medseg_cli.models.tuning import decide, rest, tune
 from medseg_cli.pipelines.cc_sam import Options
 from medseg_cli.pipelines.cc_sam_prompts import TOLD, Place, Told, drawn_place, tell
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.pipelines.defaults import Defaults
 from medseg_cli.pipelines.features import without_kept
 from medseg_cli.pipelines.loading import options_of
+from medseg_cli.pipelines.samus_recipe import official_defaults
 from medseg_cli.pipelines.slice_samples import Held, Sample, SliceSamples, Study
 from medseg_cli.preset import Preset
 from medseg_cli.weights.store import locate
@@ -77,13 +77,8 @@ class CcSamRecipe:
     @property
     def defaults(self) -> Defaults:
         """SAMUS's rate for weights that were trained; a random network learns faster."""
-        scratch = self.start is None
-        return Defaults(
-            learning_rate=1e-3 if scratch else 1e-4,
-            weight_decay=0.02 if scratch else 0.0,
-            batch_size=4 if scratch else 8,
-            also=tuple(f"Dice {_said(*each)}" for each in self._scored),
-        )
+        also = tuple(f"Dice {_said(*each)}" for each in self._scored)
+        return replace(official_defaults(scratch=self.start is None), also=also)
 
     def model(self, seed: int) -> CcSam:
         """The network with its initial weights, tuned as chosen; the CNN never learns.
@@ -99,10 +94,6 @@ class CcSamRecipe:
         kind = decide(self.choices.peft, network.config.samus.embed_dim, self.start is None)
         tune(network, kind, self.choices.rank, seed, fresh, self.start)
         return network
-
-    def groups(self, network: nn.Module) -> list[dict[str, Any]]:
-        """Parameter groups for the optimiser, all at one rate."""
-        return groups(network)
 
     def load(self, case: Case) -> Study:
         """A case in memory; errors as of `SliceSamples.load`."""

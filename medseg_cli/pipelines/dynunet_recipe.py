@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -101,10 +100,6 @@ class DynunetRecipe:
         if self.start is None:
             return random_network(config_of(self.preset.model), seed)
         return build(self.start, self.preset.model)
-
-    def groups(self, network: nn.Module) -> list[dict[str, Any]]:
-        """All parameters, at one rate."""
-        return [{"params": list(network.parameters())}]
 
     def load(self, case: Case) -> Volume:
         """A case in memory.

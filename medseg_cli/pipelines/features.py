@@ -1,4 +1,4 @@
-"""What a frozen image encoder makes of pictures, kept while a decoder is trained."""
+"""What an image encoder makes of pictures in a training: kept where it is frozen, made anew where it learns."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medseg_cli.embeddings import EmbeddingCache, embedding_key
 from medseg_cli.errors import UsageError
 from medseg_cli.models.tuning import encoder_rests
 from medseg_cli.pipelines.choices import Choices
+from medseg_cli.weights.store import checked_hash
 from medseg_cli.writers.atomic import out_of_space
 
 VIEWS = 8
@@ -41,6 +42,7 @@ class Features:
 
     def of(self, network: Any, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """The features of each image (3, S, S), leading dimension 1, on the network's device."""
+        assert encoder_rests(network), "features of an encoder that learns were to be kept"
         return [self._of(network, image) for image in images]
 
     def _of(self, network: Any, image: Tensor) -> dict[str, Tensor]:
@@ -69,8 +71,24 @@ class Features:
         return self._full
 
 
-def limits_views(choices: Choices, encoder_is_whole: bool) -> bool:
-    """Whether pictures are drawn from few views, so that features can be used again.
+def kept_features(choices: Choices, start: Path | None, views: int) -> Features | None:
+    """Where the features of few views are kept; None where every view is a new one."""
+    if not views:
+        return None
+    assert start is not None
+    return Features(choices.features, checked_hash(start))
+
+
+def embeddings(network: Any, images: Sequence[Tensor], kept: Features | None) -> list[dict[str, Tensor]]:
+    """The features of each image (3, S, S), leading dimension 1: kept ones, or encoded in one batch."""
+    if kept is not None:
+        return kept.of(network, images)
+    encoded = network.encode(torch.stack(list(images)).to(next(network.parameters()).device))["image"]
+    return [{"image": encoded[index : index + 1]} for index in range(len(images))]
+
+
+def views_of(choices: Choices, encoder_is_whole: bool) -> int:
+    """From how many views of a slice pictures are drawn, so that features can be used again; 0 = each is a new one.
 
     Args:
         choices: what the user wants.
@@ -83,12 +101,7 @@ def limits_views(choices: Choices, encoder_is_whole: bool) -> bool:
     if choices.feature_cache == "on" and not rests:
         why = "its weights lack parts of the encoder" if choices.peft == "decoder" else "--peft decoder freezes it"
         raise UsageError(f"--feature-cache on needs an image encoder that is not trained: {why}", "leave it out")
-    return rests and choices.feature_cache != "off"
-
-
-def check_rests(network: nn.Module) -> None:
-    """Kept features belong to an encoder that never changes."""
-    assert encoder_rests(network), "features of an encoder that learns were to be kept"
+    return VIEWS if rests and choices.feature_cache != "off" else 0
 
 
 def refuse_cache(choices: Choices) -> None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from monai.losses import DiceCELoss
 from numpy.random import Generator
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from medseg_cli.augment import (
     crop_grid,
@@ -33,7 +32,7 @@ from medseg_cli.intensity import normalise
 from medseg_cli.models.sam3d.config import config_of
 from medseg_cli.models.sam3d.network import Sam3d
 from medseg_cli.models.sam3d.start import begin
-from medseg_cli.models.tuning import decide, groups, tune
+from medseg_cli.models.tuning import decide, tune
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.pipelines.defaults import Defaults
 from medseg_cli.pipelines.features import refuse_cache
@@ -102,10 +101,6 @@ class Sam3dRecipe:
         kind = decide(self.choices.peft, network.config.embed_dim, self.start is None)
         tune(network, kind, self.choices.rank, seed, fresh, self.start)
         return network
-
-    def groups(self, network: nn.Module) -> list[dict[str, Any]]:
-        """Parameter groups for the optimiser; the official code trains all parts at one rate."""
-        return groups(network)
 
     def load(self, case: Case) -> Volume:
         """A case in memory; all positive label values are one object, or each is one: `choices.objects`.

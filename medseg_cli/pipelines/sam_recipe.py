@@ -12,23 +12,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from numpy.random import Generator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from medseg_cli.datasets import Case
 from medseg_cli.models.sam.network import Sam
 from medseg_cli.models.sam.start import begin, image_size
-from medseg_cli.models.tuning import decide, groups, rest, tune
+from medseg_cli.models.tuning import decide, rest, tune
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.pipelines.defaults import Defaults
-from medseg_cli.pipelines.features import VIEWS, Features, check_rests, limits_views, without_kept
+from medseg_cli.pipelines.features import Features, embeddings, kept_features, views_of, without_kept
 from medseg_cli.pipelines.slice_samples import Held, Sample, SliceSamples, Study, clicks_in, scores
 from medseg_cli.preset import Preset
-from medseg_cli.weights.store import checked_hash
 
 CORRECTIONS = 2
 """Clicks after the first prompt. SAM's training takes ten, SAM-Med2D's eight; each costs a pass of the decoder."""
@@ -81,12 +79,9 @@ class SamRecipe:
             UsageError: random weights were to be frozen.
         """
         network, fresh = begin(self.preset.model, seed, [] if self.start is None else [self.start])
-        tune(network, decide(self.choices.peft, None, self.start is None), self.choices.rank, seed, fresh, self.start)
+        kind = decide(self.choices.peft, None, self.start is None)
+        tune(network, kind, self.choices.rank, seed, fresh, self.start)
         return network
-
-    def groups(self, network: nn.Module) -> list[dict[str, Any]]:
-        """Parameter groups for the optimiser, all at one rate."""
-        return groups(network)
 
     def load(self, case: Case) -> Study:
         """A case in memory; errors as of `SliceSamples.load`."""
@@ -108,15 +103,9 @@ class SamRecipe:
         rest(model)
         device = next(model.parameters()).device
         framed = [self._samples.framed(each.view) for each in samples]
-        images = [each.image for each in framed]
-        if self._samples.views:
-            check_rests(model)
-            embeddings = self._features.of(model, images)
-        else:
-            encoded = model.encode(torch.stack(images).to(device))["image"]
-            embeddings = [{"image": encoded[index : index + 1]} for index in range(len(samples))]
+        encoded = embeddings(model, [each.image for each in framed], self._features)
         losses = []
-        for embedding, shown, each in zip(embeddings, framed, samples, strict=True):
+        for embedding, shown, each in zip(encoded, framed, samples, strict=True):
             truth, boxes = shown.masks.to(device), shown.boxes.to(device)
             losses.append(self._object_losses(model, embedding, truth, boxes, each))
         return torch.cat(losses).mean()
@@ -204,13 +193,12 @@ class SamRecipe:
 
     @cached_property
     def _samples(self) -> SliceSamples:
-        views = VIEWS if limits_views(self.choices, self.start is not None) else 0
+        views = views_of(self.choices, self.start is not None)
         return SliceSamples(self.preset, image_size(self.preset.model, self.start), views)
 
     @cached_property
-    def _features(self) -> Features:
-        assert self.start is not None
-        return Features(self.choices.features, checked_hash(self.start))
+    def _features(self) -> Features | None:
+        return kept_features(self.choices, self.start, self._samples.views)
 
     __getstate__ = without_kept
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from numpy.random import Generator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from medseg_cli.datasets import Case
@@ -23,13 +22,12 @@ from medseg_cli.models.sam_unet.losses import focal_dice
 from medseg_cli.models.sam_unet.network import SamUnet
 from medseg_cli.models.sam_unet.start import begin
 from medseg_cli.models.tuned_file import opened
-from medseg_cli.models.tuning import decide, groups, rest, tune
+from medseg_cli.models.tuning import decide, rest, tune
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.pipelines.defaults import Defaults
-from medseg_cli.pipelines.features import VIEWS, Features, check_rests, limits_views, without_kept
+from medseg_cli.pipelines.features import Features, kept_features, views_of, without_kept
 from medseg_cli.pipelines.slice_samples import Held, Sample, SliceSamples, Study, scores
 from medseg_cli.preset import Preset
-from medseg_cli.weights.store import checked_hash
 
 
 @dataclass(frozen=True)
@@ -65,10 +63,6 @@ class SamUnetRecipe:
         tune(network, kind, self.choices.rank, seed, fresh, self.start)
         return network
 
-    def groups(self, network: nn.Module) -> list[dict[str, Any]]:
-        """Parameter groups for the optimiser; the official code trains all parts at one rate."""
-        return groups(network)
-
     def load(self, case: Case) -> Study:
         """A case in memory; errors as of `SliceSamples.load`."""
         return self._samples.load(case)
@@ -85,8 +79,8 @@ class SamUnetRecipe:
         """Mean loss of a batch of pictures."""
         rest(model)
         device = next(model.parameters()).device
-        if self._samples.views:
-            logits = self._decoded(model, samples)
+        if self._features is not None:
+            logits = self._decoded(model, self._features, samples)
         else:
             batch = [{"image": sample.image.to(device), "boxes": sample.boxes.to(device)} for sample in samples]
             logits = torch.cat([output["masks"] for output in model(batch)])
@@ -98,11 +92,10 @@ class SamUnetRecipe:
         """Dice of each picture's mask, on its own pixels."""
         return scores(model, samples)
 
-    def _decoded(self, model: SamUnet, samples: list[Sample]) -> Tensor:
+    def _decoded(self, model: SamUnet, kept: Features, samples: list[Sample]) -> Tensor:
         """Logits (N, 1, S, S) of a batch whose features are kept."""
-        check_rests(model)
         device = next(model.parameters()).device
-        features = self._features.of(model, [model.frame(sample.image.to(device)).cpu() for sample in samples])
+        features = kept.of(model, [model.frame(sample.image.to(device)).cpu() for sample in samples])
         low = [
             model.decode(found, boxes=sample.boxes.to(device))[0]
             for found, sample in zip(features, samples, strict=True)
@@ -113,13 +106,11 @@ class SamUnetRecipe:
     def _samples(self) -> SliceSamples:
         # A SAM or a ResNet leaves parts of the encoder to be trained.
         whole = self.start is not None and (opened(self.start) is not None or identified(self.start)[0] == LAYOUT)
-        views = VIEWS if limits_views(self.choices, whole) else 0
-        return SliceSamples(self.preset, config_of(self.preset.model).image_size, views)
+        return SliceSamples(self.preset, config_of(self.preset.model).image_size, views_of(self.choices, whole))
 
     @cached_property
-    def _features(self) -> Features:
-        assert self.start is not None
-        return Features(self.choices.features, checked_hash(self.start))
+    def _features(self) -> Features | None:
+        return kept_features(self.choices, self.start, self._samples.views)
 
     __getstate__ = without_kept
 

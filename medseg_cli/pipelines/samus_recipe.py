@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.random import Generator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from medseg_cli.datasets import Case
@@ -19,13 +18,12 @@ from medseg_cli.models.samus.config import SIZE
 from medseg_cli.models.samus.losses import dice_entropy
 from medseg_cli.models.samus.network import Samus
 from medseg_cli.models.samus.start import begin, is_samus
-from medseg_cli.models.tuning import decide, groups, rest, tune
+from medseg_cli.models.tuning import decide, rest, tune
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.pipelines.defaults import Defaults
-from medseg_cli.pipelines.features import VIEWS, Features, check_rests, limits_views, without_kept
-from medseg_cli.pipelines.slice_samples import Framed, Held, Sample, SliceSamples, Study, clicks_in
+from medseg_cli.pipelines.features import Features, embeddings, kept_features, views_of, without_kept
+from medseg_cli.pipelines.slice_samples import Framed, Held, Sample, SliceSamples, Study, clicks_in, scores
 from medseg_cli.preset import Preset
-from medseg_cli.weights.store import checked_hash
 
 BOXES = 0.25
 """Share of prompts that are boxes, of presets that take them. Official trainings show clicks alone."""
@@ -71,10 +69,6 @@ class SamusRecipe:
         tune(network, kind, self.choices.rank, seed, fresh, self.start)
         return network
 
-    def groups(self, network: nn.Module) -> list[dict[str, Any]]:
-        """Parameter groups for the optimiser, all at one rate."""
-        return groups(network)
-
     def load(self, case: Case) -> Study:
         """A case in memory; errors as of `SliceSamples.load`."""
         return self._samples.load(case)
@@ -94,9 +88,9 @@ class SamusRecipe:
         rest(model)
         device = next(model.parameters()).device
         framed = [self._samples.framed(each.view) for each in samples]
-        embeddings = self._embeddings(model, [each.image for each in framed])
+        encoded = embeddings(model, [each.image for each in framed], self._features)
         logits, targets = [], []
-        for embedding, shown, each in zip(embeddings, framed, samples, strict=True):
+        for embedding, shown, each in zip(encoded, framed, samples, strict=True):
             for boxed in (True, False):
                 chosen = each.boxed == boxed
                 if chosen.any():
@@ -107,32 +101,17 @@ class SamusRecipe:
 
     def score(self, model: Samus, samples: list[tuple[Held, ...]]) -> list[float]:
         """Dice of each picture's mask on its own pixels, clicked as official evaluations do (`middle_pixel`)."""
-        device = next(model.parameters()).device
-        found = []
-        for held in (each for study in samples for each in study):
-            point = held.frame.points(middle_pixel(held.mask[0])[None])[None].to(device)
-            embedding = model.encode(held.image[None].to(device))
-            logits, _ = model.decode(embedding, points=point, labels=torch.ones(1, 1, device=device))
-            found.append(held.dice(logits))
-        return found
-
-    def _embeddings(self, model: Samus, images: list[Tensor]) -> list[dict[str, Tensor]]:
-        if self._samples.views:
-            check_rests(model)
-            return self._features.of(model, images)
-        encoded = model.encode(torch.stack(images).to(next(model.parameters()).device))["image"]
-        return [{"image": encoded[index : index + 1]} for index in range(len(images))]
+        return scores(model, samples, _middle_click)
 
     @cached_property
     def _samples(self) -> SliceSamples:
         # A SAM leaves the CNN branch and the adapters to be trained.
-        views = VIEWS if limits_views(self.choices, self.start is not None and is_samus(self.start)) else 0
-        return SliceSamples(self.preset, SIZE, views)
+        whole = self.start is not None and is_samus(self.start)
+        return SliceSamples(self.preset, SIZE, views_of(self.choices, whole))
 
     @cached_property
-    def _features(self) -> Features:
-        assert self.start is not None
-        return Features(self.choices.features, checked_hash(self.start))
+    def _features(self) -> Features | None:
+        return kept_features(self.choices, self.start, self._samples.views)
 
     __getstate__ = without_kept
 
@@ -142,6 +121,11 @@ def middle_pixel(mask: Tensor) -> np.ndarray:
     rows, columns = np.nonzero(mask.numpy())
     middle = len(rows) // 2
     return np.array([columns[middle], rows[middle]], dtype=np.float64)
+
+
+def _middle_click(held: Held) -> dict[str, Tensor]:
+    points = held.frame.points(middle_pixel(held.mask[0])[None])[None]
+    return {"points": points, "labels": torch.ones(1, 1)}
 
 
 def _prompts(shown: Framed, chosen: Tensor, draws: Tensor, boxed: bool, device: torch.device) -> Mapping[str, Tensor]:

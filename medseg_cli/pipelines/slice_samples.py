@@ -6,6 +6,7 @@ A case is an image or a volume; a volume is seen slice by slice, in all planes a
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
@@ -278,13 +279,19 @@ class SliceSamples:
         return {"fit": options.fit, "scale": options.scale, "interpolation": options.interpolation}
 
 
-def scores(model: Any, samples: list[tuple[Held, ...]]) -> list[float]:
+def its_box(held: Held) -> dict[str, Tensor]:
+    """A validation picture's box as prompt, by the names of `decode`."""
+    return {"boxes": held.box}
+
+
+def scores(
+    model: Any, samples: list[tuple[Held, ...]], prompts: Callable[[Held], dict[str, Tensor]] = its_box
+) -> list[float]:
     """Dice of each picture's mask, on its own pixels; the model is a `by_slice.SliceNetwork`."""
-    found = []
+    device, found = next(model.parameters()).device, []
     for held in (each for study in samples for each in study):
-        device = next(model.parameters()).device
         embedding = model.encode(held.image[None].to(device))
-        logits, _ = model.decode(embedding, boxes=held.box.to(device))
+        logits, _ = model.decode(embedding, **{name: value.to(device) for name, value in prompts(held).items()})
         found.append(held.dice(logits))
     return found
 

@@ -23,7 +23,8 @@ class Recipe(Protocol):
     """The seam between the loop and a method.
 
     A recipe whose loss changes in the course of a training offers `paced_loss(model, samples, done)` besides, `done`
-    being the share of the steps that are behind.
+    being the share of the steps that are behind. One whose parameters do not all learn alike offers `groups(network)`:
+    those that learn, in groups that may carry "lr_scale" (of the rate) and "weight_decay".
     """
 
     @property
@@ -33,10 +34,6 @@ class Recipe(Protocol):
 
     def model(self, seed: int) -> nn.Module:
         """The network with its initial weights, seeded where they are random; what learns has `requires_grad`."""
-        ...
-
-    def groups(self, network: nn.Module) -> list[dict[str, Any]]:
-        """The parameters that learn, in groups that may carry "lr_scale" (of the rate) and "weight_decay"."""
         ...
 
     def load(self, case: Case) -> Any:
@@ -78,15 +75,17 @@ def recipe_of(base: Preset, start: Path | None, choices: Choices) -> Recipe:
 
 
 def optimizer_of(recipe: Recipe, network: nn.Module, plan: Plan) -> torch.optim.Optimizer:
-    """AdamW over the recipe's groups; each keeps its peak learning rate as "peak".
+    """AdamW over the recipe's groups, or over all that learns at one rate; each keeps its peak learning rate as "peak".
 
     A group without a "weight_decay" is split: the plan's for matrices and kernels, none for norms and biases.
 
     Raises:
         UsageError: nothing of the network learns.
     """
+    offered = getattr(recipe, "groups", None)
+    wanted: list[dict[str, Any]] = [{"params": network.parameters()}] if offered is None else offered(network)
     groups: list[dict[str, Any]] = []
-    for given in recipe.groups(network):
+    for given in wanted:
         learning = [value for value in given["params"] if value.requires_grad]
         peak = plan.learning_rate * given.get("lr_scale", 1.0)
         if "weight_decay" in given:
