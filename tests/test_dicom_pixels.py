@@ -105,6 +105,30 @@ def test_colour_and_no_geometry(tmp_path: Path) -> None:
     assert known.spacing[:2] == pytest.approx((0.2, 0.3))
 
 
+@pytest.mark.parametrize(
+    ("kind", "samples", "said"),
+    [
+        ("RGB", 1, "RGB means 3 samples per pixel, SamplesPerPixel is 1"),
+        ("YBR_FULL_422", 1, "YBR_FULL_422 means 3 samples per pixel, SamplesPerPixel is 1"),
+        ("YBR_FULL", None, "YBR_FULL means 3 samples per pixel, SamplesPerPixel is missing"),
+        ("MONOCHROME1", None, "MONOCHROME1 means 1 sample per pixel, SamplesPerPixel is missing"),
+        ("MONOCHROME2", 3, "MONOCHROME2 means 1 sample per pixel, SamplesPerPixel is 3"),
+        ("PALETTE COLOR", 3, "PALETTE COLOR means 1 sample per pixel, SamplesPerPixel is 3"),
+        ("CMYK", 3, "CMYK means 4 samples per pixel, SamplesPerPixel is 3"),
+    ],
+)
+def test_headers_that_contradict_themselves_about_colour(
+    kind: str, samples: int | None, said: str, tmp_path: Path
+) -> None:
+    """Read by one half of it, the first two would be grey pictures."""
+    dataset = colour_slice(np.zeros((4, 6, 3), np.uint8)) if samples == 3 else picture(np.ones((4, 6), np.uint16))
+    dataset.PhotometricInterpretation = kind
+    if samples is None:
+        del dataset.SamplesPerPixel
+    with pytest.raises(InputError, match=rf"a\.dcm: PhotometricInterpretation {said}"):
+        dicom.read(save(dataset, tmp_path / "a.dcm"))
+
+
 def test_palette(tmp_path: Path) -> None:
     dataset = picture(np.array([[0, 1], [2, 3], [1, 1]], dtype=np.uint16))
     dataset.PhotometricInterpretation = "PALETTE COLOR"

@@ -189,6 +189,7 @@ def read_frames(source: Source) -> list[Frame]:
         common = common_values(header, source)
         if common["refusal"]:
             return [Frame(index=0, **common)]
+        kinds.check_samples(header, source.name)
         # Some writers state 0 for a single picture.
         count = whole(header, "NumberOfFrames") or 1
         if count < 1:

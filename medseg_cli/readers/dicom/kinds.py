@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from medseg_cli.errors import InputError
 from medseg_cli.readers.dicom.values import text, whole, words
 
 _BY_MODALITY = {
@@ -29,6 +30,8 @@ _BY_CLASS = {
     "1.2.840.10008.5.1.4.1.1.481.5": "RTPLAN",
     "1.2.840.10008.5.1.4.1.1.77.1.6": "SM",
 }
+_SAMPLES = {"MONOCHROME1": 1, "MONOCHROME2": 1, "PALETTE COLOR": 1, "ARGB": 4, "CMYK": 4, "RGB": 3, "HSV": 3}
+"""Samples of a pixel by PhotometricInterpretation (PS3.3 C.7.6.3.1.2); all kinds of YBR have three."""
 _VOLUME_ULTRASOUND = "1.2.840.10008.5.1.4.1.1.6.2"
 
 
@@ -49,6 +52,24 @@ def refusal(header: Any) -> str:
     if not whole(header, "Rows") or not whole(header, "Columns"):
         return f"{modality or 'DICOM'} object without an image"
     return ""
+
+
+def check_samples(header: Any, name: str) -> None:
+    """Refuse a header that contradicts itself: read by one half of it, colour would be taken for grey.
+
+    Raises:
+        InputError: SamplesPerPixel is not what PhotometricInterpretation means; `name` says in which file.
+    """
+    kind = text(header, "PhotometricInterpretation").upper()
+    meant = 3 if kind.startswith("YBR_") else _SAMPLES.get(kind)
+    stated = whole(header, "SamplesPerPixel")
+    if meant is None or stated == meant:
+        return
+    raise InputError(
+        f"{name}: PhotometricInterpretation {kind} means {meant} sample{'s' if meant > 1 else ''} per pixel, "
+        f"SamplesPerPixel is {'missing' if stated is None else stated}",
+        "its header contradicts itself: export it again",
+    )
 
 
 def is_localizer(header: Any) -> bool:
