@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg_cli.errors import ModelError
+from medseg_cli.errors import ModelError, without_advice
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,10 @@ def read_tensors(path: Path) -> Mapping[str, Any]:
     """
     content = read_content(path, sniff(path))
     if not isinstance(content, Mapping):
-        raise ModelError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
+        raise ModelError(
+            f"{path} holds something else than a dictionary of tensors ({type(content).__name__})",
+            "ask its author for a file with the state dict",
+        )
     return content
 
 
@@ -104,6 +107,11 @@ def _sniff_zip(path: Path) -> str:
         inside = [m.filename for m in members if m.filename.endswith((".pth", ".pt", ".bin", ".safetensors", ".tar"))]
         held = f"holding {', '.join(inside[:3])}" if inside else "without a checkpoint in it"
         raise ModelError(f"{path} is a zip archive {held}", "unpack it and import the checkpoint itself")
+    if any("/code/" in member.filename for member in members):
+        raise ModelError(
+            f"{path} is a TorchScript program: refused, because loading it could run code",
+            "only tensors are read; ask its author for a file with the state dict alone, or a safetensors file",
+        )
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise ModelError(f"{path} is a compressed torch archive, which torch never writes", "get the original file")
     return "zip"
@@ -137,8 +145,7 @@ def _load_torch(path: Path, mmap: bool) -> Any:
             "only tensors are read; ask its author for a file with the state dict alone, or a safetensors file",
         ) from error
     except Exception as error:  # a damaged pickle or archive can raise anything; all of it means the same
-        text = " ".join(str(error).split())[:160]
-        raise ModelError(f"{path} is damaged or truncated: {text}", "fetch it again") from error
+        raise ModelError(f"{path} is damaged or truncated: {without_advice(error)}", "fetch it again") from error
 
 
 @functools.cache

@@ -7,6 +7,7 @@ A `MedsegError` becomes exactly one line on stderr ("what, which file, why") plu
 from __future__ import annotations
 
 import errno
+import re
 import sys
 
 SOME_FAILED = 8
@@ -20,6 +21,11 @@ SYSTEM_HINTS = {
 """What a user can do about failures of the system that may come from anywhere."""
 NO_SAME_BITS = " does not have a deterministic implementation"
 """What torch says after the name of an operation."""
+_ADVICE = re.compile(
+    r"https?:|weights_only|trust_remote_code|ignore_mismatched_sizes|revision=|pip install|custom code|internal miniz",
+    re.IGNORECASE,
+)
+"""What libraries advise programmers: who runs a command cannot follow it, and loading without checks is never right."""
 OUT_OF_MEMORY = "close other programs, crop the scan, or choose another --device"
 
 
@@ -81,6 +87,17 @@ def explained(error: Exception) -> MedsegError:
     if isinstance(error, OSError) and error.errno in SYSTEM_HINTS:
         return InputError(f"{error.filename or 'the output'}: {error.strerror}", SYSTEM_HINTS[error.errno])
     return MedsegError(f"unexpected {type(error).__name__}: {error}", REPORT_BUG)
+
+
+def without_advice(error: Exception) -> str:
+    """What a library's exception says, in one line and up to where its advice begins; a lone word after its kind."""
+    kept = []
+    for sentence in re.split(r"(?<=[.!?])\s+", " ".join(str(error).split())):
+        if _ADVICE.search(sentence):
+            break
+        kept.append(sentence)
+    text = " ".join(kept)[:200]
+    return text if " " in text else f"{type(error).__name__} {text}".rstrip()
 
 
 def _is_out_of_memory(error: Exception) -> bool:

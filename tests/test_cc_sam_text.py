@@ -14,6 +14,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import tiny_bert
 import tiny_cc_sam
 import torch
 from PIL import Image
@@ -211,20 +212,7 @@ def test_another_pipeline_takes_no_language_model(in_process: Run, picture: Path
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT of 12 numbers with random weights, saved as transformers saves one."""
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    folder = tmp_path_factory.mktemp("bert")
-    words = (
-        "the head a bright closed line dark mass fetal breast lesion skull of fetus an ellipse with uneven margin , ."
-    )
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words.split()]
-    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 24}
-    BertModel(BertConfig(vocab_size=len(vocabulary), **sizes), add_pooling_layer=False).save_pretrained(folder)
-    return folder
+    return tiny_bert.save(tmp_path_factory.mktemp("bert"))
 
 
 def by_hand(bert: Path, text: str) -> torch.Tensor:

@@ -254,6 +254,22 @@ class _Evil:
         return os.system, (f"touch '{self.marker}'",)
 
 
+def test_a_program_is_refused_as_one(tmp_path: Path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "model.pt")
+    with pytest.raises(ModelError, match="TorchScript program: refused, because loading it could run code"):
+        import_file(tmp_path / "model.pt", "mine")
+
+
+def test_an_end_without_words_has_a_reason(tmp_path: Path):
+    """Python raises EOFError, which says nothing."""
+    torch.save(checkpoints.sam(), tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "a.pth").read_bytes()[:50])
+    with pytest.raises(ModelError, match=r"damaged or truncated: EOFError$"):
+        import_file(tmp_path / "cut.pth", "mine")
+
+
 @pytest.mark.parametrize("form", ["zip", "legacy", "plain-pickle"])
 def test_a_file_that_would_run_code_is_refused_and_does_not_run(form: str, tmp_path: Path):
     marker, path = tmp_path / "ran", tmp_path / "evil.pth"

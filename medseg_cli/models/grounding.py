@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg_cli.errors import ModelError, UsageError
-from medseg_cli.models.local_folder import reading, refuse_lacking
+from medseg_cli.models.local_folder import WEIGHTS, check_vocabulary, kind_of, reading, refuse_lacking
 
 LEAST_SCORE = 0.15
 """Below it a box is no prompt. The published demonstration uses 0.35 on photographs; ultrasound scores are lower."""
 AREA = (0.002, 0.9)
 """Share of the picture below and above which a box is no prompt."""
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _HINT = (
     "a folder as transformers saves it: config.json, model.safetensors, preprocessor_config.json and tokenizer files"
 )
@@ -110,21 +109,22 @@ def load_detector(folder: Path, device: torch.device | str = "cpu") -> Detector:
     Raises:
         ModelError: no such folder, another model, or a file in it is missing or damaged.
     """
-    from transformers import AutoConfig, AutoProcessor, GroundingDinoForObjectDetection
+    from transformers import AutoProcessor, GroundingDinoForObjectDetection
 
+    said = kind_of("detector", folder, _HINT)
     file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
-    if file is None or not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} holds no detector: no config.json with {' or '.join(WEIGHTS)}", _HINT)
+    if file is None:
+        raise ModelError(f"the weights in {folder} are in several files", "save them as one: model.safetensors")
+    if said != "grounding-dino":
+        raise ModelError(f"{folder} holds a model of the kind {said}, not a Grounding DINO", _HINT)
     with reading("detector", folder, _HINT):
-        said = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).model_type
-        if said != "grounding-dino":
-            raise ModelError(f"{folder} holds a model of the kind {said}, not a Grounding DINO", _HINT)
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         kind: Any = GroundingDinoForObjectDetection
         model, facts = kind.from_pretrained(
             folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
         )
     refuse_lacking([*facts["missing_keys"], *(key for key, *_ in facts["mismatched_keys"])], folder, _HINT)
+    check_vocabulary(processor.tokenizer, int(model.config.text_config.vocab_size), folder, _HINT)
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return Detector(folder.resolve().name, digest, model.eval().to(device), processor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,10 +33,17 @@ def embedder(named: str) -> tuple[str, Embed]:
     Raises:
         ModelError: neither, or one that cannot be read.
     """
-    folder = Path(named).expanduser()
-    if folder.is_dir() and not (folder / presets.RUN_FILE).is_file():
+    folder, known = Path(named).expanduser(), presets.names()
+    there = bool(named) and folder.is_dir()
+    if there and not (folder / presets.RUN_FILE).is_file():
         model = read_language_model(folder)
         return model.name, model
+    if not there and named not in known and folder.suffix not in (".yaml", ".yml"):
+        close = difflib.get_close_matches(named, known, n=1)
+        raise ModelError(
+            f"'{named}' is neither a folder nor a preset" + (f" (did you mean preset '{close[0]}'?)" if close else ""),
+            "give a folder with a BERT, as transformers saves it, or a preset of pipeline medclip-sam",
+        )
     found = presets.find(named)
     if pipelines.find(found.pipeline).words != "map":
         raise ModelError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from medseg_cli.errors import ModelError
-from medseg_cli.models.local_folder import reading, refuse_lacking
+from medseg_cli.models.local_folder import check_vocabulary, kind_of, reading, refuse_lacking
 
 CONTEXT = 128
 """Most tokens of a sentence."""
@@ -52,12 +52,11 @@ def read_language_model(folder: Path) -> LanguageModel:
     """A BERT, such as MedBERT, with its tokenizer.
 
     Raises:
-        ModelError: no such folder, a file in it is missing or damaged, or its weights lack something.
+        ModelError: no such folder, a file in it is missing or damaged, its weights lack something, or it reads no text.
     """
     from transformers import AutoModel, AutoTokenizer
 
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} holds no language model: there is no config.json", _HINT)
+    kind = kind_of("language model", folder, _HINT)
     with reading("language model", folder, _HINT):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model, facts = AutoModel.from_pretrained(
@@ -66,5 +65,14 @@ def read_language_model(folder: Path) -> LanguageModel:
     # Published BERTs lack the pooler, which nothing here reads.
     wanted = [key for key in facts["missing_keys"] if not key.startswith("pooler.")]
     refuse_lacking([*wanted, *(key for key, *_ in facts["mismatched_keys"])], folder, _HINT)
+    if model.main_input_name != "input_ids":
+        raise ModelError(f"{folder} holds a model of the kind {kind}, which reads no text", _HINT)
+    check_vocabulary(tokenizer, int(model.config.get_text_config().vocab_size), folder, _HINT)
     positions = getattr(model.config, "max_position_embeddings", CONTEXT)
-    return LanguageModel(folder.resolve().name, model.eval().float(), tokenizer, min(CONTEXT, int(positions)))
+    found = LanguageModel(folder.resolve().name, model.eval().float(), tokenizer, min(CONTEXT, int(positions)))
+    # A vocabulary without its special words, or a decoder that waits for more, shows at the first text only.
+    with reading("language model", folder, _HINT):
+        rows, _ = found(["text"])
+    if not bool(rows.isfinite().all()):
+        raise ModelError(f"the language model in {folder} answers with numbers that are not finite", _HINT)
+    return found
