@@ -22,8 +22,8 @@ REPORT_HEAD = 200
 LABEL_FOLDERS = frozenset({"labelsTr", "labelsTs", "labelsVal"})
 LABEL_FOLDERS_BESIDE = {"masks", "labels", "segmentations"}
 IMAGE_FOLDERS = ("images", "imagesTr", "imagesTs")
-MASK_BESIDE = re.compile(r"[_-](mask(_.*)?|seg|segmentation|labels?)$")
-"""End of the name of a mask that lies beside its scan."""
+MASK_BESIDE = re.compile(r"[_-](mask(_.*)?|seg|segmentation|labels?)$|(?<=HC)_Annotation$")
+"""End of the name of a mask that lies beside its scan, or of HC18's outline."""
 HIDDEN, OURS, OUT, LABELS, BESIDE, EXCLUDED = (
     "hidden",
     "outputs of medseg",

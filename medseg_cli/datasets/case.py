@@ -32,6 +32,7 @@ class Case:
             does not say.
         ignore: label value of voxels that nobody labelled; None = there is none.
         binary: whether every value above 0 means one object, value 1.
+        outline: whether the label file shows the object's border as a line; what it encloses is the object, value 1.
         circumference: of the one object in mm, as people measured it (HC18's head circumferences); None = not stated.
     """
 
@@ -48,6 +49,7 @@ class Case:
     spacing: tuple[float, float, float] | None = None
     ignore: int | None = None
     binary: bool = False
+    outline: bool = False
     circumference: float | None = None
 
     @property

@@ -107,7 +107,7 @@ def _examine_label(case: Case, scan: Scan, dataset: Dataset, findings: list[Find
         return {}, ""
     wrong = list(pairs.problems(case, scan, label))
     findings += wrong
-    if {"colour", "float"} & {each.kind for each in wrong}:
+    if {"colour", "float", "outline"} & {each.kind for each in wrong}:
         return {}, ""
     values = pairs.label_values(case, label)
     classes = pairs.count_values(values)

@@ -160,7 +160,7 @@ def _write_label(case: Case, scan: Scan, label: Scan, values: NDArray[np.int64],
     name = plan.names[case.id]
     as_stored = np.array_equal(values, np.rint(label.voxels[0]))
     # White on black is a label map to medseg alone; tools that count classes want its values.
-    drawn = plan.to in ("folders", "csv") and not case.binary
+    drawn = plan.to in ("folders", "csv") and not case.binary and not case.outline
     if _copyable(case.label, plan) and (as_stored or drawn):
         shutil.copyfile(case.label, folder / (name + _suffix(case.label)))
         return name + _suffix(case.label)

@@ -12,7 +12,7 @@ from medseg_cli.errors import InputError
 
 LAYOUTS = (
     "docs/datasets.md lists the layouts: dataset.json (Medical Segmentation Decathlon, nnU-Net, MONAI), SA-Med2D, "
-    "SAMUS, images/ beside masks/, x.png with x_mask.png, MedSAM's .npz, or a CSV with columns image and label"
+    "SAMUS, HC18, images/ beside masks/, x.png with x_mask.png, MedSAM's .npz, or a CSV with columns image and label"
 )
 FORMAT_SUFFIXES = (".nii.gz", ".gipl.gz")
 NO_SCANS = (".md", ".txt", ".csv", ".tsv", ".json", ".yaml", ".yml", ".label", ".npz", ".py", ".pdf", "")

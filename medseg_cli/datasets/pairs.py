@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg_cli.datasets.case import Case, Finding
+from medseg_cli.datasets.outline import outlined
 from medseg_cli.errors import InputError
 from medseg_cli.readers import ReadOptions, load_labels, load_scan
 from medseg_cli.readers.detect import detect
@@ -33,8 +34,8 @@ def load_pair(case: Case) -> tuple[Scan, NDArray[np.int64]]:
     the value `Case.ignore`.
 
     Raises:
-        InputError: unreadable files, image and label on different grids, a label in colours, with fractions or without
-            a single voxel.
+        InputError: unreadable files, image and label on different grids, a label in colours, with fractions, without
+            a single voxel, or an outline that encloses nothing or several areas.
     """
     scan, label = open_case(case, load_scan)
     problem = next(problems(case, scan, label), None)
@@ -77,7 +78,7 @@ def open_label(case: Case, load: Callable[[Path, ReadOptions], Scan]) -> Scan:
 
 
 def problems(case: Case, scan: Scan, label: Scan) -> Iterator[Finding]:
-    """Why a scan and a label file are no case: different grids, colours, fractions."""
+    """Why a scan and a label file are no case: different grids, colours, fractions, an outline in doubt."""
     # Pictures say nothing about where their pixels lie.
     placed = "image" not in (scan.provenance.format, label.provenance.format)
     if scan.shape != label.shape or (placed and not np.allclose(scan.affine, label.affine, atol=SAME_GRID_MM)):
@@ -101,11 +102,26 @@ def problems(case: Case, scan: Scan, label: Scan) -> Iterator[Finding]:
         example = float(label.voxels[off][0])
         text = f"{case.label} holds fractions, for example {example:g}, in {int(off.sum())} voxels: no label map"
         yield Finding("float", text, "resample it with nearest neighbour, or threshold it", case.label)
+    elif case.outline and np.any(label.voxels > 0):
+        yield from _outline_problems(case, label)
+
+
+def _outline_problems(case: Case, label: Scan) -> Iterator[Finding]:
+    if label.shape[2] != 1:
+        text = f"{case.label} has {label.shape[2]} slices, and an outline is one picture"
+        yield Finding("outline", text, "draw it in the picture that it belongs to", case.label)
+        return
+    problem = outlined(label.voxels[0, :, :, 0]).problem
+    if problem:
+        remedy = "close the line, or leave the case out; masks that are filled are called x_mask.png beside x.png"
+        yield Finding("outline", f"{case.label} {problem}", remedy, case.label)
 
 
 def label_values(case: Case, label: Scan) -> NDArray[np.int64]:
     """The values (I, J, K) of a label file that has none of `problems`; see `load_pair`."""
     values = np.rint(label.voxels[0]).astype(np.int64).clip(min=0)
+    if case.outline:
+        return outlined(values[:, :, 0]).filled[:, :, None].astype(np.int64)
     if case.ignore is not None:
         values[values == case.ignore] = 0
     if case.binary:

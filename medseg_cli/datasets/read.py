@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from medseg_cli.datasets import batch_folder, captions, entries, folders, medsam, nnunet, sa_med2d, samus, table
+from medseg_cli.datasets import batch_folder, captions, entries, folders, hc18, medsam, nnunet, sa_med2d, samus, table
 from medseg_cli.datasets.case import Case, Dataset, Finding
 from medseg_cli.datasets.files import LAYOUTS, read_json
 from medseg_cli.errors import InputError
@@ -72,6 +72,7 @@ def _read_folder(folder: Path, channel: int) -> Dataset:
         (lambda _: bool(_lists(folder)), lambda _: _read_list(folder, channel)),
         (folders.has_two_folders, folders.two_folders),
         (medsam.is_there, medsam.read),
+        (hc18.is_there, hc18.read),
         (folders.has_side_by_side, folders.side_by_side),
         (captions.is_there, captions.beside),
     )

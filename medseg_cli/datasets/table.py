@@ -95,17 +95,28 @@ def beside(
     found: dict[str, Facts] = {}
     notes = []
     for path in sorted(each for each in folder.iterdir() if each.suffix.lower() in SUFFIXES and each.is_file()):
-        columns = set(_columns(path))
-        known = [fact for fact in only if columns & set(COLUMNS[fact])]
-        named = next((fact for fact in ("id", "image") if columns & set(COLUMNS[fact])), None)
-        if named is None or not known:
-            continue
-        for number, row in _rows(path):
-            name = value_of(row, named)
-            if name is not None:
-                found[str(name).strip()] = facts_of(row, f"{path}, line {number}")
-        notes.append(f"{', '.join(known)} of each image: {path.name}")
+        facts, note = facts_in(path, only)
+        found |= facts
+        notes += [note] if note else []
     return found, tuple(notes)
+
+
+def facts_in(path: Path, only: Sequence[str] = tuple(Facts.__annotations__)) -> tuple[dict[str, Facts], str]:
+    """What one table says about files, as `beside` has it, and a note; ({}, "") where it says nothing of them.
+
+    Raises:
+        InputError: no UTF-8, or a value that cannot be one.
+    """
+    columns = set(_columns(path))
+    known = [fact for fact in only if columns & set(COLUMNS[fact])]
+    named = next((fact for fact in ("id", "image") if columns & set(COLUMNS[fact])), None)
+    if named is None or not known:
+        return {}, ""
+    rows = ((number, row, value_of(row, named)) for number, row in _rows(path))
+    facts = {
+        str(name).strip(): facts_of(row, f"{path}, line {number}") for number, row, name in rows if name is not None
+    }
+    return facts, f"{', '.join(known)} of each image: {path.name}"
 
 
 def _columns(path: Path) -> list[str]:

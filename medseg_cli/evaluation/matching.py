@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from medseg_cli.datasets import hc18
 from medseg_cli.errors import InputError, UsageError
 from medseg_cli.readers.detect import SUFFIXES, suffix_of
 from medseg_cli.writers.outputs import case_name
@@ -57,7 +58,8 @@ def match(prediction: Path, reference: Path, images: Path | None = None) -> Matc
         images: the scan, or a folder of scans with the names of the references.
 
     Raises:
-        InputError: a path that does not exist, no mask in a folder, no name in common, two files for one case.
+        InputError: a path that does not exist, no mask in a folder, HC18's outlines instead of masks, no name in
+            common, two files for one case.
         UsageError: a file and a folder.
     """
     for path in (prediction, reference, *([images] if images else [])):
@@ -69,6 +71,11 @@ def match(prediction: Path, reference: Path, images: Path | None = None) -> Matc
     if not prediction.is_dir():
         image = images if images is None or images.is_file() else _named(_files(images), case_key(reference))
         return Matched((Pair(case_name(reference), prediction, reference, image),))
+    if hc18.is_there(reference):
+        raise InputError(
+            f"{reference} holds pictures and outlines as HC18 has them, and no masks to compare with",
+            f"medseg dataset convert {reference} -o hc18 --to folders, then compare with hc18/masks",
+        )
     references, predictions = _masks(reference), _masks(prediction)
     by_name = _by(predictions, case_name, prediction)
     by_key = _by(predictions, case_key, prediction)
