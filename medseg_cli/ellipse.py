@@ -11,6 +11,8 @@ like square ones. Of HC18's reference masks it agrees with the ellipse of their 
 would shrink where a mask is cut off.
 
 **The circumference** is exact, 4 a E(e²), with the complete elliptic integral of the second kind.
+
+**No ellipse** there is of lines and dots, of what has another shape, of pieces, and of what is mostly out of sight.
 """
 
 from __future__ import annotations
@@ -24,6 +26,12 @@ LEAST_POINTS = 12
 """Sides of pixels that an outline must have: an ellipse has five unknowns, and staircases are rough."""
 LEAST_SEEN = 1 / 3
 """Share of an ellipse that must lie in the picture: what is mostly guessed is no measurement."""
+LEAST_AXIS = 10
+"""Pixels across: the circumference of smaller ones is off by more than 2 % at times, by 10 % at 4 pixels."""
+LEAST_OVERLAP = 0.93
+"""Dice of object and whole ellipse: that of a rectangle is 0.90. Where half of one is seen, half as much is amiss."""
+LEAST_SHARE = 2 / 3
+"""Share of an object that its largest part must have: of two equal ones neither is the object."""
 NEAR = 4
 """Pixels: a sector is found to 2 and kept 2 wider, and a mask ends where tissue ends."""
 TURN = 720
@@ -83,8 +91,8 @@ class Fitted:
 
     Args:
         ellipse: in mm, or in pixels where their size is unknown.
-        overlap: Dice of the pixels that it holds and those of the object's largest part without holes: 1 = the object
-            is an ellipse.
+        overlap: Dice of the pixels that it holds where the picture shows tissue, and those of the object's largest part
+            without holes: 1 = the object is an ellipse.
         seen: share of it that lies where the picture shows tissue.
         parts: connected parts of the object (pixels that share a side or a corner), of which the largest was fitted.
     """
@@ -107,7 +115,9 @@ def fit(mask: NDArray[np.bool_], steps: Points, tissue: NDArray[np.bool_] | None
     """
     shown = np.ones_like(mask) if tissue is None else tissue
     box = _surroundings(mask)
-    part, parts = _largest(mask[box])
+    part, parts, share = _largest(mask[box])
+    if share < LEAST_SHARE:
+        return None, f"the largest of its {parts} parts has {share:.0%} of it, and an ellipse needs {LEAST_SHARE:.0%}"
     largest = np.zeros_like(mask)
     largest[box] = part
     sides = outline(part) + np.array([box[0].start, box[1].start])
@@ -121,7 +131,13 @@ def fit(mask: NDArray[np.bool_], steps: Points, tissue: NDArray[np.bool_] | None
     seen = float(_seen(found.points() @ inverse, shown).mean())
     if seen < LEAST_SEEN:
         return None, f"only {seen:.0%} of the ellipse that fits its outline lies in the picture"
-    return Fitted(found, _overlap(found, largest, steps), seen, parts), ""
+    across = _least_pixels(found, steps)
+    if across < LEAST_AXIS:
+        return None, f"the ellipse that fits its outline is {across:.1f} pixels across, and one needs {LEAST_AXIS}"
+    overlap, least = _overlap(found, largest, steps, shown), 1 - (1 - LEAST_OVERLAP) * seen
+    if overlap < least:
+        return None, f"it is none: Dice with the ellipse that fits its outline is {overlap:.3f}, below {least:.3f}"
+    return Fitted(found, overlap, seen, parts), ""
 
 
 def outline(mask: NDArray[np.bool_]) -> Points:
@@ -177,15 +193,23 @@ def _surroundings(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
     return spans[0], spans[1]
 
 
-def _largest(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
-    """The largest part of an object without its holes, and how many parts there are."""
+def _largest(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int, float]:
+    """The largest part of an object without its holes, how many parts there are, and its share of the pixels."""
     from scipy import ndimage
 
     parts, count = ndimage.label(mask, np.ones((3, 3)))
+    share = 1.0
     if count > 1:
-        mask = parts == np.argmax(np.bincount(parts.ravel())[1:]) + 1
+        sizes = np.bincount(parts.ravel())[1:]
+        mask, share = parts == np.argmax(sizes) + 1, float(sizes.max() / sizes.sum())
     filled: NDArray[np.bool_] = ndimage.binary_fill_holes(mask)
-    return filled, int(count)
+    return filled, int(count), share
+
+
+def _least_pixels(ellipse: Ellipse, steps: Points) -> float:
+    """The short axis of an ellipse as it lies on the pixels, in pixels: these may be oblong."""
+    axes = np.linalg.inv(steps) @ np.stack([ellipse.long * ellipse.way, ellipse.short * ellipse.across], axis=1)
+    return 2 * float(np.linalg.svd(axes, compute_uv=False)[-1])
 
 
 def _seen(points: Points, shown: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -209,12 +233,18 @@ def _clear(sides: Points, shown: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return clear
 
 
-def _overlap(ellipse: Ellipse, mask: NDArray[np.bool_], steps: Points) -> float:
-    """Dice of the pixels of the picture whose centres an ellipse holds, and those of a mask (I, J), not empty."""
+def drawn(ellipse: Ellipse, shape: tuple[int, ...], steps: Points) -> NDArray[np.bool_]:
+    """(I, J) of a picture of that shape: the pixels whose centres an ellipse holds; `steps` as in `fit`."""
     rounds = ellipse.points() @ np.linalg.inv(steps).T
-    low = np.clip(np.floor(rounds.min(axis=0)).astype(int), 0, mask.shape)
-    high = np.clip(np.ceil(rounds.max(axis=0)).astype(int) + 1, 0, mask.shape)
+    low = np.clip(np.floor(rounds.min(axis=0)).astype(int), 0, shape)
+    high = np.clip(np.ceil(rounds.max(axis=0)).astype(int) + 1, 0, shape)
     box = np.indices(high - low).reshape(2, -1).T + low
-    held = ellipse.holds(box @ steps.T).reshape(high - low)
-    both = np.count_nonzero(held & mask[low[0] : high[0], low[1] : high[1]])
-    return 2 * both / (np.count_nonzero(held) + np.count_nonzero(mask))
+    held = np.zeros(shape, dtype=bool)
+    held[low[0] : high[0], low[1] : high[1]] = ellipse.holds(box @ steps.T).reshape(high - low)
+    return held
+
+
+def _overlap(ellipse: Ellipse, mask: NDArray[np.bool_], steps: Points, shown: NDArray[np.bool_]) -> float:
+    """Dice of the pixels (I, J) of what is `shown` that an ellipse holds, and those of a mask, not empty."""
+    held = drawn(ellipse, mask.shape, steps) & shown
+    return 2 * np.count_nonzero(held & mask) / (np.count_nonzero(held) + np.count_nonzero(mask))

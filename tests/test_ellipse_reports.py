@@ -169,6 +169,23 @@ def test_an_empty_prediction_has_no_circumference_and_is_counted(in_process: Run
     assert report["metric_per_case"][1]["metrics"]["1"]["reference_circumference_error_to_stated_mm"] is not None
 
 
+def test_a_line_has_no_circumference_and_the_report_says_why(in_process: Run, heads: Path) -> None:
+    line = np.zeros((120, 140), np.uint8)
+    line[60, 20:120] = 255
+    save(heads / "pred" / "002_HC.png", line)
+    save(heads / "pred" / "001_HC.png", 0 * line)
+    code, out, err = in_process("evaluate", heads / "pred", heads / "set/masks", "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["circumference_error_mm"]["n"] == 1
+    assert report["statistics"]["1"]["circumference_error_mm"]["undefined"] == 2
+    plain, empty, thin = report["metric_per_case"]
+    assert "no_ellipse" not in plain
+    assert empty["no_ellipse"] == {"1": {"prediction": "it is empty"}}
+    assert "1.0 pixels across" in thin["no_ellipse"]["1"]["prediction"]
+    assert thin["metrics"]["1"]["circumference_mm"] is None
+
+
 def test_of_several_objects_nobody_says_whose_circumference_is_stated(in_process: Run, heads: Path) -> None:
     two = np.where(head(*AXES[0]), 1, 0).astype(np.uint8)
     two[:8, :8] = 2
@@ -287,6 +304,9 @@ def test_a_head_cut_off_by_the_sector_is_completed(
 
 
 def test_a_batch_tabulates_ellipses(in_process: Run, heads: Path, preset: Callable[..., Path]) -> None:
+    bar = np.zeros((120, 140), np.uint8)
+    bar[30:80, 20:120] = 255
+    save(heads / "set/images" / "bar.png", bright(bar))
     code, _, err = in_process(
         *("batch", heads / "set/images", "-o", heads / "out", "-p", preset(), "--jobs", 0, "--device", "cpu"),
         *("--spacing", f"{PIXEL},{PIXEL},1"),
@@ -298,7 +318,23 @@ def test_a_batch_tabulates_ellipses(in_process: Run, heads: Path, preset: Callab
         (row,) = (row for key, row in rows.items() if f"{number:03}_HC" in key)
         assert float(row["circumference_mm head"]) == pytest.approx(circumference(*axes) * PIXEL, rel=0.01)
         assert float(row["long_axis_mm head"]) == pytest.approx(2 * axes[0] * PIXEL, rel=0.02)
-    assert "&nbsp;mm&nbsp;round" in (heads / "out" / "report.html").read_text(encoding="utf-8")
+    (row,) = (row for key, row in rows.items() if "bar" in key)
+    assert row["circumference_mm head"] == ""
+    page = (heads / "out" / "report.html").read_text(encoding="utf-8")
+    assert "&nbsp;mm&nbsp;round" in page
+    assert page.count("no ellipse: it is none: Dice with the ellipse") == 1
+
+
+def test_segment_says_why_there_is_no_ellipse(in_process: Run, heads: Path, preset: Callable[..., Path]) -> None:
+    bar = np.zeros((120, 140), np.uint8)
+    bar[30:80, 20:120] = 255
+    save(heads / "bar.png", bright(bar))
+    code, _, err = in_process("segment", heads / "bar.png", "-p", preset(), "--device", "cpu", "-o", heads / "m.png")
+    assert code == 0, err
+    (label,) = read(heads / "m.json")["labels"]
+    assert label["ellipse"] is None
+    assert label["reasons"]["ellipse"].startswith("it is none: Dice with the ellipse that fits its outline is 0.9")
+    assert f"head: no ellipse: {label['reasons']['ellipse']}" in " ".join(err.split())
 
 
 def test_datasets_keep_stated_circumferences_when_they_are_converted(in_process: Run, heads: Path) -> None:

@@ -149,8 +149,11 @@ def _size(label: Mapping[str, Any]) -> _Cell:
 
 
 def _circumference(label: Mapping[str, Any]) -> str:
-    """Of the ellipse of a label that has one, as a second line."""
+    """Of the ellipse of a label that has one, or why it has none, as a second line."""
     found = label.get("ellipse") or {}
+    why = (label.get("reasons") or {}).get("ellipse")
+    if why and not label.get("empty"):
+        return f'<div class="more">no ellipse: {escape(why)}</div>'
     for unit in ("mm", "px"):
         value = found.get(f"circumference_{unit}")
         if value is not None:

@@ -13,6 +13,7 @@ from medseg_cli.scan import Scan
 
 AGAINST = {"circumference_error_mm": "the reference's ellipse", "circumference_error_to_stated_mm": "what was measured"}
 """Metrics that are summed up with mean, spread and absolute mean, and what they compare with."""
+EMPTY = "it is empty"
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,13 @@ class EllipseScore:
     Args:
         found, reference: of the prediction and of the reference; None where a mask has none.
         stated: circumference in mm that the dataset states; None where it does not.
+        why: "prediction", "reference" → why that mask has no ellipse.
     """
 
     found: Biometry | None
     reference: Biometry | None
     stated: float | None = None
+    why: Mapping[str, str] = field(default_factory=dict)
 
 
 def ellipse_scores(
@@ -78,10 +81,13 @@ def ellipse_scores(
             scores.append(None)
             continue
         one, other = (
-            biometry_of(each[..., 0] == value, scan, rim or 0.0, tissue=shown)[0] if np.any(each == value) else None
+            biometry_of(each[..., 0] == value, scan, rim or 0.0, tissue=shown)
+            if np.any(each == value)
+            else (None, EMPTY)
             for each, shown in ((prediction, tissue), (reference, None))
         )
-        scores.append(EllipseScore(one, other, alone))
+        why = {name: text for name, (_, text) in (("prediction", one), ("reference", other)) if text}
+        scores.append(EllipseScore(one[0], other[0], alone, why))
     return scores
 
 

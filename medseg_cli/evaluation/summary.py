@@ -193,7 +193,14 @@ def _case(result: CaseResult) -> dict[str, Any]:
         "prompts": {found.key: _place(found) for found in result.objects if found.place},
         "metrics": {found.key: _plain(numbers(found, result.units)) for found in result.objects},
         "undefined_because": {found.key: found.score.emptiness for found in result.objects if found.score.emptiness},
+        **_no_ellipse(result),
     }
+
+
+def _no_ellipse(result: CaseResult) -> dict[str, Any]:
+    """Which mask of which label has no ellipse, and why; nothing where all have one."""
+    why = {found.key: dict(found.ellipse.why) for found in result.objects if found.ellipse and found.ellipse.why}
+    return {"no_ellipse": why} if why else {}
 
 
 def _place(found: ObjectScore) -> dict[str, Any]:

@@ -125,6 +125,8 @@ def legend_text(measurement: Measurement) -> str:
     ellipse = best(measurement.ellipses)
     if ellipse is not None:
         size = f"{size}, ellipse {ellipse.circumference:.1f} {ellipse.unit} round"
+    elif measurement.label.shape:
+        size = f"{size}, no ellipse"
     cut = ", touches the edge of the scan" if measurement.touches_border else ""
     return f"{measurement.label.name}: {size}{cut}"
 
