@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from medseg_cli.commands.options import COMPUTING
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from medseg_cli.device import Runtime
-    from medseg_cli.preset import Preset
-
 LEARNING, DATA, RUN = "Learning", "Data", "Run"
-SOURCES = {
-    "cnn": "--cnn-weights is of presets with a frozen CNN beside SAM, which {} has not",
-    "text_table": "--text-table: preset {} hears no words as a prompt",
-    "boxes": "--boxes: preset {} does not learn from a detector's boxes",
-}
-"""What only some recipes learn from, by the names of `pipelines.Entry.learns`, and why others refuse it."""
 
 Dataset = Annotated[
     Path | None,
@@ -209,82 +197,3 @@ def command_line(words: list[str]) -> str:
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return f"medseg {typed}"
     return f"torchrun --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']} -m medseg_cli {typed}"
-
-
-def path_or_name(given: str) -> str:
-    """A file by its whole path, so that a run goes on wherever it is resumed; a name as it is."""
-    path = Path(given).expanduser()
-    return str(path.resolve()) if given and path.is_file() else given
-
-
-def check_sources(base: Preset, given: Mapping[str, str]) -> None:
-    """Refuse what a preset's recipe cannot learn from.
-
-    Args:
-        base: the preset.
-        given: key of `SOURCES` → what was typed; "" = nothing.
-
-    Raises:
-        UsageError: says why.
-    """
-    from medseg_cli import pipelines
-    from medseg_cli.errors import UsageError
-
-    learns = set(pipelines.find(base.pipeline).learns)
-    if "box" not in base.prompts.kinds:
-        learns -= {"boxes"}
-    for name, why in SOURCES.items():
-        if given[name] and name not in learns:
-            raise UsageError(why.format(base.name), "leave it out")
-
-
-def number_or_auto(option: str, text: str, least: int) -> int | None:
-    """The number, None for "auto".
-
-    Raises:
-        UsageError: neither.
-    """
-    from medseg_cli.errors import UsageError
-
-    if text == "auto":
-        return None
-    if not text.isdecimal() or int(text) < least:
-        raise UsageError(f"{option} '{text}' is neither auto nor a whole number from {least} on")
-    return int(text)
-
-
-def refuse_with_resume(given: dict[str, Any]) -> None:
-    """A run that goes on has its plan already.
-
-    Raises:
-        UsageError: naming the options that would change it.
-    """
-    from medseg_cli.errors import UsageError
-
-    wrong = [name for name, value in given.items() if value is not None]
-    if wrong:
-        raise UsageError(
-            f"--resume goes on as the run was begun: {', '.join(wrong)} cannot change that",
-            "leave them out, or start another run with -o",
-        )
-
-
-def runtime(device: str, precision: str, amp: bool | None, seed: int, deterministic: bool) -> Runtime:
-    """The runtime of a training.
-
-    Args:
-        amp: True = the device's mixed precision, False = fp32, None = `precision` says.
-
-    Raises:
-        UsageError: --amp and --precision together.
-    """
-    from medseg_cli import device as devices
-    from medseg_cli.errors import UsageError
-
-    if amp is not None and precision != "auto":
-        raise UsageError(f"--{'' if amp else 'no-'}amp contradicts --precision {precision}", "give one of them")
-    chosen = devices.select(device, "fp32" if amp is False else precision, seed, deterministic)
-    if amp and chosen.precision == "fp32":
-        word = "bf16" if chosen.device.type == "cpu" else "fp16"
-        chosen = devices.select(device, word, seed, deterministic)
-    return chosen
