@@ -212,8 +212,10 @@ class SliceRun:
         return high * wide
 
     def _picture(self, index: int) -> NDArray[np.uint8]:
-        shown = self.display.picture(self.plane.take(self.scan.voxels, index))
-        return shown if self.tissue is None else self.tissue.picture(index, shown)
+        def shown() -> NDArray[np.uint8]:
+            return self.display.picture(self.plane.take(self.scan.voxels, index))
+
+        return shown() if self.tissue is None else self.tissue.picture(index, shown)
 
     @property
     def _frame(self) -> Frame:

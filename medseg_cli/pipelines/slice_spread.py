@@ -64,11 +64,20 @@ class Draws:
             }
         if not has_latents(model):
             return {}
+        noises = ([self.noise(index, number) for index in indices] for number in range(self.samples))
         return {
             f"draw.{number}.{name}": value
-            for number in range(self.samples)
-            for name, value in model.encode(images, [self.noise(index, number) for index in indices]).items()
+            for number, drawn in enumerate(_encodings(model, images, noises))
+            for name, value in drawn.items()
         }
+
+
+def _encodings(
+    model: Any, images: Tensor, noises: Iterable[Sequence[torch.Generator]]
+) -> Iterable[Mapping[str, Tensor]]:
+    """What a network with latents makes of images with each noise; some know how to do it at once."""
+    at_once = getattr(model, "encodings", None)
+    return (model.encode(images, noise) for noise in noises) if at_once is None else at_once(images, noises)
 
 
 def has_latents(model: Any) -> bool:

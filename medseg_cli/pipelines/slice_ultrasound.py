@@ -6,6 +6,7 @@ sectors that are no longer there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,13 +67,13 @@ class Insonated:
     cut: int = 0
     _pictures: dict[int, NDArray[np.uint8]] = field(default_factory=dict, repr=False)
 
-    def picture(self, index: int, shown: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A slice (H, W, 3) as the network is to see it; its marks are looked for once."""
+    def picture(self, index: int, shown: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """A slice (H, W, 3) as the network is to see it, made of what `shown` returns; marks are looked for once."""
         known = self._pictures.get(index)
         if known is None:
             if len(self._pictures) >= KEPT:
                 self._pictures.pop(next(iter(self._pictures)))
-            known = self._pictures[index] = self._cleared(index, shown)
+            known = self._pictures[index] = self._cleared(index, shown())
         return known
 
     def _cleared(self, index: int, shown: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -159,9 +160,11 @@ def insonated(scan: Scan, plane: Plane, shown: Display, how: Ultrasound | None) 
 
 def _sector(scan: Scan, plane: Plane, shown: Display) -> Sector:
     indices = np.unique(np.linspace(0, plane.count - 1, min(FRAMES, plane.count)).round().astype(int))
-    brightest = shown.picture(plane.take(scan.voxels, int(indices[0]))).max(axis=2)
-    for index in indices[1:]:
-        brightest = np.maximum(brightest, shown.picture(plane.take(scan.voxels, int(index))).max(axis=2))
+    brightest = np.zeros((plane.height, plane.width), np.uint8)
+    for index in indices:
+        picture = shown.picture(plane.take(scan.voxels, int(index)))
+        for channel in range(3):
+            np.maximum(brightest, picture[..., channel], out=brightest)
     if scan.region is None:
         return find_sector(brightest)
     x0, y0, x1, y1 = scan.region

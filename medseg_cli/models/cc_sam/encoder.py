@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from segment_anything.modeling.image_encoder import ImageEncoderViT
@@ -30,6 +31,21 @@ class Encoded:
     image: Tensor
     divergence: Tensor
     shares: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What the encoder makes of a batch before the first latent: the same for every draw.
+
+    Args:
+        maps: the CNN's (B, D, 32, 32), see `CcSamEncoder.heard`.
+        tokens: (B, 32, 32, D), after the blocks that do not listen to the CNN yet.
+        done: how many blocks these are.
+    """
+
+    maps: tuple[Tensor, ...]
+    tokens: Tensor
+    done: int
 
 
 class FusedBlock(nn.Module):
@@ -87,16 +103,28 @@ class CcSamEncoder(nn.Module):
         with_channel_norms(self)
 
     def forward(self, images: Tensor, noise: Noise = None, sampled: bool = False) -> Encoded:
+        return self.finished(self.begun(images), noise, sampled)
+
+    def begun(self, images: Tensor) -> Begun:
+        """The part of `forward` that no noise reaches."""
         maps = self.heard(images)
         edge = (GRID - 1) * STRIDE + PATCH
         x = self.patch_embed(F.interpolate(images, (edge, edge), mode="bilinear", align_corners=False))
         if self.input_Adapter is not None:
             x = self.input_Adapter(x)
         x = x + self.post_pos_embed(self.pos_embed)
+        plain = list(takewhile(lambda block: not isinstance(block, JoinedBlock | FusedBlock), self.blocks))
+        for block in plain:
+            x = block(x)
+        return Begun(tuple(maps), x, len(plain))
+
+    def finished(self, begun: Begun, noise: Noise = None, sampled: bool = False) -> Encoded:
+        """The rest of `forward`; `begun` stays as it is."""
+        maps, x = [*begun.maps], begun.tokens
         divergences: list[Tensor] = []
         shares: list[Tensor] = []
         last: Tensor | None = None
-        for block in self.blocks:
+        for block in self.blocks[begun.done :]:
             if isinstance(block, JoinedBlock):
                 x, last = block(x, maps[0] if last is None else last)
             elif isinstance(block, FusedBlock):

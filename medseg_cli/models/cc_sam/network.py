@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -91,9 +91,9 @@ class CcSam(nn.Module):
         images = rgb(images)
         sparse, dense = self.embed(boxes, points, labels, masks, text, len(images), noise)
         kept = slice(1, None) if multimask else slice(0, 1)
-        drawn = []
+        drawn, begun = [], self.image_encoder.begun(images)
         for _ in range(max(1, n_samples)):
-            encoded = self.image_encoder(images, noise, sampled=self.training or n_samples > 0)
+            encoded = self.image_encoder.finished(begun, noise, sampled=self.training or n_samples > 0)
             logits, quality = self.mask_decoder(encoded.image, self.position(), sparse, dense)
             drawn.append((logits[:, kept], quality[:, kept]))
         low = torch.stack([logits for logits, _ in drawn]).mean(0)
@@ -122,6 +122,12 @@ class CcSam(nn.Module):
             noise: a generator on the CPU for each image, from which its latents are drawn; None takes their means.
         """
         return {"image": self.image_encoder(rgb(images), noise, sampled=noise is not None).image}
+
+    def encodings(self, images: Tensor, noises: Iterable[Sequence[torch.Generator]]) -> Iterator[dict[str, Tensor]]:
+        """`encode` with each noise in turn; what no noise reaches is computed once."""
+        begun = self.image_encoder.begun(rgb(images))
+        for noise in noises:
+            yield {"image": self.image_encoder.finished(begun, noise, sampled=True).image}
 
     def decode(
         self,
