@@ -80,6 +80,12 @@ def measures_ellipses(scan: Scan) -> bool:
     return scan.shape[2] == 1 or scan.cine
 
 
+def view(scan: Scan) -> tuple[slice, slice]:
+    """The part (I, J) of its pictures that shows something: its `region`, or all."""
+    x0, y0, x1, y1 = scan.region or (0, 0, scan.shape[0] - 1, scan.shape[1] - 1)
+    return slice(x0, x1 + 1), slice(y0, y1 + 1)
+
+
 def biometry_of(
     mask: NDArray[np.bool_], scan: Scan, rim: float = 0.0, frame: int = 0, tissue: NDArray[np.bool_] | None = None
 ) -> tuple[Biometry | None, str]:
@@ -92,9 +98,7 @@ def biometry_of(
         frame: index along k.
         tissue: (I, J) where the pipeline found that the picture shows tissue; None: it did not look.
     """
-    x0, y0, x1, y1 = scan.region or (0, 0, mask.shape[0] - 1, mask.shape[1] - 1)
-    steps = plane(scan)
-    box = (slice(x0, x1 + 1), slice(y0, y1 + 1))
+    steps, box = plane(scan), view(scan)
     found, why = fit(mask[box], steps, None if tissue is None else tissue[box])
     if found is None:
         return None, why
@@ -103,7 +107,7 @@ def biometry_of(
     if width >= found.ellipse.short:
         return None, "it is no larger than the rim that masks of its kind have"
     ellipse = replace(found.ellipse, long=found.ellipse.long - width, short=found.ellipse.short - width)
-    told = _told(replace(found, ellipse=ellipse), steps, (x0, y0), frame, scan.spacing_known)
+    told = _told(replace(found, ellipse=ellipse), steps, (box[0].start, box[1].start), frame, scan.spacing_known)
     return replace(told, rim=width), ""
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from medseg_cli import pipelines
 from medseg_cli.errors import UsageError
 from medseg_cli.preset import Preset
+from medseg_cli.preset_format import Label
 from medseg_cli.windows import parse_window
 
 
@@ -33,6 +34,8 @@ class Overrides:
         detector: folder of a Grounding DINO that finds boxes for what is said.
         smooth_time: frames of a cine that a mask is smoothed over, an odd number; 0 = none.
         sector: whether ultrasound's surround and burned-in marks are kept from the network and the mask.
+        mirror: whether the network is asked about the mirror image of every picture too.
+        redraw: whether ellipses become the masks of objects that are ellipses, see `redraw`.
     """
 
     slices: Literal["finest", "axial", "coronal", "sagittal", "acquisition"] | None = None
@@ -51,6 +54,8 @@ class Overrides:
     detector: str | None = None
     smooth_time: int | None = None
     sector: bool | None = None
+    mirror: bool | None = None
+    redraw: bool | None = None
 
     def __post_init__(self) -> None:
         """Check what belongs together.
@@ -95,6 +100,8 @@ def with_options(preset: Preset, chosen: Overrides) -> Preset:
         "batch-slices": chosen.batch_slices,
         "smooth-time": chosen.smooth_time,
         "no-sector" if chosen.sector is False else "sector": chosen.sector,
+        "no-mirror" if chosen.mirror is False else "mirror": chosen.mirror,
+        "no-redraw" if chosen.redraw is False else "redraw": chosen.redraw,
     }
     refused = [f"--{name}" for name, value in sliced.items() if value is not None]
     if refused and pipelines.find(preset.pipeline).dims == 3:
@@ -107,6 +114,8 @@ def with_options(preset: Preset, chosen: Overrides) -> Preset:
         "options": _options(preset, chosen),
         "postprocessing": preset.postprocessing.model_copy(update=_given(cleaning)),
     }
+    if chosen.redraw is not None:
+        changed["labels"] = _redrawn(preset, chosen.redraw)
     if chosen.window is not None:
         update = {"intensity": parse_window(chosen.window), "by_modality": {}}
         changed["preprocessing"] = preset.preprocessing.model_copy(update=update)
@@ -188,14 +197,36 @@ def _options(preset: Preset, chosen: Overrides) -> dict[str, Any]:
     if chosen.sector is not None:
         _check_draws_itself(preset, "sector" if chosen.sector else "no-sector")
         options["ultrasound"] = (options.get("ultrasound") or {}) if chosen.sector else None
+    if chosen.mirror is not None:
+        _check_draws_itself(preset, "mirror" if chosen.mirror else "no-mirror")
+        if chosen.mirror and options.get("fit") != "stretch":
+            raise UsageError(
+                f"preset {preset.name} pads its pictures, and padding would change sides in a mirror image",
+                "leave --mirror out, or use a preset with options.fit: stretch",
+            )
+        options["mirror"] = chosen.mirror
     return options
+
+
+def _redrawn(preset: Preset, wanted: bool) -> tuple[Label, ...]:
+    """The preset's labels with ellipses as masks where they are ellipses, or without.
+
+    Raises:
+        UsageError: none of them is.
+    """
+    _check_draws_itself(preset, "redraw" if wanted else "no-redraw")
+    if not any(label.shape for label in preset.labels):
+        raise UsageError(
+            f"no label of preset {preset.name} is an ellipse", f"leave --{'' if wanted else 'no-'}redraw out"
+        )
+    return tuple(label.model_copy(update={"redraw": wanted and label.shape is not None}) for label in preset.labels)
 
 
 def _check_draws_itself(preset: Preset, flag: str) -> None:
     """Raises: UsageError, where another preset draws the masks."""
     if pipelines.find(preset.pipeline).words == "map":
         raise UsageError(
-            f"preset {preset.name} lets other presets draw its masks, each frame by itself", f"leave --{flag} out"
+            f"preset {preset.name} lets other presets draw its masks, as these say", f"leave --{flag} out"
         )
 
 

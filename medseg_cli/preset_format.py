@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -236,6 +236,7 @@ class Label(Section):
         shape: "ellipse": the ellipse that fits it is measured, see `biometry`; None: it has no such shape.
         rim: by how much the masks of training reach beyond the border that is measured (a line that was drawn along it
             and filled), as a share of the picture's longer side: the ellipse is made smaller by it.
+        redraw: the ellipse that fits it becomes its mask, see `redraw`; only with a shape.
     """
 
     value: Annotated[int, Field(ge=1, le=65535)]
@@ -244,6 +245,13 @@ class Label(Section):
     snomed: Annotated[str, Field(pattern="^[1-9][0-9]{5,17}$"), AfterValidator(_snomed)] | None = None
     shape: Literal["ellipse"] | None = None
     rim: Annotated[float, Field(ge=0, lt=0.1)] = 0.0
+    redraw: bool = False
+
+    @model_validator(mode="after")
+    def _check_redraw(self) -> Self:
+        if self.redraw and self.shape is None:
+            raise ValueError("redraw: true needs a shape, such as shape: ellipse")
+        return self
 
 
 class Postprocessing(Section):

@@ -25,6 +25,7 @@ class Label:
         snomed: SNOMED CT concept id, empty when none is known.
         shape: "ellipse" where the ellipse that fits it is to be measured, else empty.
         rim: by how much masks of it reach beyond what is to be measured, as a share of the picture's longer side.
+        redraw: whether the ellipse that fits it becomes its mask, see `redraw`.
     """
 
     value: int
@@ -33,6 +34,7 @@ class Label:
     snomed: str = ""
     shape: str = ""
     rim: float = 0.0
+    redraw: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -171,6 +171,24 @@ Sector = Annotated[
         rich_help_panel=SLICES,
     ),
 ]
+Mirror = Annotated[
+    bool | None,
+    typer.Option(
+        "--mirror/--no-mirror",
+        help="Ask the network about each picture's mirror image too and take the mean: better masks, twice the time.",
+        show_default=False,
+        rich_help_panel=SLICES,
+    ),
+]
+Redraw = Annotated[
+    bool | None,
+    typer.Option(
+        "--redraw/--no-redraw",
+        help="Objects that the preset calls ellipses, such as fetal heads: the fitted ellipse becomes the mask.",
+        show_default=False,
+        rich_help_panel=SLICES,
+    ),
+]
 Compile = Annotated[
     bool,
     typer.Option(
@@ -247,8 +265,9 @@ Uncertainty = Annotated[
     bool,
     typer.Option(
         "--uncertainty",
-        help="Write how far several answers lie apart, per voxel (the same as --format uncertainty beside the mask): "
-        "of CC-SAM draws of its latents, of ensembles their checkpoints. The mask stays the same.",
+        help="How far several answers lie apart: of CC-SAM draws of its latents, of ensembles their checkpoints. The "
+        "mask stays the same. A map lies beside it (the same as --format uncertainty); evaluate tells whether it "
+        "goes with errors.",
         rich_help_panel=WRITING,
     ),
 ]

@@ -11,13 +11,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
+from medseg_cli import redraw
 from medseg_cli.device import Runtime
 from medseg_cli.embeddings import EmbeddingCache
 from medseg_cli.errors import InputError, MedsegError
@@ -32,6 +33,7 @@ from medseg_cli.pipelines.slice_boxes import SliceBoxes
 from medseg_cli.pipelines.slice_compose import compose
 from medseg_cli.pipelines.slice_ensemble import SliceEnsemble
 from medseg_cli.pipelines.slice_facts import modality_notes, object_facts, window_notes
+from medseg_cli.pipelines.slice_mirror import SliceMirror
 from medseg_cli.pipelines.slice_prompts import Plan, every_slice, plan_slices, unused_minus, unused_regions, whole_image
 from medseg_cli.pipelines.slice_run import Network, SliceRun, Ways
 from medseg_cli.pipelines.slice_spread import Draws, check_comparable, has_latents
@@ -94,6 +96,7 @@ class Options(BaseModel):
         samples: draws of the latents that are compared, where the network has any.
         time: how the frames of a cine go together.
         ultrasound: what is done about a sector's surround and burned-in marks; None takes pictures as they are.
+        mirror: ask about each picture's mirror image too and take the mean; only with `fit: stretch`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -113,6 +116,13 @@ class Options(BaseModel):
     samples: int = Field(default=16, ge=2, le=1000)
     time: Time = Time()
     ultrasound: Ultrasound | None = None
+    mirror: bool = False
+
+    @model_validator(mode="after")
+    def _check_mirror(self) -> Self:
+        if self.mirror and self.fit != "stretch":
+            raise ValueError("mirror: true needs fit: stretch, or the padding would change sides")
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,10 +177,11 @@ class SlicePipeline:
         """
         options = options_of(preset, kind)
         path, weights = weights_of(preset, random_weights)
-        model = build(path, preset, runtime.seed)
-        others = () if random_weights else members_of(preset)
-        if others:
-            model = SliceEnsemble([model, *(build(each, preset, runtime.seed) for each in others)])
+        files = [path, *(() if random_weights else members_of(preset))]
+        members = [build(each, preset, runtime.seed) for each in files]
+        if options.mirror:
+            members = [SliceMirror(each) for each in members]
+        model: Any = members[0] if len(members) == 1 else SliceEnsemble(members)
         if options.uncertainty:
             check_comparable(model, preset.name)
         model = model.eval().requires_grad_(False).to(runtime.device)
@@ -253,8 +264,13 @@ class SlicePipeline:
         scan, plane, shown = run.scan, run.plane, run.display
         settled = slice_time.settle(run, self.options.time)
         mask, cleaning = compose(settled.found, plans, plane, self.preset.postprocessing, apart=scan.cine)
+        labels, tissue = labels_of(prompt, self.preset), None if run.tissue is None else run.tissue.on(plane)
+        redrawn = redraw.redraw(mask, labels, scan, tissue)
         objects = object_facts(prompt, plans, settled, ways, cleaning, begun.heard)
+        for value, told in redrawn.items():
+            objects[value - 1]["redrawn"] = told
         notes = [*run.notes, *(note for each in begun.heard for note in each.notes)]
+        notes += redraw.notes(redrawn, labels)
         notes += empty_targets(set(np.unique(mask).tolist()), prompt)
         notes += unused_minus(plans, run.asked, prompt) + modality_notes(scan, self.preset) + window_notes(shown, scan)
         if self.options.propagation.max_slices is not None and not any(ways):
@@ -287,7 +303,6 @@ class SlicePipeline:
         if run.spread is not None:
             of = "draws of the latents" if has_latents(self.model) else "checkpoints"
             spread = run.spread.result(run.found, of, lambda index: shown.picture(plane.take(scan.voxels, index)))
-        labels, tissue = labels_of(prompt, self.preset), None if run.tissue is None else run.tissue.on(plane)
         return Segmentation(mask, labels, scan, provenance, tuple(notes), spread=spread, tissue=tissue)
 
     @property
@@ -298,6 +313,8 @@ class SlicePipeline:
         name = " ".join([name, *self.weights.get("members", [])])
         # Not all of a configuration is in the weights, and nothing of it in random ones.
         name = f"{name} {json.dumps(self.preset.model, sort_keys=True)}"
+        if options.mirror:
+            name = f"{name} and mirrored"
         runtime = self.runtime
         if runtime.kernels == "reference":
             # Who looks for a kernel at fault must not be answered from what it left in the cache.

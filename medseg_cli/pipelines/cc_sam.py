@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
@@ -22,6 +21,7 @@ from medseg_cli.pipelines import by_slice
 from medseg_cli.pipelines.by_slice import SlicePipeline
 from medseg_cli.pipelines.loading import check_trained
 from medseg_cli.pipelines.slice_boxes import SliceBoxes
+from medseg_cli.pipelines.slice_mirror import first_network
 from medseg_cli.pipelines.slice_texts import Embed, SliceTexts
 from medseg_cli.pipelines.text_embedding import embedder
 from medseg_cli.preset import Preset
@@ -76,9 +76,8 @@ def _texts(preset: Preset, made: SlicePipeline) -> SliceTexts | None:
     config = config_of(preset.model)
     if not config.text:
         return None
-    model: Any = made.model
     # Several checkpoints of one training have the same rows.
-    table = read_table(preset, getattr(model, "members", [model])[0])
+    table = read_table(preset, first_network(made.model))
     width = config.text_dim
     if table is not None and table.width != width:
         raise ModelError(f"preset {preset.name} takes embeddings of {width} numbers, its table has {table.width}")

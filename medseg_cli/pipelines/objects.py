@@ -24,7 +24,8 @@ def labels_of(prompt: Prompt, preset: Preset) -> tuple[Label, ...]:
             shown = f"{shown} ({target.id})"
         taken.add(shown)
         color = like.color if len(names) == 1 else PALETTE[index % len(PALETTE)]
-        labels.append(Label(index + 1, shown, _rgb(color), like.snomed or "", like.shape or "", like.rim))
+        shape = (like.shape or "", like.rim, like.redraw)
+        labels.append(Label(index + 1, shown, _rgb(color), like.snomed or "", *shape))
     return tuple(labels)
 
 

@@ -16,6 +16,7 @@ from lightning_fabric import Fabric
 from medseg_cli import pipelines, preset
 from medseg_cli.datasets import Case, Split, read_dataset, read_splits, split_cases
 from medseg_cli.datasets.captions import without_short
+from medseg_cli.datasets.ellipses import drawn_as_ellipses
 from medseg_cli.datasets.limits import quality_of
 from medseg_cli.errors import InputError, MedsegError, ModelError, UsageError
 from medseg_cli.pipelines.choices import Choices
@@ -187,6 +188,7 @@ def _finish(fitted: Fitted, recipe: Recipe, base: Preset, begun: Record, split: 
     for needed in getattr(recipe, "beside", ()):
         with atomic_output(run / needed.name, overwrite=True) as part:
             shutil.copyfile(needed, part)
+    base = _with_true_shapes(base, facts, split)
     export(fitted.network, base, facts, run, _quality(base, facts, split))
     draw(run, facts)
     write_card(run, base, facts, begun, machine, state.seconds)
@@ -197,6 +199,20 @@ def _finish(fitted: Fitted, recipe: Recipe, base: Preset, begun: Record, split: 
             facts.dice,
             facts.before,
         )
+
+
+def _with_true_shapes(base: Preset, facts: RunFacts, split: Split) -> Preset:
+    """The preset, which draws ellipses as masks only where the masks that were learnt are ellipses."""
+    if not any(label.redraw for label in base.labels):
+        return base
+    try:
+        if drawn_as_ellipses(split.train):
+            return base
+        why = f"the masks of {facts.dataset} are no ellipses"
+    except MedsegError as error:
+        why = error.message
+    LOGGER.warning("labels are not redrawn as ellipses any more (redraw: false in the preset): %s", why)
+    return base.model_copy(update={"labels": tuple(x.model_copy(update={"redraw": False}) for x in base.labels)})
 
 
 def _quality(base: Preset, facts: RunFacts, split: Split) -> Quality | None:
