@@ -89,6 +89,7 @@ def _row(
         "format": None,
         "modality": case.modality or None,
         "shape_ijk": None,
+        "cine": None,
         "spacing_mm": None,
         "memory_bytes": None,
         "peak_bytes": None,
@@ -101,6 +102,7 @@ def _row(
         "format": header.format,
         "modality": header.modality or case.modality or None,
         "shape_ijk": list(header.shape),
+        "cine": header.cine,
         "spacing_mm": [round(size, 6) for size in header.spacing] if header.spacing_known else None,
         "memory_bytes": estimate.memory_of(header),
     }

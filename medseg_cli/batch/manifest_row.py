@@ -19,13 +19,15 @@ from medseg_cli.readers.options import ReadOptions
 
 COLUMNS = (
     *("path", "name", "preset", "prompts", "point", "box", "coords", "slice", "mask_prompt", "label", "text", "not"),
-    *("series", "channel", "spacing", "modality"),
+    *("series", "channel", "cine", "spacing", "modality"),
 )
 PROMPTS = ("prompts", "point", "box", "coords", "slice", "mask_prompt", "label", "text", "not")
 LONGEST = 9
 """Digits of a whole number that means a channel or a slice."""
 SHOWN = 100
 """Characters of a value in a message."""
+YES_OR_NO = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+"""What the column cine holds, and what it means; capitals do not matter."""
 SEVERAL = ";"
 """Between several points, boxes or texts of one row."""
 
@@ -105,7 +107,21 @@ def _reading(given: dict[str, Any], scan: Path, reading: ReadOptions, where: str
         reading = replace(reading, series=str(given["series"]).strip())
     if "channel" in given:
         reading = replace(reading, channel=_whole(given["channel"], "channel", where))
+    if "cine" in given:
+        reading = _over_time(given, reading, where)
     return replace(reading, spacing=spacing_of(given["spacing"], where)) if "spacing" in given else reading
+
+
+def _over_time(given: dict[str, Any], reading: ReadOptions, where: str) -> ReadOptions:
+    """The third axis as the row says; what it says goes before --cine and --channel of the run."""
+    said = YES_OR_NO.get(str(given["cine"]).strip().lower())
+    if said is None:
+        raise InputError(f"{where}: cine {shortened(given['cine'])} is neither yes nor no", "write yes or no")
+    if said and "channel" in given:
+        raise InputError(
+            f"{where}: cine reads all frames, channel {shortened(given['channel'])} one", "give one of them"
+        )
+    return replace(reading, cine=said, channel=None) if said else replace(reading, cine=False)
 
 
 def _whole(value: Any, what: str, where: str) -> int:

@@ -92,7 +92,7 @@ def _asked(case: BatchCase, settings: Settings) -> str:
 def described(record: Record, report: dict[str, Any], run: Run) -> Record:
     """The record with what the report beside the mask says."""
     status, reason = status_of(report)
-    kept = ("name", "format", "modality", "series_uid", "shape_ijk", "channels", "spacing_mm", "orientation")
+    kept = ("name", "format", "modality", "series_uid", "shape_ijk", "channels", "spacing_mm", "frames", "orientation")
     peaks = [each["peak_rss_mib"] for each in run.stages.records if each["peak_rss_mib"]]
     return replace(
         record,

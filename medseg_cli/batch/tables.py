@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg_cli.batch import records
+from medseg_cli.batch import frame_tables, records
 from medseg_cli.batch.record import Record
 from medseg_cli.writers.formats import FORMATS
 
@@ -45,12 +45,16 @@ SPREAD = ("agreement", "variation")
 
 
 def write(out: Path) -> list[Record]:
-    """Write both tables from the records; these, by id. Runs that share a folder wait for each other here."""
+    """Write both tables from the records, and `areas.csv`; the records, by id.
+
+    Runs that share a folder wait for each other here.
+    """
     with records.locked(out, "tables"):
         found = records.read_all(out)
         lines = (json.dumps(each.to_json(), ensure_ascii=False, allow_nan=False) for each in found)
         records.write_text(out, out / "cases.jsonl", "".join(f"{line}\n" for line in lines))
         records.write_text(out, out / "cases.csv", to_csv(found))
+        frame_tables.write(out, found)
     return found
 
 

@@ -35,7 +35,7 @@ def _planned(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         row["id"],
         f"{row['format'] or '?'}{series}",
-        "x".join(map(str, shape)) if shape else "?",
+        _shape(shape, cine=bool(row["cine"])) if shape else "?",
         "x".join(f"{mm:.3g}" for mm in spacing) if spacing else "?",
         _bytes(row["bytes"]),
         row["preset"],
@@ -44,6 +44,10 @@ def _planned(row: dict[str, Any]) -> tuple[str, ...]:
         "?" if row["seconds"] is None else f"{row['seconds']:.1f} s",
         f"{row['state']}{why}",
     )
+
+
+def _shape(shape: list[int], *, cine: bool) -> str:
+    return f"{shape[0]}x{shape[1]}, {shape[2]} frames" if cine else "x".join(map(str, shape))
 
 
 def _planned_totals(told: dict[str, Any]) -> list[str]:

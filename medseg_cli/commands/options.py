@@ -60,7 +60,7 @@ Formats = Annotated[
         "--format",
         metavar="NAME,...",
         help="What to write, several at once: nifti, nrrd, seg-nrrd, mha, mgz, npz, png, nifti-split, dicom-seg, "
-        "rtstruct, stl, ply, obj, glb, labels-itksnap, labels-slicer, labels-tsv, explain, uncertainty.",
+        "rtstruct, stl, ply, obj, glb, labels-itksnap, labels-slicer, labels-tsv, areas-csv, explain, uncertainty.",
         show_default="nifti; png for pictures",
         rich_help_panel=WRITING,
     ),

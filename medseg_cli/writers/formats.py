@@ -15,7 +15,7 @@ from medseg_cli.segmentation import Segmentation
 from medseg_cli.writers import masks
 from medseg_cli.writers.masks import Values
 
-Needs = Literal["any", "picture", "volume", "dicom"]
+Needs = Literal["any", "picture", "volume", "cine", "dicom"]
 Content = Literal["voxels", "shapes", "table", "maps"]
 
 
@@ -46,10 +46,11 @@ class Format:
             `<case>_seg`: `scan_seg.nii.gz`, `scan_seg.dcm`, `scan_rtstruct.dcm`, `scan_stl/`.
         target: "module:function", called as `function(segmentation, path, overwrite, **choices)`. It writes `path`
             whole or not at all and returns notes: what the user should know, one sentence each.
-        needs: the scans it can hold: one slice ("picture"), more than one ("volume"), or those read from DICOM.
+        needs: the scans it can hold: one slice ("picture"), more than one ("volume"), frames over time ("cine"), or
+            those read from DICOM.
         summary: for people, in a few words.
         content: "voxels": every voxel's label. "shapes": surfaces or outlines; where all labels are empty, nothing is
-            written. "table": names and colours. "maps": why the labels are where they are, or how
+            written. "table": names and colours, or numbers. "maps": why the labels are where they are, or how
             surely, beside a mask.
         members: suffix of the files of a folder, or several; "" for a single file.
         takes: fields of `Choices` that the function has as keywords.
@@ -118,6 +119,9 @@ FORMATS = {
             "labels-itksnap", ".label.txt", f"{_TABLES}:write_itk_snap", "any", "ITK-SNAP label descriptions", "table"
         ),
         Format("labels-slicer", ".ctbl", f"{_TABLES}:write_slicer", "any", "3D Slicer colour table", "table"),
+        Format(
+            "areas-csv", "_areas.csv", "medseg_cli.writers.frame_table:write", "cine", "area in each frame", "table"
+        ),
         Format("labels-tsv", ".tsv", f"{_TABLES}:write_tsv", "any", "label table as in BIDS", "table"),
         Format(
             "stl", "_stl", f"{_MESHES}:write_stl", "volume", "surface per object, in a folder", "shapes", ".stl", _MESH
@@ -201,6 +205,11 @@ def check_fits(formats: Sequence[Format], scan: Scan, choices: Choices) -> None:
         if each.needs == "volume" and (scan.shape[2] == 1 or scan.cine):
             has = f"{scan.shape[2]} {_planes(scan)}" if scan.cine else "one slice"
             raise UsageError(f"{each.name} needs a volume, but the scan has {has}", "leave that format out")
+        if each.needs == "cine" and not scan.cine:
+            raise UsageError(
+                f"{each.name} is a curve over the frames of a cine, and the scan is none",
+                "leave that format out; --cine reads the third axis of a 3-D file as time",
+            )
         if each.name == "mgz" and scan.cine:
             raise UsageError("mgz holds volumes, but the scan has frames over time", "write .nii.gz instead")
         if each.needs == "dicom" and scan.provenance.format != "dicom":
