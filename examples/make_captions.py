@@ -16,7 +16,7 @@ from PIL import Image
 
 from medseg_cli.datasets import load_pair, read_cases, split_cases
 from medseg_cli.intensity import display
-from medseg_cli.preset_format import EightBit
+from medseg_cli.preset_intensity import EightBit
 from medseg_cli.readers import load_scan
 from medseg_cli.slices import plane_of
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg_cli.errors import InputError, ModelError
-from medseg_cli.preset_format import ClipZScore, EightBit, Percentile, Window, ZScore
+from medseg_cli.preset_intensity import ClipZScore, EightBit, Percentile, Window, ZScore
 from medseg_cli.scan import Scan
 
 TAILS = (0.005, 0.995)

@@ -2,162 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    Discriminator,
     Field,
     JsonValue,
     PrivateAttr,
-    Tag,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
+from medseg_cli.preset_intensity import Intensity
 from medseg_cli.preset_quality import Quality
-from medseg_cli.preset_section import Finite, Section, Text
+from medseg_cli.preset_section import Finite, Name, Section, Text
+from medseg_cli.preset_weights import CatalogueWeights, ShippedWeights, Weights
 
-NAME = r"^[a-z0-9][a-z0-9._-]*$"
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
-"""How the names of checkpoint files end."""
 UNION_TAGS = frozenset({"zscore", "clip-zscore", "percentile", "window", "eight-bit", "shipped", "catalogue"})
 OWN_ERRORS = frozenset({"unknown_key", "snomed", "order", "labels"})
 
-Name = Annotated[str, Field(pattern=NAME, max_length=64)]
-
-
-CheckpointFile = Annotated[str, Field(pattern="(" + "|".join(map(re.escape, SUFFIXES)) + ")$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class BaseWeights(Section):
-    """The weights that a training began with, where its own file holds the difference alone.
-
-    Attributes:
-        name: in the local store, or of a preset with its weights beside it; None for a file elsewhere.
-        file: absolute path of that file; None for a name.
-        sha256: of the published file, or of that file.
-    """
-
-    name: Name | None = None
-    file: CheckpointFile | None = None
-    sha256: Sha256
-
-    @model_validator(mode="after")
-    def _one_place(self) -> BaseWeights:
-        if (self.name is None) == (self.file is None):
-            raise PydanticCustomError("order", "give either name or file")
-        return self
-
-    @property
-    def text(self) -> str:
-        """The name, or the file."""
-        return self.name or str(self.file)
-
-
-class Member(Section):
-    """Another checkpoint of the same network: its file, as in `ShippedWeights`, and the file's SHA-256."""
-
-    file: CheckpointFile
-    sha256: Sha256
-
-
-class ShippedWeights(Section):
-    """Weights in a file beside the preset.
-
-    Attributes:
-        file: checkpoint file, relative to the preset's folder (or absolute); what medseg itself writes is safetensors.
-        sha256: its SHA-256; None only while a preset is being made: the file is then used unverified.
-        base: what the file's tensors belong to, where it holds only those that a training changed.
-        members: more checkpoints; the preset's answer is then the mean of all their probabilities.
-    """
-
-    file: CheckpointFile
-    sha256: Sha256 | None = None
-    base: BaseWeights | None = None
-    members: tuple[Member, ...] = ()
-
-
-class CatalogueWeights(Section):
-    """Weights in the local store, by the name that `medseg weights list` shows."""
-
-    name: Name
-
-
-def _weights_kind(value: Any) -> str:
-    if isinstance(value, dict):
-        return "catalogue" if "name" in value and "file" not in value else "shipped"
-    return "catalogue" if isinstance(value, CatalogueWeights) else "shipped"
-
-
-Weights = Annotated[
-    Annotated[ShippedWeights, Tag("shipped")] | Annotated[CatalogueWeights, Tag("catalogue")],
-    Discriminator(_weights_kind),
-]
-
-
-class ZScore(Section):
-    """Subtract the mean and divide by the standard deviation of what the network sees."""
-
-    method: Literal["zscore"]
-
-
-class ClipZScore(Section):
-    """Clip to [low, high], subtract `mean`, divide by `std`; all in the scan's own units (HU for CT)."""
-
-    method: Literal["clip-zscore"]
-    low: Finite
-    high: Finite
-    mean: Finite
-    std: Annotated[float, Field(gt=0)]
-
-    @model_validator(mode="after")
-    def _ordered(self) -> ClipZScore:
-        if self.low >= self.high:
-            raise PydanticCustomError("order", f"low {self.low:g} must be below high {self.high:g}")
-        return self
-
-
-class Percentile(Section):
-    """Map the `low`-th and `high`-th percentile (0..100) of the intensities to 0 and 1, clipped."""
-
-    method: Literal["percentile"]
-    low: Annotated[float, Field(ge=0, le=100)]
-    high: Annotated[float, Field(ge=0, le=100)]
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Percentile:
-        if self.low >= self.high:
-            raise PydanticCustomError("order", f"low {self.low:g} must be below high {self.high:g}")
-        return self
-
-
-class Window(Section):
-    """Show `level` - `width` / 2 as black and `level` + `width` / 2 as white, in the scan's own units (HU for CT)."""
-
-    method: Literal["window"]
-    level: Finite
-    width: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class EightBit(Section):
-    """Values that all lie within 0..255 are grey values already; others go between the percentiles `low` and `high`."""
-
-    method: Literal["eight-bit"]
-    low: Annotated[float, Field(ge=0, le=100)] = 0.5
-    high: Annotated[float, Field(ge=0, le=100)] = 99.5
-
-    @model_validator(mode="after")
-    def _ordered(self) -> EightBit:
-        if self.low >= self.high:
-            raise PydanticCustomError("order", f"low {self.low:g} must be below high {self.high:g}")
-        return self
-
-
-Intensity = Annotated[ZScore | ClipZScore | Percentile | Window | EightBit, Field(discriminator="method")]
 Millimetres = Annotated[float, Field(gt=0)]
 
 

@@ -10,7 +10,7 @@ import difflib
 import math
 
 from medseg_cli.errors import InputError, UsageError
-from medseg_cli.preset_format import Window
+from medseg_cli.preset_intensity import Window
 from medseg_cli.scan import Scan
 
 WINDOWS: dict[str, tuple[float, float]] = {

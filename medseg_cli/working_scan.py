@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medseg_cli.geometry import FULLY_IN_VIEW, Grid, resample, scan_grid
 from medseg_cli.intensity import Scale, scale_of
-from medseg_cli.preset_format import ClipZScore, EightBit, Percentile, Window, ZScore
+from medseg_cli.preset_intensity import ClipZScore, EightBit, Percentile, Window, ZScore
 from medseg_cli.scan import Scan
 
 HELD = 1 << 25

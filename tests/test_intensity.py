@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from medseg_cli.intensity import Display, display
-from medseg_cli.preset_format import EightBit, Percentile
+from medseg_cli.preset_intensity import EightBit, Percentile
 from medseg_cli.scan import Provenance, Scan
 
 

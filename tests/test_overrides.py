@@ -11,7 +11,7 @@ from dicom_phantom import series, write
 from medseg_cli import preset as presets
 from medseg_cli.errors import InputError, UsageError
 from medseg_cli.overrides import Overrides, with_options
-from medseg_cli.preset_format import Window
+from medseg_cli.preset_intensity import Window
 from medseg_cli.readers import load_scan
 from medseg_cli.readers.modality import parse_modality, with_modality
 from medseg_cli.scan import Provenance, Scan

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from medseg_cli import preset as presets
 from medseg_cli.errors import ModelError
-from medseg_cli.preset_format import CatalogueWeights, Preset, ShippedWeights
+from medseg_cli.preset_format import Preset
+from medseg_cli.preset_weights import CatalogueWeights, ShippedWeights
 from medseg_cli.weights import catalogue, store
 
 VALID: dict[str, Any] = {

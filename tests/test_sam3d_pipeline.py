@@ -12,7 +12,7 @@ import torch
 from medseg_cli import device, pipelines, preset
 from medseg_cli.errors import InputError, ModelError, UsageError
 from medseg_cli.preset import Preset
-from medseg_cli.preset_format import ClipZScore
+from medseg_cli.preset_intensity import ClipZScore
 from medseg_cli.prompt import Box, Click, Prompt, Target
 from medseg_cli.scan import Provenance, Scan
 from medseg_cli.segmentation import Segmentation

@@ -10,7 +10,7 @@ from phantom import scan
 from medseg_cli import intensity, working_scan
 from medseg_cli.geometry import FULLY_IN_VIEW, resample, scan_grid, working_grid
 from medseg_cli.intensity import normalise
-from medseg_cli.preset_format import ClipZScore, Percentile, ZScore
+from medseg_cli.preset_intensity import ClipZScore, Percentile, ZScore
 
 CPU = torch.device("cpu")
 HOW = [

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from medseg_cli.checkpoint_file import read_tensors, sniff
 from medseg_cli.errors import ModelError
 from medseg_cli.models.tuning import Kind, Tunable, Tuned, add_bottlenecks, plain_state, tuned_of
-from medseg_cli.preset_format import BaseWeights
+from medseg_cli.preset_weights import BaseWeights
 from medseg_cli.weights.base import describe, find
 from medseg_cli.weights.importer import DIFFERENCE
 

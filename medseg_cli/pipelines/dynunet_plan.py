@@ -22,7 +22,8 @@ from medseg_cli.pipelines.dynunet import Options, check_scan
 from medseg_cli.pipelines.loading import options_of
 from medseg_cli.pipelines.objects import PALETTE
 from medseg_cli.preset import Preset
-from medseg_cli.preset_format import ClipZScore, Label
+from medseg_cli.preset_format import Label
+from medseg_cli.preset_intensity import ClipZScore
 
 LOGGER = logging.getLogger("medseg.training")
 

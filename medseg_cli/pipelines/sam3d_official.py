@@ -17,7 +17,7 @@ from medseg_cli.models.sam3d.config import config_of
 from medseg_cli.pipelines.sam3d_crops import Crop, Look
 from medseg_cli.pipelines.sam3d_objects import Found
 from medseg_cli.preset import Preset
-from medseg_cli.preset_format import ClipZScore
+from medseg_cli.preset_intensity import ClipZScore
 from medseg_cli.scan import Scan
 
 SEPARATE = 8

@@ -15,8 +15,8 @@ from medseg_cli import preset
 from medseg_cli.models import STARTS
 from medseg_cli.models.tuned_file import difference_of
 from medseg_cli.preset import Preset
-from medseg_cli.preset_format import BaseWeights, ShippedWeights
 from medseg_cli.preset_quality import Quality
+from medseg_cli.preset_weights import BaseWeights, ShippedWeights
 from medseg_cli.training import members
 from medseg_cli.training.facts import RunFacts
 from medseg_cli.versions import version

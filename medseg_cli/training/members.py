@@ -11,7 +11,7 @@ from medseg_cli import preset
 from medseg_cli.checkpoint_file import read_tensors
 from medseg_cli.errors import ModelError
 from medseg_cli.preset import Preset
-from medseg_cli.preset_format import Member, ShippedWeights
+from medseg_cli.preset_weights import Member, ShippedWeights
 from medseg_cli.training.average import learned, put
 from medseg_cli.training.plan import Plan
 from medseg_cli.weights.store import sha256_of

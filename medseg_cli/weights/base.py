@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medseg_cli.errors import ModelError
 from medseg_cli.preset import Preset
-from medseg_cli.preset_format import BaseWeights, Member, ShippedWeights
+from medseg_cli.preset_weights import BaseWeights, Member, ShippedWeights
 from medseg_cli.weights import store
 from medseg_cli.weights.store import ResolvedWeights
 

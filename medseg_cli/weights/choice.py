@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medseg_cli.errors import ModelError
 from medseg_cli.preset import Preset
-from medseg_cli.preset_format import SUFFIXES, CatalogueWeights, ShippedWeights
+from medseg_cli.preset_weights import SUFFIXES, CatalogueWeights, ShippedWeights
 from medseg_cli.weights import store
 from medseg_cli.weights.catalogue import entry
 
