@@ -7,11 +7,13 @@ that official files hold besides tensors (a NumPy number, an optimiser) are let 
 from __future__ import annotations
 
 import functools
+import os
 import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +57,28 @@ def read_content(path: Path, kind: str) -> Any:
     return _load_safetensors(path) if kind == "safetensors" else _load_torch(path, mmap=kind == "zip")
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A failure of the system while safetensors writes, as the OSError that it hides in its own words.
+
+    Args:
+        path: of the file, for the error.
+
+    Raises:
+        OSError: the disk is full, the folder is not to be written to, and the like.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        code = int(found[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
+
+
 def sniff(path: Path) -> str:
     """What kind of file it is by its first bytes: "zip" or "legacy" (both torch) or "safetensors".
 
@@ -68,7 +92,7 @@ def sniff(path: Path) -> str:
     except IsADirectoryError as error:
         raise ModelError(f"{path} is a folder", "give the checkpoint file inside it") from error
     except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+        raise ModelError(f"cannot read {path}: {error.strerror}", "check the path") from error
     if not size:
         raise ModelError(f"{path} is empty", "the download failed: fetch it again")
     if head.lstrip(b"\xef\xbb\xbf \r\n\t").lower().startswith(_WEB_PAGE):

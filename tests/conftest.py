@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -108,6 +109,15 @@ def in_process(
 
     yield run
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def no_large_files() -> Iterator[None]:
+    """The system refuses to write more than 8 kB into a file, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture

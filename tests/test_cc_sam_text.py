@@ -370,8 +370,13 @@ def test_tables_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     tiny_cc_sam.table(tmp_path / "table.safetensors", fewer)
     with pytest.raises(ModelError, match=r"lesion has 3 texts and embeddings of shape \(2, 12\)"):
         read_table(base)
-    save_file(tiny_cc_sam.vectors(), tmp_path / "table.safetensors")
-    with pytest.raises(ModelError, match="its header does not say which"):
+    for facts in (None, {"medseg.texts": "{"}, {"medseg.texts": "[" * 5000}):
+        save_file(tiny_cc_sam.vectors(), tmp_path / "table.safetensors", facts)
+        with pytest.raises(ModelError, match="its header does not say which"):
+            read_table(base)
+    facts = {"medseg.texts": json.dumps(tiny_cc_sam.BANK)}
+    save_file({k: v / 0 for k, v in tiny_cc_sam.vectors().items()}, tmp_path / "table.safetensors", facts)
+    with pytest.raises(ModelError, match="head has embeddings that are not finite numbers"):
         read_table(base)
     with pytest.raises(InputError, match="cannot read"):
         read_bank(str(tmp_path / "nothing.json"))

@@ -242,6 +242,26 @@ def test_a_file_of_boxes_is_read_with_care(tmp_path: Path) -> None:
             cached_boxes(path)
     with pytest.raises(InputError, match="cannot read"):
         cached_boxes(tmp_path / "none.json")
+    path.write_text(json.dumps(made).replace('"lesion"', '"head"'))
+    with pytest.raises(InputError, match="'head' is there twice"):
+        cached_boxes(path)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [(10, 20, 200, 300), (-0.1, 0, 0.5, 0.5), (0.5, 0.1, 0.2, 0.4), (0.1, 0.1, 0.1, 0.4), (float("nan"), 0, 1, 1)],
+)
+def test_a_prompt_that_is_no_place_in_its_picture_is_refused(tmp_path: Path, box: tuple[float, ...]) -> None:
+    """Pixels for shares, beyond the edge, corners swapped, a line, no number; a refused one may be any of them."""
+    one = {"box": box, "score": 0.5, "refused": None, "iou": None}
+    made = {"version": 1, "detector": "d", "sha256": "0", "captions": {}, "rules": {}, "pictures": {"a": {"head": one}}}
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps(made))
+    with pytest.raises(InputError, match=r"pictures\.a\.head: .* is no box in a picture"):
+        cached_boxes(path)
+    one["refused"] = "score nan is below 0.15"
+    path.write_text(json.dumps(made))
+    assert cached_boxes(path) == {("a", "head"): None}
 
 
 def test_which_classes_are_looked_for(tmp_path: Path) -> None:

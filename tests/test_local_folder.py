@@ -163,6 +163,23 @@ def test_a_model_that_reads_no_text_is_no_language_model(in_process: Run, tmp_pa
     assert (code, "of the kind vit, which reads no text" in err) == (4, True), err
 
 
+def test_a_table_never_lands_in_the_model_it_is_made_with(in_process: Run, tmp_path: Path, bert: Path) -> None:
+    folder = Path(shutil.copytree(bert, tmp_path / "model"))
+    before = (folder / WEIGHTS).read_bytes()
+    command = ("weights", "embed-text", "ultrasound", "--model", "model", "-o")
+    code, _, err = in_process(*command, f"model/{WEIGHTS}", "--overwrite")
+    assert (code, f"model/{WEIGHTS} would lie among the files of --model" in err) == (3, True), err
+    assert (folder / WEIGHTS).read_bytes() == before
+
+
+@pytest.mark.usefixtures("no_large_files")
+def test_a_full_disk_is_no_bug(in_process: Run, tmp_path: Path, bert: Path) -> None:
+    """Safetensors tells it as an error of its own kind."""
+    code, _, err = in_process("weights", "embed-text", "ultrasound", "--model", bert, "-o", "t.safetensors")
+    assert (code, "cannot write t.safetensors: file too large" in err) == (3, True), err
+    assert [path.name for path in tmp_path.iterdir() if "safetensors" in path.name] == []
+
+
 @pytest.mark.parametrize(
     ("typed", "more"), [("medbret", ""), ("text-dmo", "did you mean preset 'text-demo'?"), ("no/such", ""), ("", "")]
 )

@@ -155,7 +155,7 @@ def embed_text(
 
     $ medseg weights embed-text ultrasound --model MEDBERT_FOLDER -o table.safetensors
     """
-    from medseg_cli.errors import UsageError
+    from medseg_cli.errors import InputError, UsageError
     from medseg_cli.models.cc_sam.bank import read_bank
     from medseg_cli.pipelines.text_embedding import embed_bank, save_table
     from medseg_cli.writers.atomic import check_output
@@ -163,6 +163,8 @@ def embed_text(
     if output.suffix != ".safetensors":
         raise UsageError(f"{output} is no name of a table", "tables end in .safetensors")
     check_output(output, overwrite)
+    if output.resolve().parent == Path(model).expanduser().resolve():
+        raise InputError(f"{output} would lie among the files of --model", "write the table elsewhere")
     found = read_bank(bank)
     strange = [key for key in keys or () if key not in found]
     if strange:

@@ -9,6 +9,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from medseg_cli.checkpoint_file import writing
+
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
     """Write a safetensors file whose bytes, and so its SHA-256, depend on tensors and metadata alone.
@@ -19,8 +21,12 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
         tensors: name → tensor, on the CPU.
         path: the file, replaced if it exists.
         metadata: text for the header.
+
+    Raises:
+        OSError: the system cannot write it.
     """
-    save_file(dict(tensors), path, dict(metadata))
+    with writing(path):
+        save_file(dict(tensors), path, dict(metadata))
     with path.open("r+b") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))

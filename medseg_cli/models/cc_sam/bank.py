@@ -69,7 +69,7 @@ def read_bank(source: str) -> Bank:
             data = file.read(MOST_BYTES + 1)
         if len(data) > MOST_BYTES:
             raise InputError(f"{path} has more than {MOST_BYTES} bytes, too many for texts", hint)
-        content = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_once)
+        content = json.loads(data.decode("utf-8-sig"), object_pairs_hook=once)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", hint) from error
     except (ValueError, RecursionError) as error:
@@ -142,7 +142,7 @@ def plain(text: str) -> str:
     return " ".join(words[1:] if len(words) > 1 and words[0] in ARTICLES else words)
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object whose keys do not repeat.
 
     Raises:

@@ -118,7 +118,7 @@ def load_table(path: Path) -> Table:
         with safe_open(path, "pt") as file:
             facts = file.metadata() or {}
         bank = bank_of(json.loads(facts[TEXTS]))
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} is no table of texts: its header does not say which", _HINT) from error
     return _checked(Table(bank, vectors, facts.get(MADE_BY, "")), str(path))
 
@@ -140,8 +140,8 @@ def _checked(table: Table, where: str) -> Table:
         raise ModelError(f"{where}: texts and embeddings are not of the same classes: {', '.join(odd[:3])}", _HINT)
     for key, value in table.vectors.items():
         count = len(table.bank[key].rows)
-        if value.ndim != 2 or value.shape != (count, table.width) or not bool(value.isfinite().all()):
-            raise ModelError(
-                f"{where}: {key} has {count} texts and embeddings of shape {tuple(value.shape)}, or not finite", _HINT
-            )
+        if value.ndim != 2 or value.shape != (count, table.width):
+            raise ModelError(f"{where}: {key} has {count} texts and embeddings of shape {tuple(value.shape)}", _HINT)
+        if not bool(value.isfinite().all()):
+            raise ModelError(f"{where}: {key} has embeddings that are not finite numbers", _HINT)
     return table
