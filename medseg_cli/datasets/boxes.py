@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from medseg_cli.datasets.case import Case
 from medseg_cli.datasets.pairs import label_values, open_case, problems
 from medseg_cli.errors import InputError, UsageError
 from medseg_cli.intensity import display
-from medseg_cli.models.cc_sam.bank import Bank, meaning
+from medseg_cli.models.cc_sam.bank import Bank, meaning, once
 from medseg_cli.models.grounding import AREA, LEAST_SCORE, Detection, caption
 from medseg_cli.preset_intensity import EightBit
 from medseg_cli.readers import load_scan
@@ -47,6 +47,14 @@ class FoundBox(BaseModel):
     score: float
     refused: str | None
     iou: float | None
+
+    @model_validator(mode="after")
+    def _lies_inside(self) -> FoundBox:
+        """A prompt is a place in its picture; one that was refused may be anything."""
+        x0, y0, x1, y1 = self.box
+        if self.refused is None and not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+            raise ValueError(f"{list(self.box)} is no box in a picture: x0 < x1 and y0 < y1, shares from 0 to 1")
+        return self
 
 
 class BoxFile(BaseModel):
@@ -184,13 +192,16 @@ def cached_boxes(path: Path) -> dict[tuple[str, str], Box | None]:
     """
     hint = "make one: medseg dataset boxes DATASET --detector FOLDER -o boxes.json"
     try:
-        read = BoxFile.model_validate_json(path.expanduser().read_bytes())
+        read = BoxFile.model_validate(json.loads(path.expanduser().read_bytes(), object_pairs_hook=once))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", hint) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path} is no file of boxes: {where + ': ' if where else ''}{first['msg']}", hint) from error
+        why = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{path} is no file of boxes: {where + ': ' if where else ''}{why}", hint) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is no file of boxes: {error}", hint) from error
     if read.version != VERSION:
         raise InputError(f"{path} is a file of boxes of version {read.version}, not {VERSION}", hint)
     return {

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medseg_cli import preset as presets
-from medseg_cli.checkpoint_file import read_content, sniff
+from medseg_cli.checkpoint_file import read_content, sniff, writing
 from medseg_cli.errors import ModelError
 from medseg_cli.preset_section import NAME
 from medseg_cli.preset_weights import SUFFIXES
@@ -164,7 +164,8 @@ def _convert(checkpoint: Checkpoint, target: Path, digest: str) -> str:
     draft = target.with_name(f"{target.stem}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        save_file(_separate(checkpoint.tensors), draft, {METADATA: json.dumps(metadata, sort_keys=True)})
+        with writing(draft):
+            save_file(_separate(checkpoint.tensors), draft, {METADATA: json.dumps(metadata, sort_keys=True)})
         # safetensors makes files that only their owner can read; a store is often shared.
         draft.chmod(0o644)
         made = store.sha256_of(draft)
