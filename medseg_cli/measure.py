@@ -169,12 +169,12 @@ def _intensity(
 ) -> tuple[Intensity | None, dict[str, str]]:
     """The values inside, or why there are none."""
     if scan.voxels.shape[0] > 1:
-        return None, {"intensity": "a scan of several channels has no single value per voxel"}
+        return None, {"intensity": f"a scan of several channels has no single value per {scan.cell}"}
     i, j, k = box
     values = scan.voxels[0, i, j, k][mask]
     values = values[np.isfinite(values)]
     if not values.size:
-        return None, {"intensity": "no voxel of the object has a finite value"}
+        return None, {"intensity": f"no {scan.cell} of the object has a finite value"}
     low, least, median, most, high = np.percentile(values, [5, 0, 50, 100, 95])
     mean, deviation = values.mean(dtype=np.float64), values.std(dtype=np.float64)
     return Intensity(*(float(each) for each in (mean, deviation, median, least, most, low, high))), {}

@@ -163,8 +163,8 @@ def _voxel(position: tuple[float, ...], frame: Frame, scan: Scan, name: str) -> 
                 "ijk" if frame == "ijk" else "xyz", world.min(0).round(2), world.max(0).round(2), strict=True
             )
         )
-        unit = "voxels" if frame == "ijk" else "mm"
-        other = "" if frame == "ijk" else f", voxel {tuple(round(float(v), 1) for v in ijk)} of {scan.shape}"
+        unit = f"{scan.cell}s" if frame == "ijk" else "mm"
+        other = "" if frame == "ijk" else f", {scan.cell} {tuple(round(float(v), 1) for v in ijk)} of {scan.shape}"
         raise InputError(
             f"{name} ({frame}) lies outside {scan.provenance.path}{other}",
             f"valid range in {frame} {unit}: {span}; check --coords (ijk, ras or lps)",

@@ -234,14 +234,14 @@ def _scan(scan: Scan, measurements: Sequence[Measurement], preset: Preset, quali
         spacing = patient_spacing(scan)
         # Limits of pictures say nothing of a volume's slices.
         if len(spacing) == len(quality.spacing_mm):
-            yield from _spacing(spacing, quality.spacing_mm)
+            yield from _spacing(spacing, quality.spacing_mm, scan.cell)
     if quality.intensity is not None:
         percentiles = intensity_percentiles(scan, measurements, quality.intensity.units)
         if percentiles is not None:
             yield from _intensity(percentiles, quality.intensity.percentiles, quality.intensity.units)
 
 
-def _spacing(spacing: tuple[float, ...], limits: tuple[tuple[float, float], ...]) -> Iterator[Flag]:
+def _spacing(spacing: tuple[float, ...], limits: tuple[tuple[float, float], ...], cell: str) -> Iterator[Flag]:
     """At most one flag: the axis that is farthest off gives the number."""
     # In factors, because 0.1 mm more is much for a fine axis and nothing for a coarse one.
     off = [max(low / size, size / high) for size, (low, high) in zip(spacing, limits, strict=True)]
@@ -251,7 +251,7 @@ def _spacing(spacing: tuple[float, ...], limits: tuple[tuple[float, float], ...]
             " x ".join(f"{size:.3g}" for size in spacing),
             " x ".join(f"{low:.3g}..{high:.3g}" for low, high in limits),
         )
-        yield Flag("spacing", f"voxels of {told} mm lie outside {usual} mm", None, spacing[worst], limits[worst])
+        yield Flag("spacing", f"{cell}s of {told} mm lie outside {usual} mm", None, spacing[worst], limits[worst])
 
 
 def _intensity(

@@ -49,7 +49,7 @@ class ConsoleLog(logging.Handler):
             console.print(Text.assemble((f"{word}: ", style), about, message))
             hint = fields.get("hint")
             if hint:
-                console.print(Text.assemble(("hint: ", "bold"), hint))
+                console.print(Text.assemble(("hint: ", "bold"), _one_line(hint)))
         except OSError:
             self.handleError(record)
 
@@ -101,15 +101,16 @@ def summary(report: dict[str, Any], files: list[str], talk: Talk) -> None:
         return
     console = stderr()
     if console.is_terminal:
-        table = Table("label", "volume", "voxels", "centroid (ras mm)", "remarks")
+        table = Table("label", "size", f"{_cell(report)}s", "centroid (ras mm)", "remarks")
         for label in report["labels"]:
             table.add_row(*_cells(label))
         console.print(table)
     else:
         for label in report["labels"]:
-            name, size, voxels, centroid, remarks = _cells(label)
+            name, size, count, centroid, remarks = _cells(label)
+            cells = f"{_cell(report)}{'' if count == '1' else 's'}{' of all frames' if label.get('frames') else ''}"
             where = f", centroid {centroid} (ras mm)" if centroid != "-" else ""
-            console.print(f"{name}: {size}, {voxels} voxels{where}{'; ' + remarks if remarks else ''}")
+            console.print(f"{name}: {size}, {count} {cells}{where}{'; ' + remarks if remarks else ''}")
     for line in [*_ellipses(report), *_spreads(report), *_how(report)]:
         console.print(line)
     device = report["run"]["device"]
@@ -179,6 +180,13 @@ def _over_time(frames: dict[str, Any]) -> str:
     unit, found = ("mm²", frames["area_mm2"]) if frames["area_mm2"] else ("px", frames["pixels"])
     mean, low, high = (_plain(found[key], 4) for key in ("mean", "min", "max"))
     return f"{mean} {unit} ({low} to {high}) in {frames['shown']} of {frames['count']} frames"
+
+
+def _cell(report: dict[str, Any]) -> str:
+    """What people call one value of the scan: pictures and cines have pixels, as `Scan.cell` says."""
+    scan = report["input"]
+    whole = any(label["volume_ml"] is not None for label in report["labels"])
+    return "voxel" if whole or (scan["shape_ijk"][2] > 1 and scan["frames"] is None) else "pixel"
 
 
 def _cells(label: dict[str, Any]) -> tuple[str, str, str, str, str]:
@@ -302,4 +310,5 @@ def _memory(stage: Stage) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """As it may stand on a terminal: what is typed or found in files could hold line ends and commands to it."""
+    return " ".join("".join(each if each.isprintable() else " " for each in text).split())

@@ -102,6 +102,11 @@ class Scan:
         return self.is_picture or self.cine
 
     @property
+    def cell(self) -> str:
+        """What people call one value of it and its place: "pixel" of what has areas, else "voxel"."""
+        return "pixel" if self.flat else "voxel"
+
+    @property
     def orientation(self) -> str:
         """Axis codes such as "RAS": the direction in which i, j and k grow, nearest anatomical axis first come."""
         return orientation_codes(self.affine)

@@ -126,7 +126,8 @@ def plane_of(scan: Scan, name: PlaneName = "finest") -> Plane:
         through = flat[-1] if flat else _coarsest_axis(scan)
     if len(flat) > 1:
         raise InputError(
-            f"{scan.provenance.path} is a line of {scan.shape} voxels", "2-D models need two voxels or more each way"
+            f"{scan.provenance.path} is a line of {' x '.join(map(str, scan.shape))} {scan.cell}s",
+            f"2-D models need two {scan.cell}s or more each way",
         )
     if flat and through != flat[0]:
         raise UsageError(
@@ -201,7 +202,7 @@ def in_volume(prompt: Prompt, scan: Scan, plane: Plane, index: int | None) -> Pr
             return place
         if frame != "ijk" and scan.provenance.format != "image":
             raise InputError(
-                f"a place in a slice is counted in voxels, not in {frame} mm", "give x,y,z, or use --coords ijk"
+                f"a place in a slice is counted in {scan.cell}s, not in {frame} mm", "give x,y,z, or use --coords ijk"
             )
         if frame != "ijk":
             return (*place, 0.0)

@@ -75,7 +75,7 @@ def _columns(names: list[str] | None) -> list[_Column]:
         _Column("what to know", "minmax(12rem, 3fr)"),
         *(_Column(name, f"{_width(name):.1f}rem", True) for name in sizes),
         _Column("kind", "3.6rem"),
-        _Column("voxels", "8.2rem", True),
+        _Column("grid", "8.2rem", True),
         _Column("time, s", "4rem", True),
         _Column("memory, MiB", "4.6rem", True),
         _Column("preset", "7rem"),

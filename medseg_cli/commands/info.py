@@ -57,7 +57,7 @@ def info(
         listed = [describe_series(one) for one in found]
         typer.echo(sidecar.to_json({"path": str(path), "series": listed, "scan": loaded and describe(loaded)}))
     elif loaded is not None:
-        _print_scan(describe(loaded))
+        _print_scan(describe(loaded), loaded.cell)
     else:
         typer.echo("pick one with --series NUMBER" if any(one.kind in SCAN_KINDS for one in found) else "no scan here")
 
@@ -115,7 +115,7 @@ def describe(scan: Scan) -> dict[str, Any]:
     values = scan.voxels if finite.all() else scan.voxels[finite]
     notes = list(scan.provenance.notes)
     if values.size != scan.voxels.size:
-        notes.append(f"{scan.voxels.size - values.size} voxels are not finite numbers")
+        notes.append(f"{scan.voxels.size - values.size} {scan.cell}s are not finite numbers")
     if looks_like_mask(scan):
         notes.append("the values look like a mask, not like a scan")
     return {
@@ -183,8 +183,8 @@ def _region(about: dict[str, Any]) -> dict[str, str]:
     return {"ultrasound region": f"x {x0} to {x1}, y {y0} to {y1}"}
 
 
-def _print_scan(about: dict[str, Any]) -> None:
-    """A scan's description, one property per line."""
+def _print_scan(about: dict[str, Any], cell: str) -> None:
+    """A scan's description, one property per line; `cell` as `Scan.cell`."""
     shape = " x ".join(map(str, about["shape"])) + (f", {about['channels']} channels" if about["channels"] > 1 else "")
     sizes = about["spacing_mm"][:2] if about["cine"] else about["spacing_mm"]
     spacing = " x ".join(f"{size:g}" for size in sizes) + " mm"
@@ -197,8 +197,8 @@ def _print_scan(about: dict[str, Any]) -> None:
         "spacing": spacing if about["spacing_known"] else f"{spacing}, assumed: the file states none",
         **_region(about),
         "orientation": about["orientation"],
-        "first voxel (ras mm)": ", ".join(f"{value:g}" for value in about["first_voxel_ras_mm"]),
-        "last voxel (ras mm)": ", ".join(f"{value:g}" for value in about["last_voxel_ras_mm"]),
+        f"first {cell} (ras mm)": ", ".join(f"{value:g}" for value in about["first_voxel_ras_mm"]),
+        f"last {cell} (ras mm)": ", ".join(f"{value:g}" for value in about["last_voxel_ras_mm"]),
         "intensity": "none" if values["min"] is None else "{min:g} to {max:g}, mean {mean:g}".format(**values),
         "sha256": about["sha256"],
     }

@@ -82,6 +82,6 @@ def window_notes(shown: Display, scan: Scan) -> list[str]:
         return []
     values = scan.voxels[np.isfinite(scan.voxels)]
     return [
-        f"only {share:.1%} of the voxels lie between black ({shown.low:g}) and white ({shown.high:g}), the scan's "
+        f"only {share:.1%} of the {scan.cell}s lie between black ({shown.low:g}) and white ({shown.high:g}), the scan's "
         f"values between {values.min():g} and {values.max():g}: is the window in the scan's units?"
     ]

@@ -182,7 +182,7 @@ def _boxes(target: Target, scan: Scan, plane: Plane) -> tuple[dict[int, list[NDA
         if np.any(low >= high):
             thin = "ijk"[(plane.columns, plane.rows)[int(np.argmax(low >= high))]]
             raise InputError(
-                f"the box from {_text(corners[0])} to {_text(corners[1])} (voxel ijk) has no extent along {thin}",
+                f"the box from {_text(corners[0])} to {_text(corners[1])} ({scan.cell} ijk) has no extent along {thin}",
                 f"slices of {scan.provenance.path} are {plane.name}, across {plane.axis}: a box may be flat along "
                 f"{plane.axis} only (--slices chooses another plane)"
                 if plane.count > 1

@@ -47,7 +47,7 @@ def check_image(scan: Scan) -> None:
     """
     low, high = float(scan.voxels.min()), float(scan.voxels.max())
     if low == high:
-        raise InputError(f"{scan.provenance.path} is constant: every voxel is {low:g}", "choose the scan itself")
+        raise InputError(f"{scan.provenance.path} is constant: every {scan.cell} is {low:g}", "choose the scan itself")
     if looks_like_mask(scan):
         raise InputError(
             f"{scan.provenance.path} looks like a mask, not a scan: whole numbers from 0 to {high:g}, "

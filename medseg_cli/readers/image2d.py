@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from medseg_cli.errors import InputError
 from medseg_cli.readers import payload
-from medseg_cli.readers.grid import checked_affine
+from medseg_cli.readers.grid import SPACING_RANGE, checked_affine
 from medseg_cli.readers.header import Header
 from medseg_cli.readers.options import ReadOptions
 from medseg_cli.readers.values import pick_volume, scaled
@@ -65,8 +65,11 @@ def read(path: Path, options: ReadOptions) -> Scan:
     spacing = options.spacing or (1.0, 1.0, 1.0)
     if options.spacing is None:
         notes += ("the pixel size is unknown: 1 mm is assumed (--spacing states it)",)
-    if not all(size > 0 for size in spacing):
-        raise InputError(f"{path}: --spacing {_text(spacing)} is no pixel size", "give it in mm: x,y,z, all above 0")
+    low, high = SPACING_RANGE
+    if not all(low <= size <= high for size in spacing):
+        raise InputError(
+            f"{path}: --spacing {_text(spacing)} is no pixel size", f"give it in mm: x,y, each {low:g} to {high:g}"
+        )
     affine, _ = checked_affine(RAS_TO_LPS @ np.diag([*spacing, 1.0]), voxels.shape[1:], f"{path} (--spacing)")
     provenance = Provenance(path, "image", payload.sha256_of([path]), notes=notes + value_notes)
     return Scan(voxels, affine, provenance, spacing_known=options.spacing is not None)

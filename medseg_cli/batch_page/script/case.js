@@ -162,10 +162,11 @@ const caseWindow = (() => {
   /* Which part of the scan the viewer has, and how finely. */
   const shownPart = (view) => {
     const ranges = ["i", "j", "k"].map((axis, n) => `${axis} ${view.first_ijk[n]} to ${view.last_ijk[n]}`).join(", ");
-    const blocks = view.step_ijk.some((step) => step > 1) ? ` in blocks of ${view.step_ijk.join(" × ")} voxels` : "";
+    const cell = view.picture ? "pixel" : "voxel";
+    const blocks = view.step_ijk.some((step) => step > 1) ? ` in blocks of ${view.step_ijk.join(" × ")} ${cell}s` : "";
     const whole = view.shape_ijk.every((size, n) => view.first_ijk[n] === 0 && view.last_ijk[n] === size - 1);
     if (whole && !blocks) return "The viewer shows the whole scan at its own resolution.";
-    return `The viewer shows ${whole ? "the whole scan" : `voxels ${ranges} of the scan`}${blocks}, with 8 bits per value. The mask file has every voxel.`;
+    return `The viewer shows ${whole ? "the whole scan" : `${cell}s ${ranges} of the scan`}${blocks}, with 8 bits per value. The mask file has every ${cell}.`;
   };
 
   const help = () =>

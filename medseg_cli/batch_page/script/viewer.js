@@ -89,7 +89,7 @@ const viewer = (() => {
     const mm = Array.from(place.mm).slice(0, 3);
     const voxel = scanVoxel(view, mm);
     const shrunken = view.step_ijk.some((step) => step > 1);
-    const words = [`voxel ${shrunken ? "near " : ""}${voxel.join(", ")}`];
+    const words = [`${view.picture ? "pixel" : "voxel"} ${shrunken ? "near " : ""}${voxel.join(", ")}`];
     const rounded = mm.map((each) => figure(Math.round(each * 10) / 10));
     if (!view.picture) words.push(`${rounded.join(", ")} mm (RAS)`);
     if (view.window) words.push(`value ${figure(place.values[0].value)}`);
