@@ -35,7 +35,9 @@ def read_regions(path: Path, scan: Scan) -> tuple[Target, ...]:
     counts = sum(np.bincount(each.ravel(), minlength=np.iinfo(np.uint16).max + 1) for each in labels)
     numbers = [int(value) for value in np.flatnonzero(counts) if value]
     if not numbers:
-        raise InputError(f"mask {path} is empty: all {values.size} {scan.cell}s are 0", "give a mask with an object in it")
+        raise InputError(
+            f"mask {path} is empty: all {values.size} {scan.cell}s are 0", "give a mask with an object in it"
+        )
     return tuple(
         Target(str(number), "", region=Region(labels, path, found.provenance.sha256, number)) for number in numbers
     )
