@@ -90,6 +90,17 @@ def shared() -> Path:
 
 
 @pytest.fixture
+def fifth_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`bright_box`, a pipeline from outside, is known during this test."""
+    import bright_box
+
+    from medseg_cli import pipelines
+
+    monkeypatch.setattr(pipelines, "PIPELINES", dict(pipelines.PIPELINES))
+    bright_box.register()
+
+
+@pytest.fixture
 def in_process(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Iterator[Callable[..., tuple[int, str, str]]]:

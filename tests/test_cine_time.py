@@ -26,12 +26,7 @@ COUNT, SHAPE = 24, (64, 48)
 """Frames, and (I, J) of each."""
 DARK, BRIGHT = 50.0, 200.0
 
-
-@pytest.fixture(autouse=True)
-def fifth_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pipeline is known during a test."""
-    monkeypatch.setattr(pipelines, "PIPELINES", dict(pipelines.PIPELINES))
-    bright_box.register()
+pytestmark = pytest.mark.usefixtures("fifth_pipeline")
 
 
 def discs(radius: float = 10.0, speed: float = 0.8, count: int = COUNT) -> np.ndarray:

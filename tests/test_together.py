@@ -9,13 +9,15 @@ import bright_box
 import numpy as np
 import pytest
 import torch
-from test_by_slice import BRIGHT, DARK, box_round, boxed, build, clicked, ellipsoid, fifth_pipeline, scan_of  # noqa: F401
+from slice_phantom import BRIGHT, DARK, box_round, boxed, build, clicked, ellipsoid, scan_of
 
 from medseg_cli.errors import InputError, UsageError
 from medseg_cli.prompt import Box, Prompt
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Segmentation
 from medseg_cli.stages import Stages
+
+pytestmark = pytest.mark.usefixtures("fifth_pipeline")
 
 
 def case(number: int) -> tuple[Scan, np.ndarray, Prompt]:

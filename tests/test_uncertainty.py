@@ -18,7 +18,7 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
-from test_by_slice import SMALL, ellipsoid, painted, scan_of
+from slice_phantom import SMALL, ellipsoid, painted, scan_of
 from test_cc_sam import TINY, moved
 from torch import Tensor, nn
 
