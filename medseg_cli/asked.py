@@ -44,9 +44,11 @@ class Asked:
         """
         from medseg_cli.errors import UsageError
         from medseg_cli.prompt import Prompt, Target
-        from medseg_cli.prompt_file import parse_box, parse_point, read_prompts
+        from medseg_cli.prompt_file import PRINTABLE, parse_box, parse_point, read_prompts
         from medseg_cli.prompt_text import texts_of
 
+        if not self.label.isprintable():
+            raise UsageError(f"--label {self.label!r} holds characters that cannot be printed", PRINTABLE)
         clicks = tuple(parse_point(point, self.coords) for point in self.points)
         boxes = tuple(parse_box(box, self.coords) for box in self.boxes)
         if self.texts or self.text_table is not None or self.nots:

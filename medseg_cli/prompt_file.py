@@ -22,6 +22,7 @@ CORNER = ("x1", "y1", "z1")
 COLUMNS = ("id", "label", *PLACE, *CORNER, "sign", "coords")
 SIGNS = {"": True, "+": True, "1": True, "+1": True, "-": False, "0": False, "-1": False, "\N{MINUS SIGN}": False}
 EXAMPLE = "id,label,x,y,z,sign,coords"
+PRINTABLE = "labels stand in files, tables and on terminals: use letters, digits and spaces"
 
 
 def parse_point(text: str, frame: Frame) -> Click:
@@ -194,6 +195,8 @@ def _add_row(
     if not name:
         raise InputError(f"{place}: the id is empty", "give every object an id, or leave the column out for one object")
     label = record.get("label", "")
+    if not label.isprintable():
+        raise InputError(f"{place}: the label {label!r} holds characters that cannot be printed", PRINTABLE)
     target = objects.setdefault(name, _Object(label, line))
     if label and target.label and label != target.label:
         raise InputError(

@@ -252,8 +252,9 @@ def test_truncated_pixel_data_names_the_file(tmp_path: Path) -> None:
     folder = write(series(phantom.voxels(), AFFINE), tmp_path)
     broken = folder / "0856.dcm"
     broken.write_bytes(broken.read_bytes()[:-40])
-    with pytest.raises(InputError, match=r"0856\.dcm"):
+    with pytest.raises(InputError, match=r"0856\.dcm") as caught:
         dicom.read(folder)
+    assert "export it again" in caught.value.hint
 
 
 def test_truncated_compressed_data_is_not_filled_up(tmp_path: Path) -> None:

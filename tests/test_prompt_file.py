@@ -130,6 +130,7 @@ def test_spreadsheet_dialects(tmp_path: Path, text: bytes) -> None:
         ("x,y,z\n1,2,3\n\n1,2,3.0\n", 4, "repeats line 2"),
         ("x,y,z,sign\n1,2,3,+\n1,2,3,-\n", 3, "contradicts line 2"),
         ("id,label,x,y,z\na,left,1,2,3\na,right,4,5,6\n", 3, "'left' on line 2"),
+        ("id,label,x,y,z\na,\x1b[31mleft,1,2,3\n", 2, "cannot be printed"),
         ('x,y,z\n1,"2"2,3\n', 2, "expected after"),
         (b"x,y,z\n1,2,3\n\xff,2,3\n", 3, "not UTF-8"),
         (b"x,y,z\n1,\x002,3\n", 2, "not a text table"),

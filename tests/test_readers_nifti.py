@@ -279,11 +279,11 @@ def test_nan_voxels_become_the_smallest_value_and_that_is_said(tmp_path: Path) -
     scan = read(nifti(tmp_path / "nan.nii.gz", values))
     assert scan.voxels[0, 0, 0, 0] == scan.voxels[0, 2, 0, 0] == 103
     assert scan.voxels[0, 1, 0, 0] == phantom.LANDMARK_VALUE
-    assert "3 of 315 voxels were NaN or infinite" in scan.provenance.notes[0]
+    assert "3 of 315 values were NaN or infinite" in scan.provenance.notes[0]
 
 
 def test_nothing_but_nan_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="every voxel is NaN or infinite"):
+    with pytest.raises(InputError, match="every value is NaN or infinite"):
         read(nifti(tmp_path / "nan.nii", np.full(phantom.SHAPE, np.nan, np.float32)))
 
 

@@ -49,6 +49,7 @@ def test_the_report_of_a_picture_counts_pixels(
         (["--point", "999,5", "--coords", "ras"], 3, "pixel ("),
         (["--mask-prompt", "nothing.png"], 3, "all 4800 pixels are 0"),
         (["--spacing", "1e-9,1"], 3, "--spacing 1e-09,1,1 is no pixel size"),
+        (["--point", "3,4", "--label", "he\x07ad"], 2, r"--label 'he\x07ad' holds characters that cannot be printed"),
     ],
 )
 def test_mistakes_about_a_picture_are_told_in_pixels(

@@ -104,11 +104,11 @@ def _make_finite(voxels: NDArray[np.float32], path: Path) -> tuple[str, ...]:
     if bad == 0:
         return ()
     if bad == voxels.size:
-        raise InputError(f"{path}: every voxel is NaN or infinite", "the scan holds no image: export it again")
+        raise InputError(f"{path}: every value is NaN or infinite", "the scan holds no image: export it again")
     low, high = float(voxels.min(where=finite, initial=np.inf)), float(voxels.max(where=finite, initial=-np.inf))
     voxels[np.isposinf(voxels)] = high
     voxels[~np.isfinite(voxels)] = low
     return (
-        f"{bad} of {voxels.size} voxels were NaN or infinite and were set to the smallest finite value, {low:g} "
+        f"{bad} of {voxels.size} values were NaN or infinite and were set to the smallest finite value, {low:g} "
         f"(+infinity to the largest, {high:g})",
     )

@@ -21,6 +21,7 @@ MEASURED = ("CT", "PT", "NM")
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
 """What decoders turn into RGB, or have."""
 _CONVERT = f"read are {', '.join(COLOURS)}; convert it"
+_DAMAGED = "it is cut off or its header is wrong: copy it again from where it came, or export it again"
 _BASELINE, _EXTENDED, _RLE = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.5"
 _JPEG2000_FAMILY = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
 
@@ -120,7 +121,7 @@ def decoded(dataset: Any, indices: list[int], name: str) -> Iterator[NDArray[Any
         InputError: as `planes`.
     """
     if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise InputError(f"{name}: no pixel data, the file ends before it or holds none")
+        raise InputError(f"{name}: no pixel data, the file ends before it or holds none", _DAMAGED)
     syntax = transfer_syntax(dataset)
     palette = text(dataset, "PhotometricInterpretation") == "PALETTE COLOR"
     try:
@@ -131,7 +132,9 @@ def decoded(dataset: Any, indices: list[int], name: str) -> Iterator[NDArray[Any
         raise
     except Exception as error:
         # Decoders raise whatever they like on damaged data; every such case is the file's fault and is named.
-        raise InputError(f"{name}: pixel data cannot be decoded ({syntax.name}: {one_line(error)})") from error
+        raise InputError(
+            f"{name}: pixel data cannot be decoded ({syntax.name}: {one_line(error)})", _DAMAGED
+        ) from error
 
 
 def transfer_syntax(dataset: Any) -> Any:
