@@ -304,3 +304,30 @@ def test_the_segmenter_draws_from_boxes(in_process: Run, tmp_path: Path, monkeyp
     (said,) = report["pipeline"]["segmenters"]
     assert said["asked"] == 1
     assert said["weights"]["sha256"]
+
+
+def test_what_the_segmenter_sees_of_the_picture_limits_the_ellipse(
+    in_process: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disc of radius 40 of which the tissue ends 20 pixels right of the middle: a third of its border is hidden."""
+    from medseg_cli import pipelines
+
+    monkeypatch.setattr(pipelines, "PIPELINES", dict(pipelines.PIPELINES))
+    bright_box.register()
+    drawer = bright_box.preset(tmp_path / "drawer", size=256).path or Path()
+    drawer.write_text(drawer.read_text() + "options: {ultrasound: {}}\n")
+    round_one = [{"value": 1, "name": "disc", "color": "#f4d03f", "shape": "ellipse"}]
+    options = {"segmenter": str(drawer), "prompts": {"margin": 20}}
+    own = preset_with(tmp_path / "preset", options=options, labels=round_one)
+    rows, columns = np.indices((256, 256))
+    picture = np.zeros((256, 256, 3), np.uint8)
+    picture[..., 2] = np.random.default_rng(0).integers(30, 60, (256, 256))
+    picture[(rows - 128) ** 2 + (columns - 130) ** 2 <= 40**2] = (255, 0, 0)
+    picture[columns > 150] = 0
+    Image.fromarray(picture).save(tmp_path / "scan.png")
+
+    _, report = segment(in_process, tmp_path / "scan.png", own, "--text", "red")
+
+    ellipse = report["labels"][0]["ellipse"]
+    assert ellipse["circumference_px"] == pytest.approx(2 * np.pi * 40, rel=0.03)
+    assert ellipse["seen"] == pytest.approx(2 / 3, abs=0.03)

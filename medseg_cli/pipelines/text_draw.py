@@ -48,12 +48,14 @@ class Drawn:
         said: what the segmenter of each class that has one says of itself.
         lost: of each class, voxels of its own that a class named before has.
         notes: what the user should know, one sentence each.
+        tissue: (I, J) as `Segmentation.tissue`, where a segmenter looked for it.
     """
 
     mask: NDArray[np.unsignedinteger[Any]]
     said: list[dict[str, Any]]
     lost: list[int]
     notes: list[str]
+    tissue: NDArray[np.bool_] | None
 
 
 def draw(how: Drawing, scan: Scan, plane: Plane, masks: Masks, classes: Sequence[TextClass], stages: Stages) -> Drawn:
@@ -65,6 +67,7 @@ def draw(how: Drawing, scan: Scan, plane: Plane, masks: Masks, classes: Sequence
     said: list[dict[str, Any]] = []
     lost = [0] * len(masks)
     notes: list[str] = []
+    tissue = None
     # One class at a time: a segmenter that is asked about several gives a voxel to the more probable one.
     for value, (own, each) in enumerate(zip(masks, classes, strict=True), start=1):
         solid = each.segmenter is not None and _is_3d(how.segmenters[each.segmenter])
@@ -82,13 +85,14 @@ def draw(how: Drawing, scan: Scan, plane: Plane, masks: Masks, classes: Sequence
         if asked:
             drawn = how.segmenters[each.segmenter].segment(scan, Prompt((target,)), stages)
             lost[value - 1] = _put(mask, drawn.mask == 1, value)
+            tissue = tissue if drawn.tissue is None else drawn.tissue
             facts |= drawn.provenance
             if not drawn.mask.any():
                 notes.append(
                     f"{each.name} is there by its text, but {each.segmenter} drew nothing where it was pointed to"
                 )
         said.append(facts)
-    return Drawn(mask, said, lost, notes)
+    return Drawn(mask, said, lost, notes, tissue)
 
 
 def _is_3d(segmenter: Any) -> bool:
@@ -135,7 +139,10 @@ def segmenter_of(name: str, asker: Preset, asking: Asking, runtime: Runtime) -> 
     if pipelines.find(preset.pipeline).dims == 2:
         # It sees the same slices, in the grey values that the user chose, and every one is asked for itself.
         slices = asker.options.get("slices", "finest")
-        changed: dict[str, Any] = {"options": {**preset.options, "propagate": False, "slices": slices}}
+        changed: dict[str, Any] = {"options": {**preset.options, "propagate": False}}
+        # A plane that somebody chose is refused of a cine, which has one; who chooses none must not be taken for him.
+        if slices != preset.options.get("slices", "finest"):
+            changed["options"]["slices"] = slices
         if any(key.startswith("preprocessing.") for key in asker.changes):
             changed["preprocessing"] = asker.preprocessing
         preset = preset.model_copy(update=changed)
