@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 from PIL import Image
 
 from medseg_cli import pipelines
+from medseg_cli.batch import frame_tables
+from medseg_cli.batch.record import Record
 from medseg_cli.readers import ReadOptions
 from medseg_cli.readers.files import read_file
 from medseg_cli.segmentation import Label, Segmentation
@@ -161,6 +164,25 @@ def test_a_batch_has_a_table_per_cine_and_one_of_all(medseg: Medseg, tmp_path: P
     (tmp_path / "out" / "areas.csv").write_text("room,m2\nkitchen,12\n")
     run(medseg, *words[:-1], "nifti")
     assert (tmp_path / "out" / "areas.csv").read_text() == "room,m2\nkitchen,12\n"
+
+
+def test_loops_with_and_without_pixel_size_share_a_table(tmp_path: Path) -> None:
+    tables = {"a": "case,value,label,frame,seconds,area_px2,jump,gap,filled\na,1,x,0,,7,0,0,0\n"}
+    tables["d/b"] = "case,value,label,frame,seconds,area_mm2,jump,gap,filled\nb,1,x,0,0.5,2.5,1,0,1\n"
+    (tmp_path / "d").mkdir()
+    (tmp_path / ".medseg").mkdir()
+    found = []
+    for id_, text in tables.items():
+        (tmp_path / f"{id_}_areas.csv").write_text(text)
+        output = {"path": f"{id_}_areas.csv", "kind": "areas-csv", "sha256": sha256(text.encode()).hexdigest()}
+        found.append(Record(id_, "ok", outputs=(output,)))
+    # A case whose table is gone, and one whose table was changed.
+    (tmp_path / "c_areas.csv").write_bytes(b"case,mine\xff\n")
+    found += [Record(id_, "ok", outputs=({**output, "path": f"{id_}_areas.csv"},)) for id_ in ("gone", "c")]
+    frame_tables.write(tmp_path, found)
+    assert (tmp_path / "areas.csv").read_text() == (
+        "case,value,label,frame,seconds,area_mm2,area_px2,jump,gap,filled\na,1,x,0,,,7,0,0,0\nd/b,1,x,0,0.5,2.5,,1,0,1\n"
+    )
 
 
 def planned(medseg: Medseg, manifest: str, *words: object) -> dict[str, dict[str, Any]]:

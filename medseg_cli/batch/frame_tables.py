@@ -9,7 +9,8 @@ from pathlib import Path
 
 from medseg_cli.batch import records
 from medseg_cli.batch.record import Record
-from medseg_cli.writers.frame_table import HEAD
+from medseg_cli.writers.frame_table import COLUMNS, PLACE
+from medseg_cli.writers.sidecar import sha256
 
 KIND = "areas-csv"
 NAME = "areas.csv"
@@ -27,7 +28,7 @@ def write(out: Path, found: Sequence[Record]) -> None:
         if _is_ours(out / NAME):
             (out / NAME).unlink()
         return
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns = [column for column in COLUMNS if any(column in row for row in rows)]
     text = io.StringIO()
     table = csv.DictWriter(text, columns, lineterminator="\n")
     table.writeheader()
@@ -39,15 +40,16 @@ def _is_ours(path: Path) -> bool:
     """Whether a file is such a table: what people keep under that name is not for us to delete."""
     if not path.is_file():
         return False
+    head = ",".join(PLACE).encode()
     with path.open("rb") as file:
-        return file.read(len(HEAD)) == HEAD.encode()
+        return file.read(len(head)) == head
 
 
 def _rows(out: Path, record: Record) -> Iterator[dict[str, str]]:
-    """Of one case, called by its id; none of a table that somebody has moved away since."""
+    """Of one case, called by its id; none of a table that somebody has moved away or changed since."""
     for output in record.outputs:
         path = out / output["path"]
-        if output["kind"] == KIND and path.is_file():
+        if output["kind"] == KIND and path.is_file() and sha256(path) == output["sha256"]:
             with path.open(encoding="utf-8", newline="") as file:
                 for row in csv.DictReader(file):
                     yield {**row, "case": record.id}

@@ -15,10 +15,13 @@ from medseg_cli.segmentation import RANDOM_WEIGHTS, Label, Segmentation
 from medseg_cli.writers.atomic import atomic_output
 
 SUFFIX = "_areas.csv"
-HEAD = "case,value,label,frame,seconds,area_"
-"""How such a table begins."""
+PLACE = ("case", "value", "label", "frame", "seconds")
+AREAS = ("area_mm2", "area_px2")
+"""Of which a table has one."""
 MARKS = {"jump": "jumps", "gap": "gaps", "filled": "filled"}
 """Column → key of what the pipeline says of an object over time (see `pipelines.slice_time`)."""
+COLUMNS = (*PLACE, *AREAS, *MARKS, "note")
+"""All that a table may have, in order; the note is there after random weights alone."""
 
 
 def write(segmentation: Segmentation, path: Path, overwrite: bool = False) -> tuple[str, ...]:
@@ -34,12 +37,10 @@ def write(segmentation: Segmentation, path: Path, overwrite: bool = False) -> tu
     Raises:
         InputError: `path` may not or cannot be written.
     """
-    area = "area_mm2" if segmentation.scan.spacing_known else "area_px2"
-    columns = [*HEAD.split(",")[:-1], area, *MARKS]
-    columns += ["note"] if segmentation.is_random else []
+    absent = {"area_px2" if segmentation.scan.spacing_known else "area_mm2", "" if segmentation.is_random else "note"}
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(columns)
+    table.writerow(column for column in COLUMNS if column not in absent)
     case = path.name.removesuffix(SUFFIX)
     for label in segmentation.labels:
         for row in _rows(segmentation, label):
