@@ -286,3 +286,48 @@ def test_zero_shot_dice_by_our_own_command(in_process: Run, preset: Path, tmp_pa
     code, _, err = in_process("evaluate", tmp_path / "data", "--preset", "hippocampus-mr", "--text", "bright")
     assert code == 2
     assert "takes no text" in err
+
+
+SPOILT = (4, 9, 10)
+
+
+def loop(path: Path, spoilt: tuple[int, ...]) -> Path:
+    """Fourteen frames of a bright block that goes a pixel in each; in some the probe is off."""
+    frames = np.zeros((48, 64, 1, 14), np.float32)
+    for t in range(14):
+        frames[8 + t : 24 + t, 30:54, 0, t] = np.random.default_rng(t).uniform(245, 250, (16, 24))
+    frames[..., list(spoilt)] = 0
+    # What has few values is taken for a mask.
+    frames[:, 0] = np.arange(48)[:, None, None] / 2
+    nib.save(nib.Nifti1Image(frames, AFFINE), path)
+    return path
+
+
+@pytest.mark.parametrize("drawn_by", ["the text", "a segmenter"])
+def test_frames_that_fit_no_neighbour_are_flagged(
+    in_process: Run, registered: None, tmp_path: Path, drawn_by: str
+) -> None:
+    options: dict[str, Any] = {"presence": {"negatives": ["nothing"], "slope": 0.2, "neighbours": 0}}
+    if drawn_by == "a segmenter":
+        drawer = bright_box.preset(tmp_path / "drawer")
+        options |= {"segmenter": str(drawer.path), "prompts": {"kind": "box", "margin": 3}}
+    own = colour_clip.preset(tmp_path / "preset", options=options).path or Path()
+    found = {}
+    for name, spoilt in (("steady", ()), ("spoilt", SPOILT)):
+        scan = loop(tmp_path / f"{name}.nii.gz", spoilt)
+        code, _, err = in_process("segment", scan, "-o", f"{name}_m.nii.gz", "--preset", own, "--text", "bright")
+        assert code == 0, err
+        found[name] = json.loads((tmp_path / f"{name}_m.json").read_text())
+    facts = {name: report["pipeline"]["objects"][0]["time"] for name, report in found.items()}
+    assert [facts["steady"][key] for key in ("jumps", "gaps", "lasting", "filled")] == [[]] * 4
+    assert sorted(facts["spoilt"]["jumps"] + facts["spoilt"]["gaps"]) == list(SPOILT)
+    # Whoever draws from boxes compares and smooths; what the text alone draws stays as it is.
+    smoothed = drawn_by == "a segmenter"
+    assert facts["spoilt"]["window"] == (5 if smoothed else 0)
+    assert facts["spoilt"]["filled"] == (list(SPOILT) if smoothed else [])
+    mask = np.asarray(nib.load(tmp_path / "spoilt_m.nii.gz").dataobj)
+    assert [bool(mask[..., 0, t].any()) for t in SPOILT] == [smoothed] * 3
+    codes = {name: [flag["code"] for flag in report["flags"]] for name, report in found.items()}
+    assert ("jumps" in codes["steady"], "jumps" in codes["spoilt"]) == (False, True)
+    (flag,) = (flag for flag in found["spoilt"]["flags"] if flag["code"] == "jumps")
+    assert "in 3 of 14 frames (4, 9 to 10)" in flag["message"]

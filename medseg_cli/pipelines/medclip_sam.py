@@ -28,6 +28,8 @@ from medseg_cli.pipelines.loading import options_of, weights_of
 from medseg_cli.pipelines.maps import Maps
 from medseg_cli.pipelines.objects import labels_of
 from medseg_cli.pipelines.precision import settle
+from medseg_cli.pipelines.slice_compose import clean_apart
+from medseg_cli.pipelines.slice_time import check_chosen
 from medseg_cli.pipelines.text_classes import TextClass, classes_of
 from medseg_cli.pipelines.text_draw import Drawing, draw, segmenter_of
 from medseg_cli.pipelines.text_explain import scores_of
@@ -92,6 +94,7 @@ class MedclipSamPipeline:
             UsageError: no text, other prompts, or a text that a small model does not know.
         """
         _check(scan, prompt, self.preset)
+        check_chosen(scan, self.preset)
         plane = plane_of(scan, self.options.slices)
         shown = self._display(scan)
 
@@ -104,7 +107,7 @@ class MedclipSamPipeline:
             margin, probability = self._presence(classes, plane, picture)
         with stages("saliency"):
             kept = Maps.of(plane, len(classes)) if self.options.explain else None
-            masks = self._coarse(classes, probability, plane, picture, kept)
+            masks = self._coarse(classes, probability, plane, picture, kept, apart=scan.cine)
         named = Prompt(tuple(Target(t.id, c.name) for t, c in zip(prompt.targets, classes, strict=True)))
         drawn = draw(self._drawing, scan, plane, masks, classes, stages)
         mask = drawn.mask
@@ -137,7 +140,7 @@ class MedclipSamPipeline:
                     "id": target.id,
                     "slices_prompted": sorted(each),
                     "slices_with_mask": int((mask == value).any(axis=_across(plane)).sum()),
-                    **judged(drawn.said, target.label),
+                    **judged(drawn.said, target.label, mask == value if scan.cine else None),
                     "propagation": [],
                     "cleaning": steps,
                 }
@@ -237,8 +240,10 @@ class MedclipSamPipeline:
         plane: Plane,
         picture: Callable[[int], NDArray[np.uint8]],
         kept: Maps | None,
+        *,
+        apart: bool,
     ) -> tuple[dict[int, NDArray[np.bool_]], ...]:
-        """Per class, slice → coarse mask, of the slices where it is present."""
+        """Per class, slice → coarse mask, of the slices where it is present; frames of a cine stand `apart`."""
         threshold = self.options.presence.threshold if self.options.presence else 0.0
         there = probability >= threshold
         found: list[dict[int, NDArray[np.bool_]]] = [{} for _ in classes]
@@ -251,6 +256,8 @@ class MedclipSamPipeline:
                 if kept is not None:
                     kept.keep(number + 1, index, shown)
                 found[number][index] = coarse_mask(shown, seen, coarse)
+        if apart:
+            return tuple({index: mask for index, mask in each.items() if mask.any()} for each in found)
         if plane.count > 1:
             bodies = zip(found, (self._coarse_of(each).parts for each in classes), strict=True)
             found = [dict(consistent(masks, parts)) for masks, parts in bodies]
@@ -274,7 +281,7 @@ class MedclipSamPipeline:
         if how == Postprocessing():
             return []
         own = mask == value
-        cleaned = clean(own, np.zeros((0, 3)), scan.spacing, how)
+        cleaned = (clean_apart if scan.cine else clean)(own, np.zeros((0, 3)), scan.spacing, how)
         mask[own & ~cleaned.mask] = 0
         mask[cleaned.mask & (mask == 0)] = value
         return cleaned.steps

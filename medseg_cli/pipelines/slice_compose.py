@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg_cli.pipelines.slice_answer import Answer
 from medseg_cli.pipelines.slice_prompts import Plan
-from medseg_cli.pipelines.slice_run import Answer
 from medseg_cli.postprocess import Cleaned, clean
 from medseg_cli.preset_format import Postprocessing
 from medseg_cli.slices import Plane
@@ -40,7 +40,7 @@ def compose(
         for index, answer in answers.items():
             part.put(probability, index - first, answer.probability)
         clicks = plan.clicks - np.where(np.arange(3) == plane.through, first, 0)
-        cleaned = (_clean_apart if apart else clean)(probability >= Answer.INSIDE, clicks, plane.spacing, how)
+        cleaned = (clean_apart if apart else clean)(probability >= Answer.INSIDE, clicks, plane.spacing, how)
         steps.append(cleaned.steps)
         inside = cleaned.mask
         if best is not None:
@@ -50,7 +50,7 @@ def compose(
     return mask, steps
 
 
-def _clean_apart(
+def clean_apart(
     mask: NDArray[np.bool_], clicks: NDArray[np.float64], spacing: tuple[float, float, float], how: Postprocessing
 ) -> Cleaned:
     """`clean` of the frames (I, J, T) of a cine, one after the other; its steps are summed up.

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from medseg_cli.errors import UsageError
 from medseg_cli.over_time import Judged, Time, dice, judge, smoothed
-from medseg_cli.pipelines.slice_run import Answer, SliceRun
+from medseg_cli.pipelines.slice_answer import Answer
+from medseg_cli.pipelines.slice_run import SliceRun
 from medseg_cli.preset import Preset
 from medseg_cli.propagation import Rules
 from medseg_cli.scan import Scan
@@ -60,6 +61,13 @@ def settle(run: SliceRun, how: Time) -> Settled:
         return Settled(run.found, [])
     settled = [_settle(answers, run, how) for answers in run.found]
     return Settled([answers for answers, _ in settled], [facts for _, facts in settled])
+
+
+def as_drawn(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """What the report says of an object (H, W, T) whose frames nobody smooths; those without any of it may be gaps."""
+    frames = [frame if frame.any() else None for frame in np.moveaxis(mask, 2, 0)]
+    how = Time(window=0)
+    return _facts(judge(frames, how.jump), how, [], [])
 
 
 def _settle(found: Found, run: SliceRun, how: Time) -> tuple[Found, dict[str, Any]]:

@@ -139,7 +139,10 @@ def segmenter_of(name: str, asker: Preset, asking: Asking, runtime: Runtime) -> 
     if pipelines.find(preset.pipeline).dims == 2:
         # It sees the same slices, in the grey values that the user chose, and every one is asked for itself.
         slices = asker.options.get("slices", "finest")
-        changed: dict[str, Any] = {"options": {**preset.options, "propagate": False, "slices": slices}}
+        changed: dict[str, Any] = {"options": {**preset.options, "propagate": False}}
+        # A plane that somebody chose is refused of a cine, which has one; who chooses none must not be taken for him.
+        if slices != preset.options.get("slices", "finest"):
+            changed["options"]["slices"] = slices
         if any(key.startswith("preprocessing.") for key in asker.changes):
             changed["preprocessing"] = asker.preprocessing
         preset = preset.model_copy(update=changed)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medseg_cli.pipelines.slice_time import as_drawn
 from medseg_cli.pipelines.text_classes import TextClass
 
 
@@ -36,16 +37,18 @@ def presence_of(
     }
 
 
-def judged(said: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
-    """What the segmenter thinks of the mask that it drew of a class, as flags look for it; {} where it drew none.
+def judged(said: Sequence[dict[str, Any]], name: str, frames: NDArray[np.bool_] | None) -> dict[str, Any]:
+    """What is thought of the mask of a class, as flags look for it: by the segmenter that drew it, if one did.
 
     Args:
         said: what each segmenter says of itself, with its `objects`.
         name: of the class.
+        frames: (I, J, T) of a cine, the mask: its frames are compared where no segmenter has done so. Else None.
     """
     of_class = (each for facts in said for each in facts.get("objects", ()) if each["id"] == name)
     found: dict[str, Any] = next(of_class, {})
-    return {key: found[key] for key in ("predicted_iou", "uncertainty") if key in found}
+    told = {key: found[key] for key in ("predicted_iou", "uncertainty", "time") if key in found}
+    return told if frames is None or "time" in told else {**told, "time": as_drawn(frames)}
 
 
 def cut_notes(classes: Sequence[TextClass]) -> list[str]:
