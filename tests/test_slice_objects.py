@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from slice_phantom import BRIGHT, DARK, box_round, boxed, build, clicked, facts, segment, small, two_blobs
 
-from medseg_cli.pipelines.slice_run import Answer
+from medseg_cli.pipelines.slice_answer import Answer
 from medseg_cli.prompt import Box
 
 pytestmark = pytest.mark.usefixtures("fifth_pipeline")

@@ -9,7 +9,8 @@ import numpy as np
 
 from medseg_cli.intensity import Display
 from medseg_cli.pipelines.slice_prompts import Plan
-from medseg_cli.pipelines.slice_run import Ways, doubts, own_scores
+from medseg_cli.pipelines.slice_answer import doubts, own_scores
+from medseg_cli.pipelines.slice_run import Ways
 from medseg_cli.pipelines.slice_texts import Heard
 from medseg_cli.pipelines.slice_time import Settled
 from medseg_cli.preset import Preset
