@@ -34,8 +34,8 @@ from medseg_cli.pipelines.slice_compose import compose
 from medseg_cli.pipelines.slice_ensemble import SliceEnsemble
 from medseg_cli.pipelines.slice_facts import modality_notes, object_facts, window_notes
 from medseg_cli.pipelines.slice_mirror import SliceMirror
-from medseg_cli.pipelines.slice_prompts import Plan, every_slice, plan_slices, unused_minus, unused_regions, whole_image
 from medseg_cli.pipelines.slice_network import Network
+from medseg_cli.pipelines.slice_prompts import Plan, every_slice, plan_slices, unused_minus, unused_regions, whole_image
 from medseg_cli.pipelines.slice_run import SliceRun, Ways
 from medseg_cli.pipelines.slice_spread import Draws, check_comparable, has_latents
 from medseg_cli.pipelines.slice_texts import Heard, SliceTexts

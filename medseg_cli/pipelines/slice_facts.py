@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from medseg_cli.intensity import Display
-from medseg_cli.pipelines.slice_prompts import Plan
 from medseg_cli.pipelines.slice_answer import doubts, own_scores
+from medseg_cli.pipelines.slice_prompts import Plan
 from medseg_cli.pipelines.slice_run import Ways
 from medseg_cli.pipelines.slice_texts import Heard
 from medseg_cli.pipelines.slice_time import Settled
@@ -83,6 +83,6 @@ def window_notes(shown: Display, scan: Scan) -> list[str]:
         return []
     values = scan.voxels[np.isfinite(scan.voxels)]
     return [
-        f"only {share:.1%} of the {scan.cell}s lie between black ({shown.low:g}) and white ({shown.high:g}), the scan's "
-        f"values between {values.min():g} and {values.max():g}: is the window in the scan's units?"
+        f"only {share:.1%} of the {scan.cell}s lie between black ({shown.low:g}) and white ({shown.high:g}), "
+        f"the scan's values between {values.min():g} and {values.max():g}: is the window in the scan's units?"
     ]
