@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,10 +30,11 @@ class SliceMirror(nn.Module):
     def encode(self, images: Tensor, noise: Sequence[torch.Generator] | None = None) -> dict[str, Tensor]:
         """The embeddings of B images and of their mirror images; with `noise`, each draws latents of its own."""
         drawn = {} if noise is None else {"noise": [*noise, *noise]}
-        both = self.network.encode(torch.cat([images, images.flip(-1)]), **drawn)
-        count = len(images)
-        turned = {f"{_MIRRORED}{name}": value[count:] for name, value in both.items()}
-        return {name: value[:count] for name, value in both.items()} | turned
+        return _halves(self.network.encode(_both(images), **drawn))
+
+    def encodings(self, images: Tensor, noises: Iterable[Sequence[torch.Generator]]) -> Iterator[Mapping[str, Tensor]]:
+        """`encode` with each noise; only of a network that has latents, see `models.cc_sam.network.CcSam`."""
+        yield from map(_halves, self.network.encodings(_both(images), ([*noise, *noise] for noise in noises)))
 
     def decode(
         self,
@@ -68,6 +69,19 @@ class SliceMirror(nn.Module):
         """Half-open boxes (N, 4)."""
         x0, y0, x1, y1 = boxes.unbind(-1)
         return torch.stack([self.size - x1, y0, self.size - x0, y1], dim=-1)
+
+
+def _both(images: Tensor) -> Tensor:
+    """(B, 3, S, S) → (2B, 3, S, S), mirror images behind the others."""
+    return torch.cat([images, images.flip(-1)])
+
+
+def _halves(embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Embeddings of `_both` → those of the images, and those of their mirror images under names of their own."""
+    found: dict[str, Tensor] = {}
+    for name, value in embeddings.items():
+        found[name], found[f"{_MIRRORED}{name}"] = value.chunk(2)
+    return found
 
 
 def first_network(model: Any) -> Any:
