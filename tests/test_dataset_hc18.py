@@ -108,7 +108,16 @@ def test_what_is_not_there_is_said(download: Path, in_process: Run) -> None:
 
 @pytest.mark.parametrize("width", [1, 2, 3])
 @pytest.mark.parametrize(
-    "head", [ellipse(33.2, 24.1), ellipse(5.4, 24.1), ellipse(33.2, 44.8, turn=0), ellipse(36.1, 2.2, 30, 8, 0.1)]
+    "head",
+    [
+        ellipse(33.2, 24.1),
+        ellipse(5.4, 24.1),
+        ellipse(33.2, 44.8, turn=0),
+        ellipse(36.1, 2.2, 30, 8, 0.1),
+        ellipse(2.3, 3.1),
+        ellipse(66.2, 40.3),
+    ],
+    ids=["whole", "left", "bottom", "top", "corner", "other corner"],
 )
 def test_the_line_and_what_it_encloses_are_the_head(head: np.ndarray, width: int, download: Path) -> None:
     """Whole heads, and heads that an edge of the picture cuts: their line ends there, and so does the head."""
@@ -134,11 +143,22 @@ def gap(head: np.ndarray) -> np.ndarray:
     return drawn
 
 
+def tangent_with_a_gap() -> np.ndarray:
+    """It touches the upper and the lower edge of the picture, and is open on the right."""
+    drawn = line(ellipse(36, 23.5, 20, 23.6, 0))
+    drawn |= ellipse(36, 23.5, 20, 23.6, 0) & (np.isin(np.arange(48), (0, 47)))[:, None]
+    assert drawn[0].any()
+    assert drawn[-1].any()
+    drawn[20:27, 50:] = False
+    return drawn
+
+
 @pytest.mark.parametrize(
     ("drawn", "words"),
     [
         (gap(ellipse(33.2, 24.1)), "no closed outline: {line} pixels, columns {i} and rows {j}, that enclose nothing"),
         (ellipse(33.2, 24.1), "no closed outline"),
+        (tangent_with_a_gap(), "no closed outline"),
         (line(ellipse(20, 24, 12, 9)) | line(ellipse(52, 24, 12, 8)), "encloses 2 areas, of {areas} pixels"),
         (line(ellipse(33, 24)) | line(ellipse(33, 24, 8, 6)), "encloses 2 areas"),
         (
@@ -146,7 +166,7 @@ def gap(head: np.ndarray) -> np.ndarray:
             "in 2 pieces, of {line}, {stray} pixels",
         ),
     ],
-    ids=["open", "filled", "two", "nested", "stray"],
+    ids=["open", "filled", "open at two edges", "two", "nested", "stray"],
 )
 def test_a_doubtful_outline_is_refused_with_its_numbers(
     drawn: np.ndarray, words: str, download: Path, in_process: Run, tmp_path: Path

@@ -47,7 +47,7 @@ class Outline:
 def outlined(values: NDArray[np.generic]) -> Outline:
     """What a drawn line encloses; an empty picture has no pieces.
 
-    A line that the edge of the picture cuts is closed along that edge, from where it leaves to where it comes back.
+    A line that leaves the picture and comes back is closed along the edge of the picture.
 
     Args:
         values: (I, J), the line bright on black; shades at its sides count from half of the brightest on.
@@ -56,20 +56,29 @@ def outlined(values: NDArray[np.generic]) -> Outline:
     line = bright * 2 > max(float(bright.max(initial=0)), 0.0)
     filled = ndimage.binary_fill_holes(line)
     if np.array_equal(filled, line):
-        filled = ndimage.binary_fill_holes(_closed_at_the_edge(line))
+        filled = _filled_to_the_edge(line)
     sizes = _sizes(filled & ~line, None)
     areas = tuple(size for size in sizes if size >= FLAW * sizes[0])
     return Outline(filled, _sizes(line, TOUCHING), areas)
 
 
-def _closed_at_the_edge(line: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The line, with each edge of the picture that it meets twice drawn between the two places."""
-    closed = line.copy()
-    for side in (np.s_[0, :], np.s_[-1, :], np.s_[:, 0], np.s_[:, -1]):
-        met = np.flatnonzero(line[side])
-        if met.size and np.any(np.diff(met) > 1):
-            closed[side][met[0] : met[-1] + 1] = True
-    return closed
+def _filled_to_the_edge(line: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The line and the side of it on which the object lies, where it meets the edge of the picture at two places.
+
+    What a convex outline encloses holds the middle between the two places, wherever the edge runs.
+    """
+    edge = np.ones_like(line)
+    edge[1:-1, 1:-1] = False
+    met, count = ndimage.label(line & edge, TOUCHING)
+    if count != 2:
+        return line
+    middle = np.mean(ndimage.center_of_mass(met, met, (1, 2)), axis=0)
+    sides, _ = ndimage.label(~line)
+    own = sides[tuple(np.rint(middle).astype(int))]
+    filled = line | ((sides == own) & (own > 0))
+    # Where it reaches farther than the line, the line has a gap through which the surround came in.
+    within = all(np.array_equal(filled.any(axis), line.any(axis)) for axis in (0, 1))
+    return filled if within else line
 
 
 def _sizes(pixels: NDArray[np.bool_], structure: NDArray[np.bool_] | None) -> tuple[int, ...]:
