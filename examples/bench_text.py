@@ -1,13 +1,14 @@
 """Tables of docs/text-results.md: `python examples/bench_text.py PRESET DATA [CASES]`.
 
-The published chains and the preset's own on the same held-back scans with the same encoder and segmenters; who is found
-in which scans; and what a wrong sentence does. CASES scans of each concept go through every chain; presence counts all.
+The published chains and the preset's own on the same held-back scans with the same encoder and segmenters, pictures
+also without segmenters; what a wrong sentence does; and who is found in which scans. CASES scans of each concept go
+through every chain; presence counts all.
 """
 
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,16 @@ V2 = {
     "presence": None,
 }
 """Stages as published; of its 12 blocks BiomedCLIP is looked at behind the eighth, which is the third of four."""
+FLAT = ("lungs", "fetal head")
+"""Concepts of pictures; what a segmenter adds shows in these."""
 
 
-def chains(name: str) -> dict[str, Any]:
-    """Chain → pipeline. v1 keeps all parts of its masks, v2 as many as a thing has."""
+def chains(name: str, coarse: bool = False) -> dict[str, Any]:
+    """Chain → pipeline. v1 keeps all parts of its masks, v2 as many as a thing has; coarse: without segmenters."""
     own = preset.find(name)
+    if coarse:
+        alone = [{**concept, "segmenter": None} for concept in own.options["concepts"]]
+        own = own.model_copy(update={"options": {**own.options, "concepts": alone}})
     all_parts = [{**concept, "parts": 0} for concept in own.options["concepts"]]
     always = {"presence": {**own.options["presence"], "threshold": 0.0}}
     wanted = {"v1": {**V1, "concepts": all_parts}, "v2": V2, "ours": {}, "ours, never absent": always}
@@ -50,13 +56,15 @@ def dice(pipeline: Any, each: Shown, concept: str) -> float:
     return float(2 * (mask & each.drawn).sum() / (mask.sum() + each.drawn.sum()))
 
 
-def drawn_table(built: dict[str, Any], scans: list[Shown], most: int) -> Iterator[str]:
+def drawn_table(
+    built: dict[str, Any], scans: list[Shown], most: int, concepts: Sequence[str] = tuple(CONCEPTS)
+) -> Iterator[str]:
     """Dice of every chain."""
-    yield "| chain | " + " | ".join(f"{concept}: Dice mean, median, worst; s a scan" for concept in CONCEPTS) + " |"
-    yield "|---" * (len(CONCEPTS) + 1) + "|"
+    yield "| chain | " + " | ".join(f"{concept}: Dice mean, median, worst; s a scan" for concept in concepts) + " |"
+    yield "|---" * (len(concepts) + 1) + "|"
     for chain, pipeline in built.items():
         cells = []
-        for concept in CONCEPTS:
+        for concept in concepts:
             some, start = having(scans, concept, most), time.perf_counter()
             found = [dice(pipeline, each, concept) for each in some]
             seconds = (time.perf_counter() - start) / len(found)
@@ -128,10 +136,15 @@ def counted(found: list[np.ndarray]) -> str:
 
 
 def main(name: str, data: str, most: str = "12") -> None:
-    """Print the three tables."""
+    """Print the four tables."""
     built, scans = chains(name), list(shown(Path(data), "test"))
-    wrong = wrong_table(built, scans, min(6, int(most)))
-    for table in (drawn_table(built, scans, int(most)), wrong, presence_table(built["ours"], scans)):
+    tables = (
+        drawn_table(built, scans, int(most)),
+        drawn_table(chains(name, coarse=True), scans, int(most), FLAT),
+        wrong_table(built, scans, min(6, int(most))),
+        presence_table(built["ours"], scans),
+    )
+    for table in tables:
         for line in table:
             sys.stdout.write(line + "\n")
             sys.stdout.flush()

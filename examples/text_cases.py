@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg_cli.datasets import load_pair, read_cases, split_cases
+from medseg_cli.datasets import Case, load_pair, read_cases, split_cases
 from medseg_cli.prompt import Prompt, Target, Text
 from medseg_cli.readers import load_scan
 from medseg_cli.scan import Scan
@@ -20,10 +20,12 @@ CONCEPTS = {
 """What is said of each concept."""
 DRAWN = {"chest-xray-lungs": "lungs", "fetal-head-us-half": "fetal head", "hippocampus-mr": "hippocampus"}
 """Sets with masks and a split, and what their masks mark."""
+OTHERS = {"fetal-head-us-half": "fetal-head-us"}
+"""Sets whose held-back pictures the network of texts does not know, but the one that draws does; who was trained on
+neither, with masks: all cases of another set."""
 NOTHING = ("brain-tumour-mr2d", "Dataset101_HeadNeckCT")
 """Sets with a split that show none of the concepts."""
 UNSEEN = {
-    "fetal-head-us/images/*.png": "fetal head",
     "chest-xray-structures/images/*": "lungs",
     "soft-tissue-sarcoma/**/*.nii.gz": "",
 }
@@ -49,15 +51,26 @@ def said(text: str) -> Prompt:
 
 
 def shown(data: Path, part: str) -> Iterator[Shown]:
-    """All scans of a part: "validation" or "test"; the latter with those that nobody trained on."""
+    """All scans of a part: "validation" or "test"; the latter with those that nobody trained on.
+
+    Of the test no mask comes from a set that a network which draws was trained on.
+    """
+    test = part == "test"
     for name in (*DRAWN, *NOTHING):
         for case in getattr(split_cases(read_cases(data / name), 0), part):
-            if name in NOTHING:
-                yield Shown(name, case.id, load_scan(case.image), "", None)
+            if name in NOTHING or (test and name in OTHERS):
+                yield Shown(name, case.id, load_scan(case.image), DRAWN.get(name, ""), None)
             else:
-                scan, labels = load_pair(case)
-                yield Shown(name, case.id, scan, DRAWN[name], labels > 0)
-    for pattern in (*UNSEEN, *LAST) if part == "test" else ():
+                yield _marked(name, case, DRAWN[name])
+    for name, other in OTHERS.items() if test else ():
+        for case in read_cases(data / other):
+            yield _marked(other, case, DRAWN[name])
+    for pattern in (*UNSEEN, *LAST) if test else ():
         paths = sorted(path for path in data.glob(pattern) if "mask" not in path.name and "HO" not in path.name)
         for path in paths if pattern in UNSEEN else paths[-(-3 * len(paths) // 4) :]:
             yield Shown(pattern.split("/")[0], path.stem, load_scan(path), UNSEEN.get(pattern, ""), None)
+
+
+def _marked(source: str, case: Case, concept: str) -> Shown:
+    scan, labels = load_pair(case)
+    return Shown(source, case.id, scan, concept, labels > 0)
