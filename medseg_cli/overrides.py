@@ -225,9 +225,7 @@ def _redrawn(preset: Preset, wanted: bool) -> tuple[Label, ...]:
 def _check_draws_itself(preset: Preset, flag: str) -> None:
     """Raises: UsageError, where another preset draws the masks."""
     if pipelines.find(preset.pipeline).words == "map":
-        raise UsageError(
-            f"preset {preset.name} lets other presets draw its masks, as these say", f"leave --{flag} out"
-        )
+        raise UsageError(f"preset {preset.name} lets other presets draw its masks, as these say", f"leave --{flag} out")
 
 
 def _folder_or_name(typed: str | None) -> str | None:

@@ -29,6 +29,12 @@ def evaluate(
     not_: shared.Nots = None,
     text_model: shared.TextModel = None,
     detector: shared.Detector = None,
+    smooth_time: shared.SmoothTime = None,
+    sector: shared.Sector = None,
+    mirror: shared.Mirror = None,
+    redraw: shared.Redraw = None,
+    uncertainty: shared.Uncertainty = False,
+    samples: shared.Samples = None,
     split_seed: own.SplitSeed = 0,
     splits: own.Splits = None,
     fold: own.Fold = None,
@@ -71,6 +77,7 @@ def evaluate(
     from medseg_cli.commands.evaluate_task import Chosen, assemble, in_files, predicted
     from medseg_cli.errors import UsageError
     from medseg_cli.evaluation.summary import to_json
+    from medseg_cli.overrides import Overrides
     from medseg_cli.prompt_text import texts_of
 
     report = evaluation.plan(output, overwrite) if output is not None else None
@@ -84,15 +91,28 @@ def evaluate(
         raise UsageError("--detector goes with --preset and --text: it finds what the words say", "leave it out")
     if words.targets and not preset:
         raise UsageError("--text goes with --preset: it says what to predict", "add --preset NAME")
+    overrides = Overrides(
+        smooth_time=smooth_time,
+        sector=sector,
+        mirror=mirror,
+        redraw=redraw,
+        uncertainty=uncertainty or None,
+        samples=samples,
+        text_model=text_model,
+        detector=detector,
+    )
+    if overrides != Overrides() and not preset:
+        raise UsageError(
+            "--smooth-time, --sector, --mirror, --redraw and --uncertainty go with --preset: they say how to predict",
+            "leave them out",
+        )
     if preset:
         if reference is not None:
             raise UsageError(f"with --preset there is one dataset; {reference} is too many", "leave it out")
         for value, name in ((images, "--images"), (resample_to, "--resample-to"), (spacing, "--spacing")):
             if value is not None:
                 raise UsageError(f"{name} goes with masks in files, not with --preset", f"leave {name} out")
-        chosen = Chosen(
-            first, preset, cases, split_seed, splits, fold, prompt, objects, seed, words, detector, text_model
-        )
+        chosen = Chosen(first, preset, cases, split_seed, splits, fold, prompt, objects, seed, words, overrides)
         task = predicted(chosen, table, measures, (device, precision, deterministic), against)
     else:
         if reference is None:
@@ -144,6 +164,7 @@ def _tell_case(result: CaseResult) -> None:
 
 def _tell(found: Evaluation) -> None:
     """Means and medians of every label, and what two methods differ by."""
+    from medseg_cli.evaluation.doubt import told_doubts
     from medseg_cli.evaluation.ellipses import told_errors
     from medseg_cli.evaluation.statistics import metrics_of, spread
     from medseg_cli.evaluation.summary import comparisons
@@ -160,7 +181,8 @@ def _tell(found: Evaluation) -> None:
                     undefined = f", undefined in {figures.undefined}" if figures.undefined else ""
                     texts.append(f"{name} {figures.mean:.4f} (median {figures.median:.4f}{undefined})")
         typer.echo(f"{found.label_name(label)}, {len(rows)} cases: {', '.join(texts)}", err=True)
-        for text in told_errors([row.numbers for row in rows]):
+        measured = [row.numbers for row in rows]
+        for text in (*told_errors(measured), *told_doubts(measured)):
             typer.echo(f"{found.label_name(label)}: {text}", err=True)
     for each in comparisons(found):
         if each.label == "all":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medseg_cli.datasets import Case
     from medseg_cli.evaluation import CaseResult, Evaluation, LabelTable, Measures, Protocol, Row, Rules, Scored, Shapes
+    from medseg_cli.overrides import Overrides
     from medseg_cli.preset import Preset
     from medseg_cli.prompt import Prompt
 
@@ -56,8 +57,7 @@ class Chosen:
     objects: Any
     seed: int
     texts: Prompt
-    detector: str | None = None
-    text_model: str | None = None
+    overrides: Overrides
 
 
 def predicted(
@@ -71,10 +71,9 @@ def predicted(
     from medseg_cli import device, evaluation, pipelines
     from medseg_cli import preset as presets
     from medseg_cli.datasets import read_dataset
-    from medseg_cli.overrides import Overrides, with_options
+    from medseg_cli.overrides import with_options
 
-    listening = Overrides(detector=chosen.detector, text_model=chosen.text_model)
-    found = with_options(presets.find(chosen.preset), listening)
+    found = with_options(presets.find(chosen.preset), chosen.overrides)
     kind: Any = evaluation.usual_kind(found) if chosen.prompt == "usual" else chosen.prompt
     evaluation.check_kind(found, kind)
     objects = chosen.objects or evaluation.usual_objects(found, kind)
@@ -124,9 +123,9 @@ def _check_texts(kind: str, preset: Preset, chosen: Chosen) -> None:
         raise UsageError(f"preset {preset.name} needs a text", hint)
     if chosen.texts.targets and "text" not in preset.prompts.kinds:
         raise UsageError(f"preset {preset.name} takes no text", "leave --text out")
-    if kind != "text" and chosen.detector is not None:
+    if kind != "text" and chosen.overrides.detector is not None:
         raise UsageError("--detector finds what --text says", 'add --prompt text and --text "WHAT", or leave it out')
-    if kind != "text" and chosen.text_model is not None:
+    if kind != "text" and chosen.overrides.text_model is not None:
         raise UsageError("--text-model embeds what --text says", 'add --prompt text and --text "WHAT", or leave it out')
     if kind != "text" and chosen.texts.targets:
         raise UsageError(f"--text goes with --prompt text, not with {kind}", f"leave it out: {preset.name}")
@@ -157,6 +156,7 @@ def _part(cases: tuple[Case, ...], preset: Preset, chosen: Chosen) -> tuple[Case
 
 
 def _preset_facts(preset: Preset, chosen: Chosen, protocol: Protocol) -> dict[str, Any]:
+    own = chosen.overrides
     return {
         "command": _command(),
         "preset": preset.name,
@@ -168,8 +168,13 @@ def _preset_facts(preset: Preset, chosen: Chosen, protocol: Protocol) -> dict[st
         "prompt": protocol.kind,
         "objects_are": protocol.objects,
         "texts": [asdict(target.text) for target in protocol.texts.targets if target.text],
-        "detector": None if chosen.detector is None else Path(chosen.detector).name,
-        "text_model": None if chosen.text_model is None else Path(chosen.text_model).name,
+        "detector": None if own.detector is None else Path(own.detector).name,
+        "text_model": None if own.text_model is None else Path(own.text_model).name,
+        "smooth_time": own.smooth_time,
+        "sector": own.sector,
+        "mirror": own.mirror,
+        "redraw": own.redraw,
+        "samples": own.samples,
         "click_seed": protocol.seed if protocol.kind == "click" else None,
         "protocol": "samus" if protocol.samus else "ours",
     }

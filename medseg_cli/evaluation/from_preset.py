@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from medseg_cli.datasets import Case
 from medseg_cli.datasets.pairs import empty, label_values, open_case, problems
 from medseg_cli.errors import InputError
+from medseg_cli.evaluation.doubt import doubt_of
 from medseg_cli.evaluation.ellipses import ellipse_scores
 from medseg_cli.evaluation.failing import failed
 from medseg_cli.evaluation.prompting import Asked, Protocol, ask
@@ -21,6 +22,7 @@ from medseg_cli.prompt import Prompt
 from medseg_cli.read_ahead import read_ahead
 from medseg_cli.readers import load_scan
 from medseg_cli.scan import Scan
+from medseg_cli.segmentation import Spread
 from medseg_cli.stages import Stages
 
 
@@ -100,6 +102,10 @@ def _score(
     places = asked.places if asked.prompt.targets else ((),) * len(values)
     together = asked.values == (None,)
     objects = _objects(found, truth, values, pair, measures, protocol.kind, places, together=together, tissue=tissue)
+    if segmentation.spread is not None:
+        # Without a prompt masks and maps have the preset's own values; together there is one map.
+        order = range(1, len(values) + 1) if asked.prompt.targets or together else values
+        objects = _with_doubts(objects, segmentation.spread, order, values, found, truth, pair)
     result = replace(plain, objects=objects, units=units_of(scan), voxels=int(truth.size))
     return Scored(result, Maps(scan, True, found, truth))
 
@@ -112,13 +118,17 @@ def _score_each(
     objects: list[ObjectScore] = []
     masks: list[NDArray[np.bool_]] = []
     for value, target, place in zip(asked.values, asked.prompt.targets, asked.places, strict=True):
-        mask = pipeline.segment(scan, Prompt((target,)), Stages()).mask > 0
+        segmentation = pipeline.segment(scan, Prompt((target,)), Stages())
+        mask = segmentation.mask > 0
         if pair.ignored is not None:
             mask &= ~pair.ignored
         inside = labels > 0 if value is None else labels == value
         number = value or 1
         found, reference = (np.where(each, number, 0).astype(np.uint16) for each in (mask, inside))
-        objects += _objects(found, reference, [number], pair, measures, kind, (place,), together=value is None)
+        own = _objects(found, reference, [number], pair, measures, kind, (place,), together=value is None)
+        if segmentation.spread is not None:
+            own = _with_doubts(own, segmentation.spread, [1], [number], found, reference, pair)
+        objects += own
         masks.append(mask)
     shown = np.zeros(labels.shape, np.uint16)
     # The worst is drawn, and must be whole.
@@ -149,6 +159,28 @@ def _objects(
     return tuple(
         ObjectScore(score, None if together else value, kind, place, samus, ellipse)
         for value, place, score, samus, ellipse in zip(values, places, scores, official, ellipses, strict=True)
+    )
+
+
+def _with_doubts(
+    objects: Sequence[ObjectScore],
+    spread: Spread,
+    order: Sequence[int],
+    values: Sequence[int],
+    found: NDArray[np.uint16],
+    truth: NDArray[np.uint16],
+    pair: _Pair,
+) -> tuple[ObjectScore, ...]:
+    """The objects, one per label value in two label maps (I, J, K), with what the network's answers tell of each.
+
+    Args:
+        order: number of each object among the maps of `spread`.
+    """
+    counted = np.ones(truth.shape, bool) if pair.ignored is None else ~pair.ignored
+    steps, cine = pair.scan.spacing, pair.scan.cine
+    return tuple(
+        replace(each, doubt=doubt_of(spread, number, found == value, truth == value, counted, steps=steps, cine=cine))
+        for each, number, value in zip(objects, order, values, strict=True)
     )
 
 

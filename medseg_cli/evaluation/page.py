@@ -49,6 +49,7 @@ def page(evaluation: Evaluation, report: dict[str, Any], pictures: Sequence[Pict
         parts += [
             _cards(report["statistics"]["all"]),
             page_tables.means(evaluation, report),
+            page_tables.doubts(evaluation, report),
             page_tables.compared(evaluation, comparisons(evaluation)),
             _distributions(evaluation, rows),
             _agreement(evaluation, rows),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from medseg_cli.evaluation.doubt import AREAS, SIGNS
 from medseg_cli.evaluation.page_text import BOUNDED, figure, probability, row, section, signed, span, table, title
 from medseg_cli.evaluation.samus_scores import FRAME, SMOOTHING
 from medseg_cli.evaluation.statistics import Comparison, Row, metrics_of
@@ -26,6 +27,7 @@ MEANS = (
     "samus_Dice",
     "hd_rowwise",
     "frame_HD",
+    "uncertainty",
 )
 """Beginnings of the metrics that the table of means has."""
 
@@ -59,6 +61,28 @@ def _mean(found: dict[str, Any] | None) -> str:
         return "–"
     interval = span(found["low"], found["high"])
     return figure(found["mean"]) + (f"<br><small>{interval}</small>" if interval else "")
+
+
+def doubts(evaluation: Evaluation, report: dict[str, Any]) -> str:
+    """Whether uncertainty tells errors, if several answers were compared; a row per label."""
+    told = report["uncertainty"]
+    if told is None:
+        return ""
+    body = []
+    for key in [*evaluation.labels, *(["all"] if len(evaluation.labels) > 1 else [])]:
+        found = told["labels"][key]
+        name = "all objects" if key == "all" else evaluation.label_name(key)
+        cells = [figure(found[each]["spearman"]) if each in found else "–" for each in SIGNS]
+        cells += [figure(found[each]["mean"]) if each in found else "–" for each in AREAS]
+        body.append(row([name], cells))
+    words = [f"rank correlation with 1 − Dice: {text}" for text in SIGNS.values()]
+    words += [f"wrong pixels, area under the curve: {text}" for text in AREAS.values()]
+    return section(
+        "Does uncertainty tell errors?",
+        table(row(["label"], [escape(each) for each in words], "th"), body),
+        below=f"{told['answers']} {escape(told['of'])} of every case were compared. Spearman's correlation over "
+        "objects: 1 where doubt grows with error. Area: the chance that a wrong pixel has more doubt than a right one.",
+    )
 
 
 def compared(evaluation: Evaluation, found: Sequence[Comparison]) -> str:

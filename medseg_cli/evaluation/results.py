@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from medseg_cli.evaluation.doubt import Doubt, doubt_numbers
 from medseg_cli.evaluation.ellipses import EllipseScore, Shapes, ellipse_numbers
 from medseg_cli.evaluation.samus_scores import FRAME, SamusScore, samus_score
 from medseg_cli.metrics import HIT, NSD_MM, Score, score
@@ -45,6 +46,7 @@ class ObjectScore:
             inside; () of none.
         samus: by SAMUS's formulas in its frame, where these were asked for.
         ellipse: of an object that has one.
+        doubt: of one about which several answers were compared.
     """
 
     score: Score
@@ -53,6 +55,7 @@ class ObjectScore:
     place: tuple[float, ...] = ()
     samus: SamusScore | None = None
     ellipse: EllipseScore | None = None
+    doubt: Doubt | None = None
 
     @property
     def key(self) -> str:
@@ -149,6 +152,7 @@ def numbers(found: ObjectScore, units: Units) -> dict[str, Number]:
         "n_ref": of.tp + of.fn,
         **(ellipse_numbers(found.ellipse, length) if found.ellipse else {}),
         **(samus_numbers(found.samus) if found.samus else {}),
+        **(doubt_numbers(found.doubt) if found.doubt else {}),
     }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from medseg_cli.errors import InputError
+from medseg_cli.evaluation.doubt import correlations
 from medseg_cli.evaluation.ellipses import circumference_errors
 from medseg_cli.evaluation.label_table import LabelTable
 from medseg_cli.evaluation.results import CaseResult, Measures, ObjectScore, numbers
@@ -105,6 +106,7 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
         "foreground_mean": _foreground(means),
         "mean": means,
         "samus_protocol": samus_table(groups) if evaluation.measures.samus else None,
+        "uncertainty": _uncertainty(evaluation, groups),
         "statistics": {label: _statistics(group, evaluation.seed) for label, group in groups.items()},
         "comparison": [_plain(asdict(each)) for each in comparisons(evaluation)],
         "against": evaluation.against_name or None,
@@ -129,6 +131,11 @@ def comparisons(evaluation: Evaluation) -> list[Comparison]:
         for name in names
     ]
     return [each for each in found if each is not None]
+
+
+def _uncertainty(evaluation: Evaluation, groups: dict[str, list[Row]]) -> dict[str, Any] | None:
+    doubts = [found.doubt for result in evaluation.scored for found in result.objects if found.doubt is not None]
+    return correlations(doubts, {label: [row.numbers for row in group] for label, group in groups.items()})
 
 
 def _headline(rows: Sequence[Row]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def judged(said: Sequence[dict[str, Any]], name: str, frames: NDArray[np.bool_] 
     """
     of_class = (each for facts in said for each in facts.get("objects", ()) if each["id"] == name)
     found: dict[str, Any] = next(of_class, {})
-    told = {key: found[key] for key in ("predicted_iou", "uncertainty", "time") if key in found}
+    told: dict[str, Any] = {key: found[key] for key in ("predicted_iou", "uncertainty", "time") if key in found}
     return told if frames is None or "time" in told else {**told, "time": as_drawn(frames)}
 
 
