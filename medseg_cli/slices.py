@@ -129,6 +129,11 @@ def plane_of(scan: Scan, name: PlaneName = "finest") -> Plane:
             f"{scan.provenance.path} is a line of {' x '.join(map(str, scan.shape))} {scan.cell}s",
             f"2-D models need two {scan.cell}s or more each way",
         )
+    if scan.cine and 1 in scan.shape[:2]:
+        raise InputError(
+            f"the frames of {scan.provenance.path} are lines of {' x '.join(map(str, scan.shape[:2]))} pixels",
+            "2-D models need two pixels or more each way",
+        )
     if flat and through != flat[0]:
         raise UsageError(
             f"{scan.provenance.path} is one voxel thick along {'ijk'[flat[0]]}: its {name} slices would be lines",

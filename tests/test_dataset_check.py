@@ -94,7 +94,7 @@ def test_copies_are_told_by_their_content(in_process: Run, tmp_path: Path) -> No
     drawn(tmp_path / "data" / "masks" / "copy.bmp", 5)
     ((kind, text),) = findings(in_process, "data")
     assert kind == "duplicate"
-    assert "copy.bmp has the same voxels as" in text
+    assert "copy.bmp holds the same values as" in text
     assert "of 2 patients" in text
     assert findings(in_process, "data", "--group-by", ".", code=3) != []
     (tmp_path / "data" / "facts.csv").write_text("id,group\ncopy,anna\nx1,anna\n")

@@ -196,7 +196,7 @@ def test_a_label_map_as_picture_keeps_its_values(tmp_path: Path) -> None:
 
 def test_empty_and_misfitting_masks_are_said(tmp_path: Path) -> None:
     image = draw(tmp_path / "a.png", SQUARE // 2)
-    with pytest.raises(InputError, match="no labelled voxel"):
+    with pytest.raises(InputError, match="labels nothing"):
         load_pair(Case("a", image, draw(tmp_path / "empty.png", SQUARE * 0)))
     with pytest.raises(InputError, match="does not lie on the grid"):
         load_pair(Case("a", image, draw(tmp_path / "small.png", SQUARE[1:])))

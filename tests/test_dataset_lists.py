@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from dataset_phantom import affine, drawn, labels, nifti, nnunet, picture, pictures, scan
 
-from medseg_cli.datasets import load_pair, read_cases, read_dataset, read_splits, split_cases
+from medseg_cli.datasets import load_pair, read_cases, read_dataset, read_splits, split_cases, table
 from medseg_cli.errors import InputError
 
 
@@ -398,3 +398,17 @@ def test_imagestr_and_labelstr_without_a_listing(tmp_path: Path) -> None:
     found = read_dataset(tmp_path)
     assert [case.label.name for case in found.cases] == ["a.nii.gz", "b.nii.gz"]
     assert found.labels == {1: "liver", 2: "tumour"}
+
+
+@pytest.mark.parametrize(
+    ("last", "what"), [("a.png,0.1,50", None), ("a.png,0.3,50", "spacing"), ("a.png,0.10,51", "circumference")]
+)
+def test_a_table_does_not_say_two_things_of_one_file(tmp_path: Path, last: str, what: str | None) -> None:
+    """The last line used to win, and every length with it."""
+    path = tmp_path / "sizes.csv"
+    path.write_text(f"filename,pixel size(mm),head circumference (mm)\na.png,0.1,50\nb.png,0.2,60\n{last}\n")
+    if what is None:
+        assert table.facts_in(path)[0]["a.png"]["circumference"] == 50
+        return
+    with pytest.raises(InputError, match=rf"sizes\.csv, line 4: {what} of a\.png is not what line 2 says"):
+        table.facts_in(path)

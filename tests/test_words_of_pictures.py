@@ -87,3 +87,21 @@ def test_what_is_typed_does_not_command_the_terminal(in_process: Run, picture: P
     code, _, err = in_process(*SEGMENT, picture, "--text", "\x1b[31mhead\x07\u202e")
     assert (code, "[31mhead" in err) == (2, True), err
     assert all(each.isprintable() for each in err.replace("\n", ""))
+
+
+def test_frames_that_are_lines_are_told_as_frames(in_process: Run, tmp_path: Path) -> None:
+    """Nobody asked for slices here, so that no option about them can help."""
+    nib.save(nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(1, 20, 1, 3), np.eye(4)), tmp_path / "a.nii.gz")
+    code, _, err = in_process("segment", "--preset", "fetal-head-us", "a.nii.gz", "-o", "m.nii.gz")
+    assert (code, "the frames of a.nii.gz are lines of 1 x 20 pixels" in err, "--slices" in err) == (3, True, False), (
+        err
+    )
+
+
+def test_datasets_of_pictures_have_pixels(in_process: Run, tmp_path: Path) -> None:
+    for folder, values in (("images", np.arange(60, dtype=np.uint8)), ("masks", np.arange(60, dtype=np.uint8) // 30)):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        Image.fromarray(values.reshape(6, 10)).save(tmp_path / "set" / folder / "a.png")
+    _, out, _ = in_process("dataset", "check", "set")
+    assert "pixels   10 x 6" in out
+    assert "voxel" not in out

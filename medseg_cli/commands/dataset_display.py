@@ -39,11 +39,12 @@ def show(path: Path, dataset: Dataset, facts: list[CaseFacts], findings: list[Fi
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(f"{path}: {dataset.layout}, {how_many(dataset)}")
-    for line in _ranges(ranges(facts)):
+    cells = "voxels" if any(each.shape[2] > 1 for each in facts) else "pixels"
+    for line in _ranges(ranges(facts), cells):
         console.print(line)
     for note in dataset.notes:
         report.note(note, "normal")
-    table = Table("value", "class", "cases", "voxels (least, median, most)", "mL (least, median, most)")
+    table = Table("value", "class", "cases", f"{cells} (least, median, most)", "mL (least, median, most)")
     for size in class_sizes(facts, dataset):
         millilitres = _three(size.millilitres) if size.millilitres else "-"
         table.add_row(str(size.value), size.name or "-", str(size.cases), _three(size.voxels), millilitres)
@@ -60,10 +61,10 @@ def how_many(dataset: Dataset) -> str:
     return f"{cases} case{'s' * (cases != 1)} of {patients} patient{'s' * (patients != 1)}"
 
 
-def _ranges(found: dict[str, Any]) -> Iterator[str]:
+def _ranges(found: dict[str, Any], cells: str) -> Iterator[str]:
     if not found:
         return
-    yield f"voxels   {_span(*found['shape'])}"
+    yield f"{cells}   {_span(*found['shape'])}"
     unknown = f" ({found['spacing_unknown']} cases do not say)" if found["spacing_unknown"] else ""
     yield f"spacing  {_span(*found['spacing_mm']) + ' mm' if found['spacing_mm'] else 'unknown'}{unknown}"
     low, high = found["intensity"]

@@ -165,7 +165,7 @@ def _duplicates(facts: list[CaseFacts]) -> list[Finding]:
     for first, *rest in same.values():
         others = {each.image: each for each in rest if each.image != first.image}
         if others and first.label_hash:
-            text = f"{first.image} and its mask have the same voxels as {_some(others)} and theirs"
+            text = f"{first.image} and its mask hold the same values as {_some(others)} and theirs"
             findings.append(Finding("duplicate", text, "keep one of them", first.image))
     for what in ("image", "label"):
         shared: dict[str, dict[str, Path]] = {}
@@ -176,7 +176,7 @@ def _duplicates(facts: list[CaseFacts]) -> list[Finding]:
         for patients in shared.values():
             first_file, *files = patients.values()
             if files:
-                text = f"{first_file} has the same voxels as {_some(files)}, of {len(patients)} patients"
+                text = f"{first_file} holds the same values as {_some(files)}, of {len(patients)} patients"
                 remedy = "put these cases into one group, or they may end on both sides of a split"
                 findings.append(Finding("duplicate", text, remedy, first_file))
     return findings

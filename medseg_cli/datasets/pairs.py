@@ -84,14 +84,14 @@ def problems(case: Case, scan: Scan, label: Scan) -> Iterator[Finding]:
     if scan.shape != label.shape or (placed and not np.allclose(scan.affine, label.affine, atol=SAME_GRID_MM)):
         yield Finding(
             "geometry",
-            f"{case.label} does not lie on the grid of {case.image}: {label.shape} and {scan.shape} voxels, "
+            f"{case.label} does not lie on the grid of {case.image}: {label.shape} and {scan.shape} {scan.cell}s, "
             f"affines differ by up to {np.abs(scan.affine - label.affine).max():g} mm",
             "export the mask again on its scan's grid, or leave the case out",
             case.label,
         )
     if case.spacing and not np.allclose(scan.spacing, case.spacing, rtol=SAME_SPACING):
         stated, found = ("x".join(f"{size:g}" for size in sizes) for sizes in (case.spacing, scan.spacing))
-        text = f"{case.image} has voxels of {found} mm, its list says {stated}"
+        text = f"{case.image} has {scan.cell}s of {found} mm, its list says {stated}"
         yield Finding("geometry", text, "correct the list, or leave the spacing out", case.image)
     if label.voxels.shape[0] > 1:
         text = f"{case.label} is a colour image, which names no objects"
@@ -100,7 +100,7 @@ def problems(case: Case, scan: Scan, label: Scan) -> Iterator[Finding]:
     off = np.abs(label.voxels - np.rint(label.voxels)) > WHOLE
     if off.any():
         example = float(label.voxels[off][0])
-        text = f"{case.label} holds fractions, for example {example:g}, in {int(off.sum())} voxels: no label map"
+        text = f"{case.label} holds fractions, for example {example:g}, in {int(off.sum())} {label.cell}s: no label map"
         yield Finding("float", text, "resample it with nearest neighbour, or threshold it", case.label)
     elif case.outline and np.any(label.voxels > 0):
         yield from _outline_problems(case, label)
@@ -141,8 +141,8 @@ def count_values(values: NDArray[np.int64]) -> dict[int, int]:
 
 
 def empty(case: Case) -> Finding:
-    """What there is to say about a label file without a labelled voxel."""
-    return Finding("empty", f"{case.label} has no labelled voxel", "leave the case out of the dataset", case.label)
+    """What there is to say about a label file that labels nothing."""
+    return Finding("empty", f"{case.label} labels nothing", "leave the case out of the dataset", case.label)
 
 
 def is_picture_of_mask(values: NDArray[np.int64]) -> bool:

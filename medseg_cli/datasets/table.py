@@ -19,6 +19,8 @@ SUFFIXES = (".csv", ".tsv")
 NEEDED = "the first line must name the columns image and label; docs/datasets.md lists the others"
 CHANNELS = "channel"
 """Column of the volume of a 4-D image."""
+MEASURED = ("spacing", "circumference")
+"""Facts of a file that cannot be one thing on one line and another on the next."""
 
 
 def is_list(path: Path) -> bool:
@@ -112,10 +114,21 @@ def facts_in(path: Path, only: Sequence[str] = tuple(Facts.__annotations__)) -> 
     named = next((fact for fact in ("id", "image") if columns & set(COLUMNS[fact])), None)
     if named is None or not known:
         return {}, ""
-    rows = ((number, row, value_of(row, named)) for number, row in _rows(path))
-    facts = {
-        str(name).strip(): facts_of(row, f"{path}, line {number}") for number, row, name in rows if name is not None
-    }
+    facts: dict[str, Facts] = {}
+    lines: dict[str, int] = {}
+    for number, row in _rows(path):
+        name = str(value_of(row, named) or "").strip()
+        if not name:
+            continue
+        said = facts_of(row, f"{path}, line {number}")
+        before = facts.get(name, said)
+        twice = next((fact for fact in MEASURED if fact in before and before.get(fact) != said.get(fact)), None)
+        if twice is not None:
+            raise InputError(
+                f"{path}, line {number}: {twice} of {name} is not what line {lines[name]} says", "keep the right one"
+            )
+        facts[name] = said
+        lines[name] = number
     return facts, f"{', '.join(known)} of each image: {path.name}"
 
 
