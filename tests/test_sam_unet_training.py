@@ -24,7 +24,7 @@ from medseg_cli.models.sam_unet.checkpoint import random_network
 from medseg_cli.models.sam_unet.config import config_of
 from medseg_cli.pipelines.defaults import Defaults
 from medseg_cli.pipelines.sam_unet_recipe import SamUnetRecipe, dice_cross_entropy
-from medseg_cli.pipelines.slice_samples import Study
+from medseg_cli.pipelines.slice_study import Study
 from medseg_cli.prompt import Prompt
 from medseg_cli.scan import Scan
 from medseg_cli.segmentation import Label, Segmentation

@@ -21,7 +21,9 @@ from medseg_cli.pipelines.choices import Choices
 from medseg_cli.pipelines.defaults import Defaults
 from medseg_cli.pipelines.features import Features, kept_features, views_of, without_kept
 from medseg_cli.pipelines.samus_recipe import low_masks, official_defaults
-from medseg_cli.pipelines.slice_samples import Held, Sample, SliceSamples, Study, scores
+from medseg_cli.pipelines.slice_held import Held, scores
+from medseg_cli.pipelines.slice_samples import Sample, SliceSamples
+from medseg_cli.pipelines.slice_study import Study
 from medseg_cli.preset import Preset
 
 RESTING = ("method", "adapter", "decoder")

@@ -32,7 +32,9 @@ from medseg_cli.pipelines.defaults import Defaults
 from medseg_cli.pipelines.features import without_kept
 from medseg_cli.pipelines.loading import options_of
 from medseg_cli.pipelines.samus_recipe import official_defaults
-from medseg_cli.pipelines.slice_samples import Held, Sample, SliceSamples, Study
+from medseg_cli.pipelines.slice_held import Held
+from medseg_cli.pipelines.slice_samples import Sample, SliceSamples
+from medseg_cli.pipelines.slice_study import Study
 from medseg_cli.preset import Preset
 from medseg_cli.weights.store import locate
 

@@ -25,7 +25,9 @@ from medseg_cli.models.tuning import decide, rest, tune
 from medseg_cli.pipelines.choices import Choices
 from medseg_cli.pipelines.defaults import Defaults
 from medseg_cli.pipelines.features import Features, embeddings, kept_features, views_of, without_kept
-from medseg_cli.pipelines.slice_samples import Held, Sample, SliceSamples, Study, clicks_in, scores
+from medseg_cli.pipelines.slice_held import Held, scores
+from medseg_cli.pipelines.slice_samples import Sample, SliceSamples, clicks_in
+from medseg_cli.pipelines.slice_study import Study
 from medseg_cli.preset import Preset
 
 CORRECTIONS = 2

@@ -1,12 +1,11 @@
 """What 2-D methods learn from: pictures, randomly viewed and shaded, with boxes and the masks that belong to them.
 
-A case is an image or a volume; a volume is seen slice by slice, in all planes and through many windows.
+A case is an image or a volume (`slice_study`); a volume is seen through many windows.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
@@ -22,15 +21,15 @@ from torch.nn import functional as F
 
 from medseg_cli.augment_overlay import random_overlay
 from medseg_cli.augment_picture import Focus, random_focus, random_shades, random_veil, random_view
-from medseg_cli.datasets import Case, load_pair
+from medseg_cli.datasets import Case
 from medseg_cli.errors import InputError
 from medseg_cli.frame import Frame
-from medseg_cli.intensity import Display, display
 from medseg_cli.pipelines.by_slice import Options
 from medseg_cli.pipelines.loading import options_of
+from medseg_cli.pipelines.slice_held import Held, held_slices
+from medseg_cli.pipelines.slice_study import LEAST_PIXELS, Study, bounds, object_in, read_study
 from medseg_cli.preset import Preset
-from medseg_cli.scan import Scan
-from medseg_cli.slices import Plane, plane_of
+from medseg_cli.slices import Plane
 
 PROMPTS = 2
 """Boxes per sample, if as many objects are in view."""
@@ -40,10 +39,6 @@ PART = 0.1
 """A part of an object counts as prompted by itself from this share of its largest part on."""
 WINDOWS = (0.15, 1.2)
 """Widths of random windows, as shares of what the preset shows."""
-HELD_SLICES = 16
-"""Most slices of one case in a validation."""
-LEAST_PIXELS = 12
-"""Fewer pixels of an object in a view or slice are not worth a prompt."""
 OVERLAYS = 0.4
 """How often a view of ultrasound is drawn over with callipers, text and scales."""
 LOOKS_MEMORY = 256 * 2**20
@@ -54,49 +49,12 @@ TOUCHING = np.ones((3, 3), dtype=bool)
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
-    """One case in memory.
-
-    Args:
-        name: the image's path.
-        voxels: (C, I, J, K) float32, the scan's units, C = 1 or 3.
-        labels: (I, J, K) label values, 0 = nothing.
-        planes: the ways in which it is sliced.
-        display: how its values become grey values.
-        slices: per plane, the slices that hold enough of any object.
-    """
-
-    name: str
-    voxels: NDArray[np.float32]
-    labels: NDArray[np.uint16]
-    planes: tuple[Plane, ...]
-    display: Display
-    slices: tuple[NDArray[np.int64], ...]
-
-
-@dataclass(frozen=True, eq=False)
 class Sample:
     """One picture (3, h, w) RGB 0..255, longer side S, with N boxes (N, 4) and their masks (N, S, S)."""
 
     image: Tensor
     boxes: Tensor
     masks: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Held:
-    """One validation picture: network input (3, S, S), its frame, box (1, 4) in it, mask (1, H, W)."""
-
-    image: Tensor
-    frame: Frame
-    box: Tensor
-    mask: Tensor
-
-    def dice(self, logits: Tensor) -> float:
-        """Overlap with the mask that a network's logits (1, h, w) mean, on the picture's own pixels; 0 for none."""
-        found = self.frame.restore(logits.cpu()) > 0
-        both, total = (found & self.mask).sum(), found.sum() + self.mask.sum()
-        return float(2 * both / total.clamp(min=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,14 +114,7 @@ class SliceSamples:
         Raises:
             InputError: unreadable files, image and label on different grids, or no slice with enough of an object.
         """
-        scan, labels = load_pair(case)
-        preprocessing = self.preset.preprocessing
-        key = "image" if scan.provenance.format == "image" else scan.modality
-        how = preprocessing.by_modality.get(key or "", preprocessing.intensity)
-        planes = _planes(scan, self.preset, self.kind)
-        slices = tuple(_slices(labels, plane) for plane in planes)
-        shown = display(scan, how, "the preset")
-        return Study(str(case.image), scan.voxels, labels.astype(np.uint16), planes, shown, slices)
+        return read_study(case, self.preset, self.kind)
 
     def sample(self, study: Study, rng: Generator) -> Sample:
         """A random view of a random slice, with up to two boxes; all randomness comes from `rng`.
@@ -212,7 +163,7 @@ class SliceSamples:
         index = int(rng.choice(study.slices[number]))
         whole = self.preset.prompts.whole_image
         labels = plane.take(study.labels, index)
-        values, wanted = zip(*(_object(labels, whole, rng) for _ in range(PROMPTS)), strict=True)
+        values, wanted = zip(*(object_in(labels, whole, rng) for _ in range(PROMPTS)), strict=True)
         focus = _focus(wanted[0], rng) if not whole and rng.random() < 0.6 else None
         high, wide = np.array(labels.shape) * plane.pixel_mm
         view = random_view(float(high), float(wide), self.longest or self.size, rng, focus)
@@ -242,7 +193,7 @@ class SliceSamples:
                 box = np.array([0, 0, width, height], dtype=np.float64)
             else:
                 mask = _part(mask, rng) if rng.random() < 0.4 else mask
-                box = _jitter(_bounds(mask), width, height, rng)
+                box = _jitter(bounds(mask), width, height, rng)
             boxes.append(torch.from_numpy(box).float())
             masks.append(torch.from_numpy(mask))
         padding = (0, self.size - width, 0, self.size - height)
@@ -250,17 +201,7 @@ class SliceSamples:
 
     def fixed(self, study: Study, rng: Generator) -> tuple[Held, ...]:
         """Some slices as they are, with the whole image or one object's exact box: what validation sees."""
-        plane, slices = study.planes[0], study.slices[0]
-        chosen = rng.choice(slices, size=min(HELD_SLICES, len(slices)), replace=False)
-        return tuple(self._hold(study, plane, int(index), rng) for index in chosen)
-
-    def _hold(self, study: Study, plane: Plane, index: int, rng: Generator) -> Held:
-        whole = self.preset.prompts.whole_image
-        _, mask = _object(plane.take(study.labels, index), whole, rng)
-        box = np.array([0.0, 0.0, plane.width, plane.height]) if whole else _bounds(mask)
-        frame = Frame(plane.height, plane.width, self.size, plane.pixel_mm, **self.frame)
-        picture = study.display.picture(plane.take(study.voxels, index))
-        return Held(frame.image(picture), frame, frame.boxes(box[None] - [0, 0, 1, 1]), torch.from_numpy(mask[None]))
+        return held_slices(study, self.size, self.frame, self.preset.prompts.whole_image, rng)
 
     def framed(self, view: Sample) -> Framed:
         """A sample put into the frame that inference would put its picture into."""
@@ -279,23 +220,6 @@ class SliceSamples:
         return {"fit": options.fit, "scale": options.scale, "interpolation": options.interpolation}
 
 
-def its_box(held: Held) -> dict[str, Tensor]:
-    """A validation picture's box as prompt, by the names of `decode`."""
-    return {"boxes": held.box}
-
-
-def scores(
-    model: Any, samples: list[tuple[Held, ...]], prompts: Callable[[Held], dict[str, Tensor]] = its_box
-) -> list[float]:
-    """Dice of each picture's mask, on its own pixels; the model is a `by_slice.SliceNetwork`."""
-    device, found = next(model.parameters()).device, []
-    for held in (each for study in samples for each in study):
-        embedding = model.encode(held.image[None].to(device))
-        logits, _ = model.decode(embedding, **{name: value.to(device) for name, value in prompts(held).items()})
-        found.append(held.dice(logits))
-    return found
-
-
 def clicks_in(regions: Tensor, draws: Tensor) -> Tensor:
     """One pixel (N, 2) xy of each region (N, h, w) bool, chosen by draws (N,) in 0..1; none may be empty."""
     flat = regions.flatten(1)
@@ -304,20 +228,6 @@ def clicks_in(regions: Tensor, draws: Tensor) -> Tensor:
     place = ((flat.cumsum(1) - 1 == wanted[:, None]) & flat).int().argmax(1)
     wide = regions.shape[2]
     return torch.stack([place % wide, place // wide], 1).float()
-
-
-def _slices(labels: NDArray[np.int64], plane: Plane) -> NDArray[np.int64]:
-    """Slices with at least `LEAST_PIXELS` labelled pixels; the fullest one where none has as many."""
-    counts = np.count_nonzero(np.moveaxis(labels, plane.through, 0), axis=(1, 2))
-    return np.flatnonzero(counts >= min(LEAST_PIXELS, counts.max()))
-
-
-def _planes(scan: Scan, preset: Preset, kind: type[Options]) -> tuple[Plane, ...]:
-    """The ways in which a scan is shown: every one, unless it is an image or the preset names one."""
-    name = options_of(preset, kind).slices
-    if 1 in scan.shape or name != "finest":
-        return (plane_of(scan, name),)
-    return tuple(plane_of(scan, each) for each in ("axial", "coronal", "sagittal"))
 
 
 def _grey(study: Study, plane: Plane, index: int, mask: NDArray[np.bool_], rng: Generator) -> Tensor:
@@ -337,17 +247,8 @@ def _grey(study: Study, plane: Plane, index: int, mask: NDArray[np.bool_], rng: 
 
 def _focus(mask: NDArray[np.bool_], rng: Generator) -> Focus:
     """A closer look at one object of a picture (H, W)."""
-    x0, y0, x1, y1 = (_bounds(mask) / np.tile(mask.shape[::-1], 2) - 0.5).tolist()
+    x0, y0, x1, y1 = (bounds(mask) / np.tile(mask.shape[::-1], 2) - 0.5).tolist()
     return random_focus((x0, y0), (x1, y1), rng)
-
-
-def _object(labels: NDArray[np.uint16], everything: bool, rng: Generator) -> tuple[int, NDArray[np.bool_]]:
-    """A label value and its pixels (H, W), of those that are there a random one; 0 and all labelled pixels."""
-    if everything:
-        return 0, np.ascontiguousarray(labels > 0)
-    values = np.unique(labels)
-    value = int(rng.choice(values[values > 0]))
-    return value, np.ascontiguousarray(labels == value)
 
 
 def _part(mask: NDArray[np.bool_], rng: Generator) -> NDArray[np.bool_]:
@@ -356,12 +257,6 @@ def _part(mask: NDArray[np.bool_], rng: Generator) -> NDArray[np.bool_]:
     sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
     worth = np.flatnonzero((sizes >= PART * sizes.max()) & (sizes >= min(LEAST_PIXELS, sizes.max())))
     return parts == 1 + rng.choice(worth)
-
-
-def _bounds(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Half-open box x0 y0 x1 y1 of a mask that is not empty."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float64)
 
 
 def _jitter(box: NDArray[np.float64], width: int, height: int, rng: Generator) -> NDArray[np.float64]:
