@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg_cli.errors import InputError, ModelError
+from medseg_cli.preset import Preset
 from medseg_cli.preset_intensity import ClipZScore, EightBit, Percentile, Window, ZScore
 from medseg_cli.scan import Scan
 
@@ -150,6 +151,19 @@ class Display:
         grey = (finite - self.low) * (255 / (self.high - self.low))
         shades = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
         return np.ascontiguousarray(np.broadcast_to(shades, (3, *shades.shape[1:])).transpose(1, 2, 0))
+
+
+def display_of(scan: Scan, preset: Preset) -> Display:
+    """The grey values of a scan as its preset chooses them for the scan's modality; errors as of `display`."""
+    preprocessing = preset.preprocessing
+    if {"preprocessing.intensity", "preprocessing.by_modality"} & preset.changes.keys():
+        return display(scan, preprocessing.intensity, "chosen for this run")
+    key = "image" if scan.provenance.format == "image" else scan.modality
+    if key in preprocessing.by_modality:
+        return display(scan, preprocessing.by_modality[key], f"the preset's choice for {key}")
+    scans = "picture files" if key == "image" else key
+    known = f"it has none for {scans}" if scans else "the scan states no modality"
+    return display(scan, preprocessing.intensity, f"the preset's general choice: {known}")
 
 
 def display(scan: Scan, how: ZScore | ClipZScore | Percentile | Window | EightBit, why: str) -> Display:

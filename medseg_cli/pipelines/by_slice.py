@@ -22,7 +22,7 @@ from medseg_cli import redraw
 from medseg_cli.device import Runtime
 from medseg_cli.embeddings import EmbeddingCache
 from medseg_cli.errors import InputError, MedsegError
-from medseg_cli.intensity import Display, display
+from medseg_cli.intensity import display_of
 from medseg_cli.over_time import Time
 from medseg_cli.pipelines import slice_time
 from medseg_cli.pipelines.loading import members_of, options_of, weights_of
@@ -246,7 +246,7 @@ class SlicePipeline:
                 if self.texts is not None:
                     prompt, heard = self.texts.heard(prompt)
                 plans = plan_slices(prompt, scan, plane, self.preset, [each.vector for each in heard])
-            shown = self._display(scan)
+            shown = display_of(scan, self.preset)
             tissue = insonated(scan, plane, shown, self.options.ultrasound)
             run = SliceRun(self._network, scan, plane, shown, self.cache, self.options.batch, tissue)
             if self.boxes is not None and heard:
@@ -324,14 +324,3 @@ class SlicePipeline:
         chosen, autocast = runtime.precision, runtime.autocast
         draws = Draws(options.samples, runtime.seed) if options.uncertainty else None
         return Network(self.model, runtime.device, name, frame, options.dense, chosen, autocast, level, draws)
-
-    def _display(self, scan: Scan) -> Display:
-        preprocessing = self.preset.preprocessing
-        if {"preprocessing.intensity", "preprocessing.by_modality"} & self.preset.changes.keys():
-            return display(scan, preprocessing.intensity, "chosen for this run")
-        key = "image" if scan.provenance.format == "image" else scan.modality
-        if key in preprocessing.by_modality:
-            return display(scan, preprocessing.by_modality[key], f"the preset's choice for {key}")
-        scans = "picture files" if key == "image" else key
-        known = f"it has none for {scans}" if scans else "the scan states no modality"
-        return display(scan, preprocessing.intensity, f"the preset's general choice: {known}")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from medseg_cli.datasets import Case
 from medseg_cli.datasets.pairs import open_image
 from medseg_cli.errors import InputError, UsageError
-from medseg_cli.intensity import display
+from medseg_cli.intensity import display_of
 from medseg_cli.models.clip.checkpoint import build, random_network
 from medseg_cli.models.clip.config import config_of
 from medseg_cli.models.clip.losses import dhn_nce
@@ -136,10 +136,7 @@ class ClipRecipe:
                 f"{case.image} has {plane.count} slices of {scan.voxels.shape[0]} channels",
                 "captions belong to pictures: write single slices, grey or RGB",
             )
-        preprocessing = self.preset.preprocessing
-        key = "image" if scan.provenance.format == "image" else scan.modality
-        shown = display(scan, preprocessing.by_modality.get(key or "", preprocessing.intensity), "training")
-        picture = shown.picture(plane.take(scan.voxels, 0))
+        picture = display_of(scan, self.preset).picture(plane.take(scan.voxels, 0))
         return Captioned(_smaller(picture, round(LARGEST * self._size)), case.phrasings)
 
     def sample(self, volume: Captioned, rng: Generator) -> Pair:

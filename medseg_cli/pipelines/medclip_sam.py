@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from medseg_cli.device import Runtime
 from medseg_cli.errors import InputError, ModelError, UsageError
-from medseg_cli.intensity import Display, display
+from medseg_cli.intensity import display_of
 from medseg_cli.models.clip import maps
 from medseg_cli.models.clip.checkpoint import build, random_network
 from medseg_cli.models.clip.config import ClipConfig, config_of
@@ -96,7 +96,7 @@ class MedclipSamPipeline:
         _check(scan, prompt, self.preset)
         check_chosen(scan, self.preset)
         plane = plane_of(scan, self.options.slices)
-        shown = self._display(scan)
+        shown = display_of(scan, self.preset)
 
         def picture(index: int) -> NDArray[np.uint8]:
             return shown.picture(plane.take(scan.voxels, index))
@@ -186,7 +186,7 @@ class MedclipSamPipeline:
             As `segment`.
         """
         _check(scan, prompt, self.preset)
-        plane, shown = plane_of(scan, self.options.slices), self._display(scan)
+        plane, shown = plane_of(scan, self.options.slices), display_of(scan, self.preset)
         return self._presence(self._classes(prompt), plane, lambda index: shown.picture(plane.take(scan.voxels, index)))
 
     def _classes(self, prompt: Prompt) -> tuple[TextClass, ...]:
@@ -285,13 +285,6 @@ class MedclipSamPipeline:
         mask[own & ~cleaned.mask] = 0
         mask[cleaned.mask & (mask == 0)] = value
         return cleaned.steps
-
-    def _display(self, scan: Scan) -> Display:
-        preprocessing = self.preset.preprocessing
-        key = "image" if scan.provenance.format == "image" else scan.modality
-        if key in preprocessing.by_modality:
-            return display(scan, preprocessing.by_modality[key], f"the preset's choice for {key}")
-        return display(scan, preprocessing.intensity, "the preset's general choice")
 
     @property
     def _drawing(self) -> Drawing:

@@ -9,7 +9,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from medseg_cli.datasets import Case, load_pair
-from medseg_cli.intensity import Display, display
+from medseg_cli.intensity import Display, display_of
 from medseg_cli.pipelines.by_slice import Options
 from medseg_cli.pipelines.loading import options_of
 from medseg_cli.preset import Preset
@@ -48,12 +48,9 @@ def read_study(case: Case, preset: Preset, kind: type[Options]) -> Study:
         InputError: unreadable files, image and label on different grids, or no slice with enough of an object.
     """
     scan, labels = load_pair(case)
-    preprocessing = preset.preprocessing
-    key = "image" if scan.provenance.format == "image" else scan.modality
-    how = preprocessing.by_modality.get(key or "", preprocessing.intensity)
     planes = _planes(scan, preset, kind)
     slices = tuple(_slices(labels, plane) for plane in planes)
-    shown = display(scan, how, "the preset")
+    shown = display_of(scan, preset)
     return Study(str(case.image), scan.voxels, labels.astype(np.uint16), planes, shown, slices)
 
 
