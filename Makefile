@@ -55,8 +55,9 @@ fmt: $(STAMP) ## rewrite files in the house style
 BENCH_kernels := kernels/bench/bench.py
 BENCH_finetune := examples/bench_finetune.py
 BENCH_memory := kernels/bench/bench_memory.py
+BENCH_us := kernels/bench/bench_us.py
 
-bench: $(STAMP) ## time a run beside its naive version (PAGE=FILE writes tables), or WHAT=kernels, finetune, memory
+bench: $(STAMP) ## time a run beside its naive version (PAGE=FILE writes tables), or WHAT=kernels, us, finetune, memory
 	@$(RUN) $(or $(BENCH_$(WHAT)),kernels/bench/bench_command.py) $(if $(PAGE),--page $(PAGE)) $(ARGS)
 
 bench-finetune:
