@@ -8,6 +8,7 @@ import pytest
 
 from medseg_cli.errors import InputError, ModelError
 from medseg_cli.models.clip.config import ClipConfig
+from medseg_cli.models.clip.network import build_network
 from medseg_cli.models.clip.words import learn_words, words_of
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "lung", "##s", "in", "an", "x", "-", "ray", "."]
@@ -70,6 +71,14 @@ def test_a_missing_vocabulary_says_where_it_belongs(tmp_path: Path) -> None:
 def test_a_larger_vocabulary_than_the_network_is_refused(vocabulary: Path) -> None:
     with pytest.raises(ModelError, match="14 words"):
         words_of(ClipConfig(**{**SIZES, "vocabulary": 13}), vocabulary)
+
+
+@pytest.mark.parametrize("name", ["ViT-B-16-SigLIP", "roberta-ViT-B-32"])
+def test_nothing_of_open_clip_is_downloaded(name: str) -> None:
+    """Asked for their vocabularies, open_clip goes to the network, and without one speaks of web addresses."""
+    for made in (lambda: words_of(ClipConfig(open_clip=name), None), lambda: build_network(ClipConfig(open_clip=name))):
+        with pytest.raises(ModelError, match=f"vocabulary of open_clip's {name} is not part of open_clip"):
+            made()
 
 
 def test_open_clip_brings_its_own_vocabulary() -> None:

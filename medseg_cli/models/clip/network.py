@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from medseg_cli.errors import ModelError
 from medseg_cli.models.clip.config import ClipConfig
+from medseg_cli.models.clip.words import check_open_clip
 
 START_SCALE = 2.6592600369327783
 """Logarithm of 1 / 0.07, where CLIP's scale begins."""
@@ -99,16 +100,13 @@ def build_network(config: ClipConfig) -> nn.Module:
     """The network that a configuration means, with weights from the caller's random numbers.
 
     Raises:
-        ModelError: open_clip knows no model of that name, or its image tower is no ViT with a class token.
+        ModelError: open_clip has no such model with all its parts, or its image tower is no ViT with a class token.
     """
     if not config.open_clip:
         return Clip(config)
     import open_clip
 
-    if config.open_clip not in open_clip.list_models():
-        raise ModelError(
-            f"open_clip knows no model '{config.open_clip}'", "its open_clip.list_models() lists them, such as ViT-B-16"
-        )
+    check_open_clip(config.open_clip)
     model: nn.Module = open_clip.create_model(config.open_clip, pretrained=None, require_pretrained=False)
     tower_of(model)
     return model

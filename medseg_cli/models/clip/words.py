@@ -78,9 +78,30 @@ def words_of(config: ClipConfig, source: Path | Sequence[str] | None) -> Words:
     return _of_words(source, config)
 
 
+def check_open_clip(name: str) -> None:
+    """Refuse, before anything is made, a model of open_clip that is not all in open_clip: it would download the rest.
+
+    Raises:
+        ModelError: unknown, or with the vocabulary or the text tower of another model.
+    """
+    import open_clip
+
+    if name not in open_clip.list_models():
+        raise ModelError(
+            f"open_clip knows no model '{name}'", "its open_clip.list_models() lists them, such as ViT-B-16"
+        )
+    text = open_clip.get_model_config(name).get("text_cfg", {})
+    if text.get("hf_tokenizer_name") or text.get("hf_model_name"):
+        raise ModelError(
+            f"the vocabulary of open_clip's {name} is not part of open_clip, and would have to be downloaded",
+            "choose a model of CLIP's own vocabulary, such as ViT-B-16",
+        )
+
+
 def _of_open_clip(name: str) -> Words:
     import open_clip
 
+    check_open_clip(name)
     tokenizer: Any = open_clip.get_tokenizer(name)
     first, last = getattr(tokenizer, "sot_token_id", None), getattr(tokenizer, "eot_token_id", None)
     if first is None or last is None:
