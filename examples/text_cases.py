@@ -27,6 +27,7 @@ NOTHING = ("brain-tumour-mr2d", "Dataset101_HeadNeckCT")
 """Sets with a split that show none of the concepts."""
 UNSEEN = {
     "chest-xray-structures/images/*": "lungs",
+    "breast-us/images/*.png": "",
     "soft-tissue-sarcoma/**/*.nii.gz": "",
 }
 """Files of which nothing was trained on, and what they show; masks among them are left out."""
