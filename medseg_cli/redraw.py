@@ -46,16 +46,15 @@ def _redraw(
     steps, box = plane(scan), view(scan)
     overlaps, kept, why = [], 0, ""
     for frame in range(mask.shape[2]):
-        picture = mask[(*box, frame)]
-        own = picture == value
+        own = mask[..., frame] == value
         if not own.any():
             continue
-        found, reason = fit(own, steps, None if tissue is None else tissue[box])
+        found, reason = fit(own[box], steps, None if tissue is None else tissue[box])
         if found is not None:
             overlaps.append(found.overlap)
-            whole = drawn(found.ellipse, own.shape, steps)
-            picture[own] = 0
-            picture[whole & (picture == 0)] = value
+            mask[own, frame] = 0
+            picture = mask[(*box, frame)]
+            picture[drawn(found.ellipse, picture.shape, steps) & (picture == 0)] = value
         else:
             kept, why = kept + 1, reason
     least = round(float(min(overlaps)), 4) if overlaps else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from medseg_cli import preset
+from medseg_cli.biometry import biometry_of
 from medseg_cli.redraw import notes, redraw
 from medseg_cli.scan import RAS_TO_LPS, Provenance, Scan
 from medseg_cli.segmentation import Label
@@ -82,6 +84,32 @@ def test_frames_are_redrawn_for_themselves_and_volumes_not_at_all() -> None:
     volume = seen.copy()
     assert redraw(volume, (HEAD,), scan_of(seen.shape)) == {}
     assert np.array_equal(volume, seen)
+
+
+@pytest.mark.parametrize("last", [80, 100, 110])
+def test_a_head_that_the_sector_cuts_off_is_completed_and_measured_as_before(last: int) -> None:
+    whole = ellipse((200, 160), (80, 80), (60, 45))
+    tissue = np.zeros((200, 160), bool)
+    tissue[:last] = True
+    mask = (whole & tissue)[..., None].astype(np.uint8)
+    scan = scan_of(mask.shape)
+    before, _ = biometry_of(mask[..., 0] > 0, scan, tissue=tissue)
+    redraw(mask, (HEAD,), scan, tissue)
+    after, why = biometry_of(mask[..., 0] > 0, scan, tissue=tissue)
+    assert before is not None
+    assert after is not None, why
+    assert dice(mask[..., 0] > 0, whole) > 0.97 > dice(whole & tissue, whole)
+    assert after.circumference == pytest.approx(before.circumference, rel=0.01)
+    assert after.overlap > 0.995
+
+
+def test_nothing_of_the_networks_mask_stays_beside_the_ellipse_that_lies_in_the_region() -> None:
+    mask = wavering((120, 100), (60, 50), (40, 30))[..., None].astype(np.uint8)
+    mask[:, 0] = 1
+    scan = replace(scan_of(mask.shape), region=(5, 5, 119, 99))
+    redraw(mask, (HEAD,), scan)
+    assert not mask[:, 0].any()
+    assert dice(mask[..., 0] > 0, ellipse((120, 100), (60, 50), (40, 30))) > 0.985
 
 
 def test_labels_that_do_not_ask_stay() -> None:
