@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
@@ -180,7 +181,9 @@ def test_constant_images_and_masks_are_refused() -> None:
         check_image(scan_of(mask))
 
 
-def test_masks_are_told_from_images() -> None:
+@pytest.mark.parametrize("part", [500, 1 << 22])
+def test_masks_are_told_from_images(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medseg_cli.readers.check._PART", part)
     blocks = np.kron(np.arange(64).reshape(4, 4, 4), np.ones((8, 8, 8)))
     assert looks_like_mask(scan_of(blocks))
     assert looks_like_mask(scan_of(np.where(np.indices((6, 6, 6))[0] > 2, 255, 0)))
@@ -189,6 +192,19 @@ def test_masks_are_told_from_images() -> None:
     assert not looks_like_mask(scan_of(noise.normal(size=(16, 16, 16))))
     assert not looks_like_mask(scan_of(blocks - 5))
     assert not looks_like_mask(scan_of(np.stack([blocks] * 3)))
+    blocks[-1, -1, -1] = 62.5
+    assert not looks_like_mask(scan_of(blocks))
+
+
+def test_to_ask_whether_it_is_a_mask_takes_less_memory_than_the_scan() -> None:
+    scan = scan_of(np.random.default_rng(0).integers(0, 200, (256, 256, 256), dtype=np.uint8))
+    tracemalloc.start()
+    try:
+        assert not looks_like_mask(scan)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < scan.voxels.nbytes
 
 
 def test_real_scans_are_no_masks_and_real_masks_are(shared: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -424,6 +423,19 @@ def test_drawn_rows_do_not_depend_on_their_batch() -> None:
     assert not torch.allclose(both["draw.0.image"], both["draw.1.image"], atol=1e-3)
 
 
+def test_draws_at_once_are_those_one_by_one_and_the_cnn_is_asked_once() -> None:
+    network = moved(random_network(config_of(TINY), 0)).eval()
+    images = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(1))
+    draws, asked = Draws(3, 5), []
+    with torch.inference_mode():
+        alone = [network.encode(images, [draws.noise(index, each) for index in (3, 8)])["image"] for each in range(3)]
+        network.image_encoder.cnn.register_forward_hook(lambda *_: asked.append(1))
+        together = draws.encode(network, images, [3, 8])
+    assert len(asked) == 1
+    for number, expected in enumerate(alone):
+        assert torch.equal(together[f"draw.{number}.image"], expected)
+
+
 def test_a_batch_tells_it_in_records_tables_and_page(in_process: Run, tiny: Path, tmp_path: Path) -> None:
     code, _, said = in_process(
         "batch", tiny / "scans", "-o", tmp_path / "out", "--preset", tiny / "tiny.yaml", "--uncertainty",
@@ -441,29 +453,3 @@ def test_a_batch_tells_it_in_records_tables_and_page(in_process: Run, tiny: Path
     assert row["mask_sha256"] == sha256(tmp_path / "out/head_seg.png")
     page = (tmp_path / "out/report.html").read_text()
     assert '"spread":{"answers":2' in page
-
-
-def test_doubt_is_held_against_error(root: Path, tiny: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    """The example as a reader runs it, on pictures of discs that an untrained network gets wrong."""
-    y, x = np.mgrid[:48, :64]
-    for number in range(10):
-        disc = (x - 20 - 2 * number) ** 2 + (y - 24) ** 2 < 144
-        for kind, pixels in (("images", 60 + 120 * disc), ("masks", 255 * disc)):
-            (tmp_path / kind).mkdir(exist_ok=True)
-            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / kind / f"d{number}.png")
-    monkeypatch.syspath_prepend(root / "examples")
-    import uncertainty_rates
-
-    uncertainty_rates.main(str(tmp_path), str(tiny / "tiny.yaml"), "test", "click", "2")
-    said = capsys.readouterr().out
-    found = re.fullmatch(
-        r"(\d+) cases, 2 samples: Dice ([\d.]+), agreement ([\d.]+) \(least ([\d.]+)\), rank correlation of both "
-        r"(-?[\d.]+|nan); wrong pixels by standard deviation: area under the curve ([\d.]+)\n",
-        said,
-    )
-    assert found, said
-    count, dice, agreement, least, _, area = (float(each) for each in found.groups())
-    assert 1 <= count < 10
-    assert 0 <= dice <= 1
-    assert 0 <= least <= agreement <= 1
-    assert 0 <= area <= 1
