@@ -267,7 +267,9 @@ def _how(report: dict[str, Any]) -> list[str]:
             lines.append(f"{label['name']}: followed from {one} {'; '.join(ends[:WAYS_SHOWN])}{more}")
         window = each.get("time", {}).get("window")
         if window:
-            lines.append(f"{label['name']}: every frame smoothed over {window} (--smooth-time 0 leaves them)")
+            # Who draws for words smooths as its own preset says.
+            hint = "" if "segmenters" in facts else " (--smooth-time 0 leaves them)"
+            lines.append(f"{label['name']}: every frame smoothed over {window}{hint}")
     return [*lines, *_cleaned(report)]
 
 

@@ -317,6 +317,8 @@ def test_frames_that_fit_no_neighbour_are_flagged(
         scan = loop(tmp_path / f"{name}.nii.gz", spoilt)
         code, _, err = in_process("segment", scan, "-o", f"{name}_m.nii.gz", "--preset", own, "--text", "bright")
         assert code == 0, err
+        # That option is refused here.
+        assert "--smooth-time" not in err
         found[name] = json.loads((tmp_path / f"{name}_m.json").read_text())
     facts = {name: report["pipeline"]["objects"][0]["time"] for name, report in found.items()}
     assert [facts["steady"][key] for key in ("jumps", "gaps", "lasting", "filled")] == [[]] * 4
