@@ -163,7 +163,8 @@ def embed_text(
     if output.suffix != ".safetensors":
         raise UsageError(f"{output} is no name of a table", "tables end in .safetensors")
     check_output(output, overwrite)
-    if output.resolve().parent == Path(model).expanduser().resolve():
+    folder = Path(model).expanduser()
+    if (folder / "config.json").is_file() and output.resolve().parent == folder.resolve():
         raise InputError(f"{output} would lie among the files of --model", "write the table elsewhere")
     found = read_bank(bank)
     strange = [key for key in keys or () if key not in found]
