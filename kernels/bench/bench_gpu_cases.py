@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -12,6 +10,7 @@ import bench_gpu_baselines as baselines
 import bench_roofline as roofline
 import torch
 from bench_roofline import Work
+from formulas import by_formulas
 from medseg_kernels import relpos_attention
 from medseg_kernels.depthwise_conv3d import depthwise_conv3d
 from torch import Tensor
@@ -153,19 +152,6 @@ def convolutions(device: torch.device, sizes: Sizes) -> Iterator[Case]:
     yield Case("G5", f"{what}, backward (F.conv3d)", *backward, HALF, 5.0, 20.0, work)
 
 
-@contextmanager
-def formulas() -> Iterator[None]:
-    """Every operation runs its formula."""
-    before = os.environ.get("MEDSEG_KERNELS")
-    os.environ["MEDSEG_KERNELS"] = "reference"
-    try:
-        yield
-    finally:
-        os.environ.pop("MEDSEG_KERNELS")
-        if before is not None:
-            os.environ["MEDSEG_KERNELS"] = before
-
-
 def crops(device: torch.device, sizes: Sizes) -> Iterator[Case]:
     """G6: one crop through 3DSAM-adapter against the formulas in float32 and under autocast."""
     torch.manual_seed(0)
@@ -180,7 +166,7 @@ def crops(device: torch.device, sizes: Sizes) -> Iterator[Case]:
             if not reference:
                 return network(image, click)
             # The official computation upsamples three equal channels.
-            with formulas():
+            with by_formulas():
                 return network(image.repeat(1, 3, 1, 1, 1), click)
 
     cube = roofline.Cube(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import bench_scans
 import nibabel as nib
 import numpy as np
 import torch
+from formulas import by_formulas
 from gated import Row, compare, largest, relative, share
 from numpy.typing import NDArray
 from PIL import Image
@@ -23,7 +22,8 @@ import medseg_cli
 from medseg_cli import device, intensity, pipelines, postprocess, preset
 from medseg_cli.frame import Frame
 from medseg_cli.geometry import Grid, overlap, resample, resample_in_slabs, scan_grid, working_grid
-from medseg_cli.preset_format import Postprocessing, Window
+from medseg_cli.preset_format import Postprocessing
+from medseg_cli.preset_intensity import Window
 from medseg_cli.prompt import Click, Prompt, Target
 from medseg_cli.read_ahead import read_ahead
 from medseg_cli.readers import ReadOptions
@@ -280,8 +280,8 @@ def _halves(
         parts = kept.values() if isinstance(kept, dict) else kept
         return np.concatenate([flat(each) for each in parts])
 
-    def by_formulas(run: Callable[[], Any]) -> Any:
-        with _formulas():
+    def plainly(run: Callable[[], Any]) -> Any:
+        with by_formulas():
             return run()
 
     with torch.inference_mode():
@@ -290,7 +290,7 @@ def _halves(
         yield compare(
             case,
             f"encode {naive}",
-            lambda: flat(by_formulas(lambda: encode(image))),
+            lambda: flat(plainly(lambda: encode(image))),
             lambda: flat(encode(image)),
             relative,
             EXACT,
@@ -298,24 +298,11 @@ def _halves(
         yield compare(
             case,
             f"decode {naive}",
-            lambda: flat(by_formulas(lambda: decode(kept))),
+            lambda: flat(plainly(lambda: decode(kept))),
             lambda: flat(decode(kept)),
             relative,
             EXACT,
         )
-
-
-@contextmanager
-def _formulas() -> Iterator[None]:
-    before = os.environ.get("MEDSEG_KERNELS")
-    os.environ["MEDSEG_KERNELS"] = "reference"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["MEDSEG_KERNELS"]
-        else:
-            os.environ["MEDSEG_KERNELS"] = before
 
 
 def _sam(image: torch.Tensor, seed: int) -> Iterator[Row]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from formulas import by_formulas
 from measuring import Row, compare
 from numpy.typing import NDArray
 from torch import Tensor
@@ -41,7 +39,7 @@ def row(frames: int, seed: int) -> Row:
         return torch.from_numpy(pipeline.segment(scan, Prompt(()), Stages()).mask > 0)
 
     def one_by_one() -> Tensor:
-        with by_the_formulas():
+        with by_formulas():
             return torch.cat([segmented(index, 1) for index in range(frames)], dim=-1)
 
     what = f"cine of {frames} frames, fetal-head-us (baseline: frame by frame, the formulas)"
@@ -58,16 +56,3 @@ def ringed(frames: int, rng: np.random.Generator) -> NDArray[np.float32]:
         grey = 50 + 150 * np.exp(-(((far - 1) / 0.05) ** 2)) - 20 * (far < 1)
         shown.append((grey * rng.uniform(0.6, 1.2, grey.shape)).clip(0, 255).round())
     return np.stack(shown, -1)[None].astype(np.float32)
-
-
-@contextmanager
-def by_the_formulas() -> Iterator[None]:
-    """`MEDSEG_KERNELS=reference` for a while."""
-    before = os.environ.get("MEDSEG_KERNELS")
-    os.environ["MEDSEG_KERNELS"] = "reference"
-    try:
-        yield
-    finally:
-        os.environ.pop("MEDSEG_KERNELS")
-        if before is not None:
-            os.environ["MEDSEG_KERNELS"] = before
