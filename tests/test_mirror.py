@@ -9,7 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor, nn
+
+from medseg_cli.pipelines.slice_mirror import SliceMirror
 
 Run = Callable[..., tuple[int, str, str]]
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -61,6 +65,28 @@ def test_the_answer_to_the_mirror_image_is_the_mirror_image_of_the_answer(
     alone = mask_of(in_process, heads / "plain.png", "--no-mirror", *one)
     alone_turned = mask_of(in_process, heads / "turned.png", "--no-mirror", *other)
     assert (alone != alone_turned[:, ::-1]).sum() > 20, "the network itself is not symmetric"
+
+
+class Echo(nn.Module):
+    """Its logits are the picture and the coarse mask, pixel by pixel."""
+
+    size = mask_size = 8
+
+    def encode(self, images: Tensor) -> dict[str, Tensor]:
+        return {"image": images.mean(1)}
+
+    def decode(self, embedding: dict[str, Tensor], masks: Tensor, **others: Tensor | None) -> tuple[Tensor, Tensor]:
+        return embedding["image"] + masks[:, 0], embedding["image"][:, 0, 0]
+
+
+def test_coarse_masks_are_mirrored_along_and_scores_are_the_mean() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image, mask = torch.randn(1, 3, 8, 8, generator=generator), torch.randn(1, 1, 8, 8, generator=generator)
+    network = SliceMirror(Echo())
+    logits, score = network.decode(network.encode(image), masks=mask)
+    assert torch.allclose(logits, image.mean(1) + mask[:, 0], atol=1e-5)
+    assert score is not None
+    assert torch.allclose(score, (image.mean(1)[:, 0, 0] + image.mean(1)[:, 0, -1]) / 2)
 
 
 def test_draws_of_latents_are_compared_as_before(heads: Path, in_process: Run) -> None:

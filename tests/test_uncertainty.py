@@ -56,12 +56,14 @@ class Wavering(nn.Module):
         self.unused = nn.Parameter(torch.zeros(1))
         self.drawn: list[list[float]] = []
 
-    def encode(self, images: Tensor, noise: Any = None) -> dict[str, Tensor]:
-        grey = images.mean(1)
-        moves = [0.0] * len(images) if noise is None else [float(torch.randn(1, generator=each)) for each in noise]
-        if noise is not None:
+    def encode(self, images: Tensor) -> dict[str, Tensor]:
+        return {"logits": 8 * (images.mean(1) - 0.5) + self.offset}
+
+    def encodings(self, images: Tensor, noises: Any) -> Iterator[dict[str, Tensor]]:
+        for noise in noises:
+            moves = [float(torch.randn(1, generator=each)) for each in noise]
             self.drawn.append(moves)
-        return {"logits": 8 * (grey - 0.5) + self.offset + torch.tensor(moves)[:, None, None]}
+            yield {"logits": self.encode(images)["logits"] + torch.tensor(moves)[:, None, None]}
 
     def decode(self, embedding: dict[str, Tensor], boxes: Tensor, **others: Tensor | None) -> tuple[Tensor, None]:
         assert len(embedding["logits"]) == 1
@@ -428,7 +430,8 @@ def test_draws_at_once_are_those_one_by_one_and_the_cnn_is_asked_once() -> None:
     images = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(1))
     draws, asked = Draws(3, 5), []
     with torch.inference_mode():
-        alone = [network.encode(images, [draws.noise(index, each) for index in (3, 8)])["image"] for each in range(3)]
+        noises = ([draws.noise(index, each) for index in (3, 8)] for each in range(3))
+        alone = [network.image_encoder(images, noise, sampled=True).image for noise in noises]
         network.image_encoder.cnn.register_forward_hook(lambda *_: asked.append(1))
         together = draws.encode(network, images, [3, 8])
     assert len(asked) == 1

@@ -27,13 +27,12 @@ class SliceMirror(nn.Module):
         self.mask_size: int = network.mask_size
         self.has_latents = bool(getattr(network, "has_latents", False))
 
-    def encode(self, images: Tensor, noise: Sequence[torch.Generator] | None = None) -> dict[str, Tensor]:
-        """The embeddings of B images and of their mirror images; with `noise`, each draws latents of its own."""
-        drawn = {} if noise is None else {"noise": [*noise, *noise]}
-        return _halves(self.network.encode(_both(images), **drawn))
+    def encode(self, images: Tensor) -> dict[str, Tensor]:
+        """The embeddings of B images and of their mirror images."""
+        return _halves(self.network.encode(_both(images)))
 
     def encodings(self, images: Tensor, noises: Iterable[Sequence[torch.Generator]]) -> Iterator[Mapping[str, Tensor]]:
-        """`encode` with each noise; only of a network that has latents, see `models.cc_sam.network.CcSam`."""
+        """`encode` with each noise, of a network with latents; an image and its mirror image draw their own."""
         yield from map(_halves, self.network.encodings(_both(images), ([*noise, *noise] for noise in noises)))
 
     def decode(

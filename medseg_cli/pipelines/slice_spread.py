@@ -52,7 +52,7 @@ class Draws:
         """What `opinions` needs of B slices besides `model.encode(images)`.
 
         Args:
-            model: a `by_slice.SliceNetwork`.
+            model: a `by_slice.SliceNetwork`; one with latents has `encodings`, see `models.cc_sam.network.CcSam`.
             images: (B, 3, S, S).
             indices: of the slices in their scans.
         """
@@ -67,17 +67,9 @@ class Draws:
         noises = ([self.noise(index, number) for index in indices] for number in range(self.samples))
         return {
             f"draw.{number}.{name}": value
-            for number, drawn in enumerate(_encodings(model, images, noises))
+            for number, drawn in enumerate(model.encodings(images, noises))
             for name, value in drawn.items()
         }
-
-
-def _encodings(
-    model: Any, images: Tensor, noises: Iterable[Sequence[torch.Generator]]
-) -> Iterable[Mapping[str, Tensor]]:
-    """What a network with latents makes of images with each noise; some know how to do it at once."""
-    at_once = getattr(model, "encodings", None)
-    return (model.encode(images, noise) for noise in noises) if at_once is None else at_once(images, noises)
 
 
 def has_latents(model: Any) -> bool:

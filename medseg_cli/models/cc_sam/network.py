@@ -114,17 +114,17 @@ class CcSam(nn.Module):
         """Whether drawing from them gives other masks than their means."""
         return self.config.fusion in ("vaf", "convex", "gate")
 
-    def encode(self, images: Tensor, noise: Sequence[torch.Generator] | None = None) -> dict[str, Tensor]:
-        """Images (B, 1 or 3, 256, 256) in [0, 1] → `image`: (B, C, 32, 32).
-
-        Args:
-            images: as in `forward`.
-            noise: a generator on the CPU for each image, from which its latents are drawn; None takes their means.
-        """
-        return {"image": self.image_encoder(rgb(images), noise, sampled=noise is not None).image}
+    def encode(self, images: Tensor) -> dict[str, Tensor]:
+        """Images (B, 1 or 3, 256, 256) in [0, 1] → `image`: (B, C, 32, 32), by the means of the latents."""
+        return {"image": self.image_encoder(rgb(images)).image}
 
     def encodings(self, images: Tensor, noises: Iterable[Sequence[torch.Generator]]) -> Iterator[dict[str, Tensor]]:
-        """`encode` with each noise in turn; what no noise reaches is computed once."""
+        """`encode` with latents that are drawn, again and again; what no noise reaches is computed once.
+
+        Args:
+            images: as in `encode`.
+            noises: per answer a generator on the CPU for each image.
+        """
         begun = self.image_encoder.begun(rgb(images))
         for noise in noises:
             yield {"image": self.image_encoder.finished(begun, noise, sampled=True).image}
