@@ -154,7 +154,7 @@ def test_presets_without_ellipses_refuse(in_process: Run, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("kind", "kept"), [("ellipses", True), ("bars", False)])
-def test_training_keeps_it_only_where_masks_are_ellipses(
+def test_training_keeps_it_and_the_rim_only_where_masks_are_ellipses(
     kind: str, kept: bool, in_process: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rng = np.random.default_rng(0)
@@ -175,4 +175,5 @@ def test_training_keeps_it_only_where_masks_are_ellipses(
     assert code == 0, said
     (label,) = preset.find(str(run / "preset.yaml")).labels
     assert label.redraw is kept
+    assert (label.shape, label.rim) == ("ellipse", 0.0016 if kept else 0.0)
     assert ("not redrawn as ellipses" in said + caplog.text) is not kept

@@ -202,8 +202,9 @@ def _finish(fitted: Fitted, recipe: Recipe, base: Preset, begun: Record, split: 
 
 
 def _with_true_shapes(base: Preset, facts: RunFacts, split: Split) -> Preset:
-    """The preset, which draws ellipses as masks only where the masks that were learnt are ellipses."""
-    if not any(label.redraw for label in base.labels):
+    """The preset, which draws ellipses as masks, and says how much wider masks are than what is measured, only where
+    the masks that were learnt are ellipses: `rim` is that of drawn ones."""
+    if not any(label.redraw or label.rim for label in base.labels):
         return base
     try:
         if drawn_as_ellipses(split.train):
@@ -211,8 +212,13 @@ def _with_true_shapes(base: Preset, facts: RunFacts, split: Split) -> Preset:
         why = f"the masks of {facts.dataset} are no ellipses"
     except MedsegError as error:
         why = error.message
-    LOGGER.warning("labels are not redrawn as ellipses any more (redraw: false in the preset): %s", why)
-    return base.model_copy(update={"labels": tuple(x.model_copy(update={"redraw": False}) for x in base.labels)})
+    LOGGER.warning(
+        "labels are not redrawn as ellipses any more, and ellipses are measured as large as they are "
+        "(redraw: false, rim: 0 in the preset): %s",
+        why,
+    )
+    plain = {"redraw": False, "rim": 0.0}
+    return base.model_copy(update={"labels": tuple(label.model_copy(update=plain) for label in base.labels)})
 
 
 def _quality(base: Preset, facts: RunFacts, split: Split) -> Quality | None:
