@@ -134,7 +134,7 @@ def fit(mask: NDArray[np.bool_], steps: Points, tissue: NDArray[np.bool_] | None
     across = _least_pixels(found, steps)
     if across < LEAST_AXIS:
         return None, f"the ellipse that fits its outline is {across:.1f} pixels across, and one needs {LEAST_AXIS}"
-    # An object that was completed beyond what is shown, see `redraw`, is compared as what is seen of it.
+    # What `redraw` has completed beyond what is shown is compared as what is seen of it.
     overlap, least = _overlap(found, largest & shown, steps, shown), 1 - (1 - LEAST_OVERLAP) * seen
     if overlap < least:
         return None, f"it is none: Dice with the ellipse that fits its outline is {overlap:.3f}, below {least:.3f}"

@@ -13,6 +13,8 @@ from PIL import Image
 
 from medseg_cli import preset
 from medseg_cli.biometry import biometry_of
+from medseg_cli.datasets import read_dataset
+from medseg_cli.datasets.ellipses import drawn_as_ellipses
 from medseg_cli.redraw import notes, redraw
 from medseg_cli.scan import RAS_TO_LPS, Provenance, Scan
 from medseg_cli.segmentation import Label
@@ -151,6 +153,20 @@ def test_presets_without_ellipses_refuse(in_process: Run, tmp_path: Path) -> Non
     )
     assert code == 2
     assert "no label of preset chest-xray-lungs is an ellipse" in said
+
+
+@pytest.mark.parametrize(("bars", "count", "drawn"), [(0, 2, True), (1, 2, False), (1, 10, True), (2, 10, False)])
+def test_a_dataset_is_of_ellipses_where_nine_of_ten_masks_are(
+    bars: int, count: int, drawn: bool, tmp_path: Path
+) -> None:
+    for number in range(count):
+        mask = ellipse((60, 80), (30, 40), (15 + number, 25))
+        if number < bars:
+            mask = np.zeros_like(mask)
+            mask[20:40, 15:65] = True
+        for name, pixels in ((f"p{number}", 100 * mask + number), (f"p{number}_mask", 255 * mask)):
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{name}.png")
+    assert drawn_as_ellipses(read_dataset(tmp_path).cases) is drawn
 
 
 @pytest.mark.parametrize(("kind", "kept"), [("ellipses", True), ("bars", False)])
