@@ -113,8 +113,7 @@ def fit(mask: NDArray[np.bool_], steps: Points, tissue: NDArray[np.bool_] | None
         tissue: (I, J) where the picture shows tissue at all, such as an ultrasound sector; None: everywhere. An outline
             within `NEAR` pixels of its border is the border of what is shown.
     """
-    shown = np.ones_like(mask) if tissue is None else tissue
-    box = _surroundings(mask)
+    shown, box = np.ones_like(mask) if tissue is None else tissue, _surroundings(mask)
     part, parts, share = _largest(mask[box])
     if share < LEAST_SHARE:
         return None, f"the largest of its {parts} parts has {share:.0%} of it, and an ellipse needs {LEAST_SHARE:.0%}"

@@ -175,7 +175,7 @@ Mirror = Annotated[
     bool | None,
     typer.Option(
         "--mirror/--no-mirror",
-        help="Ask the network about each picture's mirror image too and take the mean: better masks, twice the time.",
+        help="Ask the network about each picture's mirror image too and take the mean; twice the time.",
         show_default=False,
         rich_help_panel=SLICES,
     ),
