@@ -139,12 +139,8 @@ def test_raw_data_are_no_place_for_derivatives(tmp_path: Path) -> None:
 def test_formats_that_bids_does_not_know_lie_beside_and_are_ignored(tmp_path: Path) -> None:
     from medseg_cli.batch.patterns import matches
 
-    files = written(
-        tmp_path,
-        "sub-01_T1w",
-        "nifti",
-        *(name for name in FORMATS if name not in ("dicom-seg", "rtstruct", "png", "explain", "uncertainty")),
-    )
+    others = ("dicom-seg", "rtstruct", "png", "areas-csv", "explain", "uncertainty")
+    files = written(tmp_path, "sub-01_T1w", "nifti", *(name for name in FORMATS if name not in others))
     patterns = tuple(
         line for line in (tmp_path / ".bidsignore").read_text().splitlines() if line and not line.startswith("#")
     )

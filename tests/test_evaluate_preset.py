@@ -75,7 +75,7 @@ def test_a_damaged_case_of_a_dataset_loses_no_other(in_process: Run, preset: Pat
     reasons = {each["id"]: each["reason"] for each in report["failed"]}
     assert set(reasons) == {"e2", "e5", "e6"}
     assert "(48, 64, 1)" in reasons["e5"]
-    assert "no labelled voxel" in reasons["e6"]
+    assert "labels nothing" in reasons["e6"]
     assert (report["cases"], report["dice_mean"]) == (5, 1.0)
 
 

@@ -192,7 +192,7 @@ def test_labels_off_the_grid_and_empty_labels_are_said(dataset: Path, tiny: Path
     recipe = recipe_of(preset.find(tiny), None, Choices())
     image = read_cases(dataset)[0].image
     for name, data, affine, words in (
-        ("empty", np.zeros((20, 20, 20), np.uint8), np.eye(4), "no labelled voxel"),
+        ("empty", np.zeros((20, 20, 20), np.uint8), np.eye(4), "labels nothing"),
         ("shape", np.ones((20, 20, 19), np.uint8), np.eye(4), "does not lie on the grid"),
         ("shift", np.ones((20, 20, 20), np.uint8), np.diag([1, 1, 1.2, 1]), "differ by up to 0.2 mm"),
     ):

@@ -149,8 +149,8 @@ def test_what_a_segmenter_doubts_comes_with_the_text() -> None:
         {"preset": "b", "asked": 1, "objects": [{"id": "heart", "uncertainty": doubts, "predicted_iou": None}]},
     ]
 
-    assert judged(said, "heart") == {"uncertainty": doubts, "predicted_iou": None}
-    assert judged(said, "lungs") == {}
+    assert judged(said, "heart", None) == {"uncertainty": doubts, "predicted_iou": None}
+    assert judged(said, "lungs", None) == {}
 
 
 # Ensembles

@@ -422,9 +422,9 @@ def test_importing_again_changes_nothing_and_another_file_needs_overwrite(tmp_pa
     assert store.locate("mine").sha256 == second.sha256
 
 
-@pytest.mark.usefixtures("no_large_files")
-def test_nothing_half_written_stays_when_the_disk_is_full(checkpoint: Path):
+def test_nothing_half_written_stays_when_the_disk_is_full(checkpoint: Path, request: pytest.FixtureRequest):
     """Safetensors tells it as an error of its own kind."""
+    request.getfixturevalue("no_large_files")
     with pytest.raises(ModelError, match=r"cannot write .*: File too large"):
         import_file(checkpoint, "mine")
     assert list(store.folder().iterdir()) == []
