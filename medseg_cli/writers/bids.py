@@ -31,6 +31,8 @@ _OURS = "medseg"
 _IGNORED = """\
 # Written by medseg: what lies beside the segmentations and is no part of BIDS.
 .medseg/
+areas.csv
+*_areas.csv
 cases.*
 run.json
 report*
