@@ -145,6 +145,22 @@ def test_what_a_preset_cannot_learn_from(in_process: Run, tmp_path: Path) -> Non
     assert "no preset is called 'nothing'" in err
 
 
+def test_cines_have_pixels_and_no_volume(in_process: Run, tmp_path: Path) -> None:
+    frames = np.zeros((8, 7, 1, 5), np.uint8)
+    frames[2:5, 2:4] = 1
+    seen = np.random.default_rng(0).integers(0, 256, frames.shape).astype(np.uint8)
+    for folder, values in (("images", seen), ("masks", frames)):
+        nifti(tmp_path / "data" / folder / "loop.nii.gz", values, affine())
+    code, out, err = in_process("dataset", "check", "data")
+    assert code == 0, err
+    assert "pixels   8 x 7 x 5" in out
+    assert "voxels" not in out
+    code, out, _ = in_process("dataset", "check", "data", "--json")
+    assert json.loads(out)["classes"][0]["millilitres"] is None
+    ((kind, text),) = findings(in_process, "data", "--preset", "hippocampus-mr")
+    assert (kind, "pictures without depth or cines" in text) == ("preset", True)
+
+
 @pytest.mark.parametrize("path", ["nowhere", "empty", "file.txt"])
 def test_what_is_no_dataset_is_one_line(in_process: Run, tmp_path: Path, path: str) -> None:
     (tmp_path / "empty").mkdir()

@@ -39,7 +39,7 @@ def show(path: Path, dataset: Dataset, facts: list[CaseFacts], findings: list[Fi
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(f"{path}: {dataset.layout}, {how_many(dataset)}")
-    cells = "voxels" if any(each.shape[2] > 1 for each in facts) else "pixels"
+    cells = "voxels" if any(each.shape[2] > 1 and not each.flat for each in facts) else "pixels"
     for line in _ranges(ranges(facts), cells):
         console.print(line)
     for note in dataset.notes:

@@ -36,8 +36,8 @@ class CaseFacts:
         modality: DICOM code, "" where neither file nor dataset says it.
         low, high: smallest and largest value of the scan.
         classes: label value → voxels; {} where the label could not be read.
-        millilitres: of one voxel; None for pictures and unknown voxel sizes.
-        picture: whether it is a picture without depth.
+        millilitres: of one voxel; None for pictures, cines and unknown voxel sizes.
+        flat: whether it is a picture without depth, or frames of one.
         image_hash, label_hash: of the voxels, whatever the file looks like; "" where there are none to compare.
     """
 
@@ -52,7 +52,7 @@ class CaseFacts:
     high: float
     classes: dict[int, int]
     millilitres: float | None
-    picture: bool
+    flat: bool
     image_hash: str
     label_hash: str
 
@@ -123,7 +123,7 @@ def _examine(case: Case, scan: Scan, dataset: Dataset) -> tuple[CaseFacts, list[
     except InputError as error:
         findings.append(Finding("image", error.message, error.hint, case.image))
     classes, label_hash = ({}, "") if case.captioned else _examine_label(case, scan, dataset, findings)
-    small = scan.voxel_volume / 1000 if scan.spacing_known and not scan.is_picture else None
+    small = scan.voxel_volume / 1000 if scan.spacing_known and not scan.flat else None
     return CaseFacts(
         case.id,
         case.patient,
@@ -136,7 +136,7 @@ def _examine(case: Case, scan: Scan, dataset: Dataset) -> tuple[CaseFacts, list[
         float(scan.voxels.max()),
         classes,
         small,
-        scan.is_picture,
+        scan.flat,
         _hash(scan.voxels),
         label_hash,
     ), findings
@@ -220,9 +220,9 @@ def _split(path: Path, dataset: Dataset) -> Iterator[Finding]:
 def _for_preset(facts: list[CaseFacts], preset: Preset) -> list[Finding]:
     """What a preset could not be trained on: pictures, other modalities, values that it has no label for."""
     findings = []
-    pictures = [each.id for each in facts if each.picture]
+    pictures = [each.id for each in facts if each.flat]
     if preset.dims == 3 and pictures:
-        text = f"{_some(pictures)}: pictures without depth, and preset {preset.name} segments volumes"
+        text = f"{_some(pictures)}: pictures without depth or cines, and preset {preset.name} segments volumes"
         findings.append(Finding("preset", text, "choose a preset of 2 dimensions"))
     foreign_codes = set() if "any" in preset.modality else {each.modality for each in facts} - {"", *preset.modality}
     for code in sorted(foreign_codes):
