@@ -158,9 +158,9 @@ def batch_summary(summary: dict[str, Any], records: Sequence[Any], out: str, tal
     counts = ", ".join(f"{count} {status}" for status, count in summary["status"].items() if count)
     left = summary["cases"] - sum(summary["status"].values())
     console.print(f"{summary['cases']} cases: {counts or 'none run'}{f', {left} not run' if left else ''}")
-    console.print(
-        f"{summary['run']} run in {summary['seconds']:.1f} s; wrote {out}: cases.csv, cases.jsonl, report.html"
-    )
+    curves = any(output["kind"] == "areas-csv" for each in records for output in each.outputs)
+    tables = "cases.csv, cases.jsonl, areas.csv" if curves else "cases.csv, cases.jsonl"
+    console.print(f"{summary['run']} run in {summary['seconds']:.1f} s; wrote {out}: {tables}, report.html")
 
 
 def size(label: dict[str, Any]) -> str:

@@ -149,7 +149,7 @@ def test_a_batch_has_a_table_per_cine_and_one_of_all(medseg: Medseg, tmp_path: P
         timed(tmp_path / "in" / f"{name}.nii.gz", spoilt=name == "p2/loop")
     Image.fromarray(values(spoilt=False)[..., 0].T.astype(np.uint8)).save(tmp_path / "in" / "still.png")
     words = ("batch", "in", "-o", "out", "--jobs", 0, "--format", "nifti,areas-csv")
-    run(medseg, *words)
+    assert "out: cases.csv, cases.jsonl, areas.csv, report.html" in run(medseg, *words)
     rows = rows_of(tmp_path / "out" / "areas.csv")
     assert [each["case"] for each in rows] == ["p1/loop"] * COUNT + ["p2/loop"] * COUNT
     own = rows_of(tmp_path / "out" / "p2" / "loop_areas.csv")
@@ -159,7 +159,7 @@ def test_a_batch_has_a_table_per_cine_and_one_of_all(medseg: Medseg, tmp_path: P
     assert told["still"]["input"]["frames"] is None
     assert told["p1/loop"]["input"]["frames"]["count"] == COUNT
     # The same cases without curves: the table of the run before goes, a table of somebody else's would not.
-    run(medseg, *words[:-1], "nifti")
+    assert "cases.jsonl, report.html" in run(medseg, *words[:-1], "nifti")
     assert not (tmp_path / "out" / "areas.csv").exists()
     (tmp_path / "out" / "areas.csv").write_text("room,m2\nkitchen,12\n")
     run(medseg, *words[:-1], "nifti")
