@@ -69,8 +69,9 @@ def test_a_killed_worker_costs_its_case_at_most(
     assert "the worker died" in found["dies"].reason
     assert records.read(tmp_path, "dies") == found["dies"], "nobody else is left to write it"
     assert all(found[name].status == "ok" for name in names if name != "dies")
-    workers = {each.worker["pid"] for each in kept if each.status == "ok"}
-    assert len(workers) >= 2, "three deaths, each followed by a new worker"
+    seen = {pid for pids in tries.values() for pid in pids}
+    # How many others finished cases is a matter of who starts faster.
+    assert len(seen) >= 4, "three workers that died, and one more at least: of two jobs, two began anew"
     assert {each.worker["threads"] for each in kept if each.status == "ok"} == {str(max(CPUS // 2, 1))}
 
     assert {each.worker["nice"] for each in kept if each.status == "ok"} == {os.nice(0)}, "as fast as without Ray"
