@@ -128,6 +128,13 @@ def test_names_are_text_and_not_markup(in_process: Run, tmp_path: Path) -> None:
     assert "&lt;script&gt;alert" in page
 
 
+def test_names_are_no_formulas_of_a_spreadsheet(in_process: Run, tmp_path: Path) -> None:
+    save(tmp_path / "pred" / "=1+1.nii.gz", block(3))
+    save(tmp_path / "ref" / "=1+1.nii.gz", block(3))
+    assert in_process("evaluate", tmp_path / "pred", tmp_path / "ref", "-o", tmp_path / "report")[0] == 0
+    assert (tmp_path / "report" / "cases.csv").read_text().splitlines()[1].startswith("'=1+1,'=1+1,")
+
+
 def test_two_files_in_two_formats(in_process: Run, tmp_path: Path) -> None:
     reference = save(tmp_path / "manual.nrrd", block(2))
     code, out, err = in_process("evaluate", save(tmp_path / "mine.mha", block(4)), reference, "--json")

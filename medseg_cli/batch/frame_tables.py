@@ -11,6 +11,7 @@ from medseg_cli.batch import records
 from medseg_cli.batch.record import Record
 from medseg_cli.writers.frame_table import COLUMNS, PLACE
 from medseg_cli.writers.sidecar import sha256
+from medseg_cli.writers.spreadsheet import harmless
 
 KIND = "areas-csv"
 NAME = "areas.csv"
@@ -52,4 +53,4 @@ def _rows(out: Path, record: Record) -> Iterator[dict[str, str]]:
         if output["kind"] == KIND and path.is_file() and sha256(path) == output["sha256"]:
             with path.open(encoding="utf-8", newline="") as file:
                 for row in csv.DictReader(file):
-                    yield {**row, "case": record.id}
+                    yield {**row, "case": harmless(record.id)}

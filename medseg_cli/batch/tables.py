@@ -12,6 +12,7 @@ from typing import Any
 from medseg_cli.batch import frame_tables, records
 from medseg_cli.batch.record import Record
 from medseg_cli.writers.formats import FORMATS
+from medseg_cli.writers.spreadsheet import harmless
 
 STAGES = ("read", "segment", "write")
 COLUMNS = (
@@ -66,13 +67,8 @@ def to_csv(found: Sequence[Record]) -> str:
     writer.writeheader()
     for each in found:
         row = {**_row(each), **{key: _sizes(each).get(key) for key in measured}}
-        writer.writerow({key: _plain(value) for key, value in row.items()})
+        writer.writerow({key: harmless(value) for key, value in row.items()})
     return text.getvalue()
-
-
-def _plain(value: Any) -> Any:
-    """Text that no spreadsheet takes for a formula, whatever a file or a series was called."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -110,12 +110,11 @@ def area_under_curve(scores: NDArray[np.floating[Any]], wrong: NDArray[np.bool_]
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Spearman's, with mean ranks of equal values; None of fewer than `FEWEST`, and where all values are equal."""
-    if len(first) < FEWEST:
+    if len(first) < FEWEST or len(set(first)) == 1 or len(set(second)) == 1:
         return None
-    one, other = (_ranks(np.asarray(each, dtype=float)) for each in (first, second))
-    one, other = one - one.mean(), other - other.mean()
-    size = float(np.sqrt((one @ one) * (other @ other)))
-    return float(one @ other) / size if size else None
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(first, second).statistic)
 
 
 def correlations(doubts: Sequence[Doubt], groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:
@@ -160,14 +159,6 @@ def _told(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _figure(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.2f}"
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N,) ranks from 1; equal values share the mean of theirs."""
-    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    mean: NDArray[np.float64] = (last - (counts - 1) / 2)[which]
-    return mean
 
 
 def _nearness(mask: NDArray[np.bool_], steps: tuple[float, float, float], cine: bool) -> NDArray[np.float64] | None:

@@ -19,6 +19,7 @@ from medseg_cli.evaluation.label_table import LabelTable
 from medseg_cli.evaluation.results import CaseResult, Measures, ObjectScore, numbers
 from medseg_cli.evaluation.samus_table import samus_table
 from medseg_cli.evaluation.statistics import DIGITS, RESAMPLES, Comparison, Row, compare, metrics_of, rows_of, spread
+from medseg_cli.writers.spreadsheet import harmless
 
 EMPTY_RULE = (
     "both masks empty: Dice, IoU and NSD are 1; one empty: they are 0; distances, and shares that would divide by "
@@ -232,12 +233,13 @@ def to_csv(evaluation: Evaluation) -> str:
     writer.writerow(["case", "patient", "label", "name", "status", "reason", *names])
     for result in evaluation.results:
         if result.failure:
-            writer.writerow([result.id, result.patient, "", "", "failed", result.failure, *[""] * len(names)])
+            cells = [result.id, result.patient, "", "", "failed", result.failure, *[""] * len(names)]
+            writer.writerow(map(harmless, cells))
         for found in result.objects:
             values = _plain(numbers(found, result.units))
             cells = ["" if values.get(name) is None else values[name] for name in names]
             name, why = evaluation.label_name(found.key), found.score.emptiness
-            writer.writerow([result.id, result.patient, found.key, name, "scored", why, *cells])
+            writer.writerow(map(harmless, [result.id, result.patient, found.key, name, "scored", why, *cells]))
     return text.getvalue()
 
 

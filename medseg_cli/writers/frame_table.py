@@ -13,6 +13,7 @@ import numpy as np
 from medseg_cli.frame_areas import areas_of
 from medseg_cli.segmentation import RANDOM_WEIGHTS, Label, Segmentation
 from medseg_cli.writers.atomic import atomic_output
+from medseg_cli.writers.spreadsheet import harmless
 
 SUFFIX = "_areas.csv"
 PLACE = ("case", "value", "label", "frame", "seconds")
@@ -44,7 +45,7 @@ def write(segmentation: Segmentation, path: Path, overwrite: bool = False) -> tu
     case = path.name.removesuffix(SUFFIX)
     for label in segmentation.labels:
         for row in _rows(segmentation, label):
-            table.writerow([_plain(case), label.value, _plain(label.name), *row])
+            table.writerow([harmless(case), label.value, harmless(label.name), *row])
     with atomic_output(path, overwrite) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
     return ()
@@ -67,8 +68,3 @@ def _rows(segmentation: Segmentation, label: Label) -> Iterator[list[Any]]:
             *("" if each is None else int(frame in each) for each in marked),
             *([RANDOM_WEIGHTS] if segmentation.is_random else []),
         ]
-
-
-def _plain(text: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
