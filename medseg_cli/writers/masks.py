@@ -46,7 +46,10 @@ def mask_suffix(path: str | Path) -> str:
         return found
     if name.lower().endswith(_OTHER_PICTURES):
         raise UsageError(f"{name}: the only picture format for masks is PNG", "end the name in .png")
-    raise UsageError(f"cannot tell the mask's format from the name {name}", f"end it in one of {', '.join(SUFFIXES)}")
+    raise UsageError(
+        f"cannot tell the mask's format from the name {name}",
+        f"end it in one of {', '.join(SUFFIXES)}, or in / for a folder",
+    )
 
 
 def check_fits(scan: Scan, path: str | Path, values: Values = "auto") -> None:
